@@ -1,0 +1,47 @@
+# Each target sets itself up: it needs Python 3.10+ and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.PHONY: demo test test-all check format clean
+
+demo: .venv/installed
+	$(BIN)/lightning-gap compare f1 small large --data digits
+
+test: .venv/installed-dev
+	$(BIN)/pytest -n 2
+
+test-all: .venv/installed-dev
+	$(BIN)/pytest -n 2 -m "not gpu"
+
+check: .venv/installed-dev build/types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lightning_gap
+	$(BIN)/mypy lightning_gap recipes
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build
+
+# The folders as they are installed, `recipes` inside `lightning_gap`, for the type checker.
+build/types: lightning_gap recipes
+	rm -rf $@ && mkdir -p $@/lightning_gap
+	ln -s $(CURDIR)/lightning_gap/* $@/lightning_gap/
+	ln -s $(CURDIR)/recipes $@/lightning_gap/recipes
+
+.venv/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lightning-gap needs Python 3.10 or newer; make PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[recipes]"
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable ".[recipes]"
+	touch $@ .venv/installed

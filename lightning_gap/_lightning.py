@@ -1,0 +1,93 @@
+"""Facts about a Trainer that Lightning has no public name for; every private attribute we touch is touched here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from lightning.pytorch import Callback, Trainer
+
+
+def micro_batch_size(trainer: Trainer) -> int | None:
+    """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
+    loader = trainer.train_dataloader
+    for source in (getattr(loader, "batch_sampler", None), loader):
+        size = getattr(source, "batch_size", None)
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def optimizer_steps_taken(trainer: Trainer) -> int:
+    """Optimizer steps so far; in manual optimization, where one batch may step several optimizers, batches so far."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.total_batch_idx
+
+
+def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
+    """Optimizer steps in one epoch, or ``None`` where the train loader has no length."""
+    batches = trainer.num_training_batches
+    return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+
+
+def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
+    """Whether a monitor measures at the end of this epoch: every n-th one, and always the last."""
+    done = trainer.current_epoch + 1
+    steps_are_up = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return done % every_n_epochs == 0 or done == trainer.max_epochs or trainer.should_stop or steps_are_up
+
+
+def writes_logs_now(trainer: Trainer) -> bool:
+    """Whether Lightning will write the step-level values of this batch; logging them at other steps is waste."""
+    return trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def uses_sync_batch_norm(trainer: Trainer) -> bool:
+    """Whether the Trainer will turn BatchNorm layers into SyncBatchNorm."""
+    return getattr(trainer.strategy, "_layer_sync", None) is not None
+
+
+def refuse_sharded_weights(trainer: Trainer, callback: Callback) -> None:
+    """Raise if the strategy splits each parameter over processes: what we would measure there is wrong."""
+    strategy = type(trainer.strategy).__name__
+    if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+        raise ValueError(
+            f"{type(callback).__name__} needs whole parameters on every process, and {strategy} shards them; "
+            "use strategy='auto' or 'ddp'"
+        )
+
+
+def refuse_second(trainer: Trainer, callback: Callback, *, because: str) -> None:
+    """Raise if the Trainer holds another callback of the same class."""
+    if len(_of_class(trainer, callback)) > 1:
+        raise ValueError(f"the Trainer has more than one {type(callback).__name__}: {because}; keep one")
+
+
+def refuse_same_keys(trainer: Trainer, callback: Callback, keys: tuple[str, ...]) -> None:
+    """Raise if another callback of the same class logs one of these keys; Lightning would average the two values."""
+    for other in _of_class(trainer, callback):
+        shared = set(keys) & set(getattr(other, "keys", ()))
+        if other is not callback and shared:
+            raise ValueError(
+                f"two {type(callback).__name__} callbacks log {', '.join(sorted(shared))}; "
+                "give one of them a suffix, for instance suffix='_2'"
+            )
+
+
+def _of_class(trainer: Trainer, callback: Callback) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [other for other in callbacks if type(other) is type(callback)]
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Put torch's, NumPy's and Python's generators back at the end, also after an exception."""
+    states: dict[str, Any] = _collect_rng_states()
+    try:
+        yield
+    finally:
+        _set_rng_states(states)

@@ -1,0 +1,7 @@
+"""Thin Lightning callbacks over `lightning_gap.functional`: when to call, and where the result goes."""
+
+from .generalization_gap import GeneralizationGapMonitor as GeneralizationGapMonitor
+from .ghost_batch_norm import GhostBatchNormSwap as GhostBatchNormSwap
+from .learning_rate import LearningRateScaling as LearningRateScaling
+from .sharpness import SharpnessMonitor as SharpnessMonitor
+from .weight_distance import WeightDistanceMonitor as WeightDistanceMonitor

@@ -1,0 +1,69 @@
+"""The samples a monitor measures on: drawn once by seed, the same for the whole run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from .._lightning import same_random_numbers
+
+
+def fixed_subsets(
+    sources: Mapping[str, tuple[Iterable[Any] | None, Any]], *, samples: int, chunk_size: int, seed: int
+) -> dict[str, list[Any]]:
+    """Fix the batches that a monitor measures on: those the user gave, or equally many samples drawn from each loader.
+
+    A loader itself is never iterated, which would move its generator and its workers: samples are taken from the data
+    set behind it and collated into nearly equal chunks. Random transforms in the data set are applied once and stay.
+
+    Args:
+        sources: For each argument of the callback the batches given in it, or ``None``, and the loader to draw from.
+        samples: Samples to draw; fewer if one of the data sets is smaller.
+        chunk_size: Most samples in one batch.
+        seed: Seed of the draw, and of random transforms.
+
+    Returns:
+        Batches by argument.
+
+    Raises:
+        ValueError: If a loader has no indexable data set, or there is nothing to measure on.
+    """
+    loaders = {name: _single(loader) for name, (given, loader) in sources.items() if given is None}
+    size = min([samples, *(len(_indexable(loader, name)) for name, loader in loaders.items())])
+    batches: dict[str, list[Any]] = {}
+    with same_random_numbers():
+        torch.manual_seed(seed)
+        for name, (given, _) in sources.items():
+            batches[name] = list(given) if given is not None else _draw(loaders[name], size, chunk_size, seed)
+            if not batches[name]:
+                raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
+    return batches
+
+
+def _draw(loader: Any, size: int, chunk_size: int, seed: int) -> list[Any]:
+    dataset = loader.dataset
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    chunks = order[:size].sort().values.tensor_split(math.ceil(size / chunk_size)) if size else ()
+    collate = getattr(loader, "collate_fn", None) or default_collate
+    return [collate([dataset[index] for index in chunk.tolist()]) for chunk in chunks]
+
+
+def _single(loader: Any) -> Any:
+    """A list of one loader, as Lightning accepts it for validation, is that loader."""
+    return loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader
+
+
+def _indexable(loader: Any, argument: str) -> Any:
+    dataset = getattr(loader, "dataset", None)
+    of_single_samples = not (isinstance(loader, DataLoader) and loader.batch_sampler is None)
+    indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if not (indexable and of_single_samples) or isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"cannot draw a fixed subset from {type(loader).__name__}: it has no data set of single samples to "
+            f"index; pass {argument}=..., a list of batches to measure on"
+        )
+    return dataset

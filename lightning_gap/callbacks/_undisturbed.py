@@ -1,0 +1,103 @@
+"""Measure inside a running fit, and leave the run bit for bit as it was."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+
+from .._lightning import same_random_numbers
+
+_INTERNALS = frozenset(vars(nn.Module())) | {"_trainer", "_fabric"}
+
+
+@contextmanager
+def undisturbed(trainer: Trainer, module: LightningModule, *, seed: int) -> Iterator[None]:
+    """Run the block on ``module`` in evaluation mode, silenced, in full precision; then put everything back.
+
+    Buffers, frozen parameters, gradients, the mode of every submodule, random-number generators, and the plain
+    attributes of every submodule (counters, lists, torchmetrics states; containers one level deep) end as they
+    began. Nothing is logged inside. Trained parameters are left to whoever perturbs them.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    tensors = [*module.buffers(), *(p for p in module.parameters() if not p.requires_grad)]
+    originals = [tensor.detach().clone() for tensor in tensors]
+    attributes = [(vars(part), _snapshot(vars(part))) for part in module.modules()]
+    loggers = trainer.loggers
+    try:
+        with same_random_numbers(), torch.autocast(module.device.type, enabled=False):
+            torch.manual_seed(seed)
+            module.eval()
+            trainer.loggers = [DummyLogger()] if loggers else []
+            vars(module).update(log=_ignore, log_dict=_ignore)
+            yield
+    finally:
+        trainer.loggers = loggers
+        for part, mode in modes:
+            part.training = mode
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for owner, saved in attributes:
+            _restore(owner, saved)
+        with torch.no_grad():
+            for tensor, original in zip(tensors, originals, strict=True):
+                tensor.copy_(original)
+
+
+def check_measurable(module: LightningModule, loss_fn: Any) -> None:
+    """Raise if the loss has to come from a `training_step` that does more than compute it."""
+    if loss_fn is None and not module.automatic_optimization:
+        raise ValueError(
+            f"{type(module).__name__} optimizes manually, so its training_step takes steps and cannot be used to "
+            "measure; pass loss_fn=..., a function of (module, batch) that returns the mean loss"
+        )
+
+
+def training_step_loss(module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
+    """Mean loss of one batch from the user's own `training_step`."""
+    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    output = module.training_step(batch, batch_idx) if takes_index else module.training_step(batch)
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"training_step gave no loss but {output!r}; pass loss_fn=..., a function of (module, batch)")
+    return loss
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Stand in for `log` and `log_dict`."""
+
+
+def _snapshot(owner: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute with a copy of its content, where it has a content that can change in place."""
+    return {name: (value, _content(value)) for name, value in owner.items() if name not in _INTERNALS}
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return value.copy() if isinstance(value, list | dict | set | deque) else None
+
+
+def _restore(owner: dict[str, Any], saved: dict[str, tuple[Any, Any]]) -> None:
+    for name in owner.keys() - saved.keys() - _INTERNALS:
+        del owner[name]
+    for name, (value, content) in saved.items():
+        if isinstance(value, Tensor):
+            if not torch.equal(value, content):
+                with torch.no_grad():
+                    value.copy_(content)
+        elif isinstance(value, list | deque):
+            value.clear()
+            value.extend(content)
+        elif isinstance(value, dict | set):
+            value.clear()
+            value.update(content)
+        owner[name] = value

@@ -1,0 +1,92 @@
+"""How far the weights have travelled, and whether they travel like a random walk on a rough landscape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
+    """Euclidean distance between two sets of weights, summed in float64.
+
+    Args:
+        weights: Tensors of any shapes.
+        reference: As many tensors of the same shapes, on any device.
+
+    Returns:
+        ``||w - w_reference||_2`` over all entries together, in units of the weights.
+
+    Raises:
+        ValueError: If the two sets differ in number or shapes.
+
+    Reference:
+        Hoffer, Hubara and Soudry (2017), section 3; Keskar et al. (2017), section 4 compare runs by it.
+
+    Example:
+        >>> weight_distance([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 4.0])])
+        5.0
+    """
+    squares = 0.0
+    weights, reference = list(weights), list(reference)
+    if [w.shape for w in weights] != [r.shape for r in reference]:
+        raise ValueError(
+            f"weights and reference must pair up: got {len(weights)} and {len(reference)} tensors of shapes "
+            f"{[tuple(w.shape) for w in weights]} and {[tuple(r.shape) for r in reference]}"
+        )
+    for current, start in zip(weights, reference, strict=True):
+        difference = current.detach().double() - start.detach().to(current.device).double()
+        squares += float(difference.square().sum())
+    return math.sqrt(squares)
+
+
+@dataclass(frozen=True)
+class LogFit:
+    """Least-squares line ``distance = slope * log(step) + intercept``.
+
+    Attributes:
+        slope: Distance gained per e-fold of steps.
+        intercept: Distance at step 1.
+        r_squared: Share of the variance explained, at most 1.
+    """
+
+    slope: float
+    intercept: float
+    r_squared: float
+
+
+def log_fit(steps: Sequence[int], distances: Sequence[float]) -> LogFit:
+    """Fit distance against the logarithm of the step, the law of an ultra-slow diffusion.
+
+    Args:
+        steps: Optimizer steps, each at least 1, with at least two different values.
+        distances: Distance from the initial weights at each of them.
+
+    Returns:
+        Slope, intercept and R squared of the line.
+
+    Raises:
+        ValueError: If the lengths differ, a step is below 1, or all steps are the same.
+
+    Reference:
+        Hoffer, Hubara and Soudry (2017), section 3: ``||w_t - w_0||`` grows like ``log t`` at high learning rates.
+
+    Example:
+        >>> fit = log_fit([1, 10, 100], [2.0, 4.0, 6.0])
+        >>> round(fit.slope, 4), round(fit.intercept, 4), round(fit.r_squared, 4)
+        (0.8686, 2.0, 1.0)
+    """
+    if len(steps) != len(distances):
+        raise ValueError(f"steps and distances must have one length, got {len(steps)} and {len(distances)}")
+    if min(steps, default=0) < 1 or len(set(steps)) < 2:
+        raise ValueError(f"steps must hold at least two different values, each at least 1, got {list(steps)}")
+    x = torch.tensor(steps, dtype=torch.float64).log()
+    y = torch.tensor(distances, dtype=torch.float64)
+    slope = float((x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum())
+    intercept = float(y.mean()) - slope * float(x.mean())
+    residual = float((y - slope * x - intercept).square().sum())
+    total = float((y - y.mean()).square().sum())
+    return LogFit(slope, intercept, 1.0 - residual / total if total > 0 else 1.0)

@@ -1,0 +1,7 @@
+"""Where results go that are no scalars: tables and figures."""
+
+from .figures import parametric_figure as parametric_figure
+from .tables import Column as Column
+from .tables import mean_and_std as mean_and_std
+from .tables import write_csv as write_csv
+from .tables import write_markdown as write_markdown

@@ -1,0 +1,194 @@
+"""Train several regimes from the same initial weights and say in one table what the large batch cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from lightning_gap.recipes.catalogue import RECIPES, Numbers, chosen
+from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
+from lightning_gap.recipes.progress import EpochProgress, progress_bar
+from lightning_gap.recipes.regimes import REGIMES, Regime
+from lightning_gap.recipes.training import Outcome, train
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train on what, and where the results go. Numbers that are not given are the recipe's own.
+
+    Args:
+        recipe: Network, as `lightning-gap list` names it.
+        regimes: Training regimes, as `lightning-gap list` names them.
+        data: Data set.
+        data_dir: Folder that holds the data set's files; nothing is downloaded.
+        trials: Repetitions, each with initial weights and data order of its own.
+        seed: Seed of the first trial; the k-th uses seed + k - 1.
+        epochs: Epochs of every regime.
+        small_batch_size: Samples per step of the small-batch regime.
+        large_batch_size: Samples per step of every other regime.
+        ghost_batch_size: Samples per ghost of the ghost regime.
+        warmup_epochs: Epochs in which a scaled learning rate is reached.
+        learning_rate: ADAM's rate, before any scaling.
+        validation_size: Training samples held out for the gap that TensorBoard shows.
+        epsilon: Half-widths of the sharpness box, relative to ``|x_i| + 1``.
+        measure_every_n_epochs: How often the monitors log; a tenth of the epochs by default.
+        accelerator: As in Lightning's Trainer.
+        output: Folder for the results, new or empty; by default one named after recipe, data set and time.
+        resume: Go on in ``output``: finished runs are kept, an unfinished one continues from its last checkpoint.
+    """
+
+    recipe: str
+    regimes: tuple[str, ...]
+    data: str = "digits"
+    data_dir: Path = Path("data")
+    trials: int = 1
+    seed: int = 0
+    epochs: int | None = None
+    small_batch_size: int | None = None
+    large_batch_size: int | None = None
+    ghost_batch_size: int | None = None
+    warmup_epochs: float | None = None
+    learning_rate: float | None = None
+    validation_size: int | None = None
+    epsilon: tuple[float, ...] = (1e-3, 5e-4)
+    measure_every_n_epochs: int | None = None
+    accelerator: str = "auto"
+    output: Path | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings with nothing left open, all of it checked.
+
+    Attributes:
+        settings: As given, defaults filled in.
+        numbers: The recipe's numbers with the overrides.
+        splits: The samples.
+        output: Folder of the results.
+    """
+
+    settings: Settings
+    numbers: Numbers
+    splits: Splits
+    output: Path
+    network: Callable[[int, int], nn.Module] = field(repr=False)
+
+    def regime(self, name: str) -> Regime:
+        """A fresh regime, with callbacks that no other run has used."""
+        return REGIMES[name](self.numbers)
+
+    def data(self, batch_size: int, seed: int) -> InMemoryData:
+        """The data served with this batch size in this trial's order."""
+        return InMemoryData(self.splits, batch_size=batch_size, validation_size=self.numbers.validation_size, seed=seed)
+
+    def new_network(self, seed: int) -> nn.Module:
+        """The network with the initial weights of the trial that has this seed."""
+        torch.manual_seed(seed)
+        return self.network(self.splits.train[0][0].numel(), self.splits.num_classes)
+
+    def run_folder(self, regime: str, trial: int) -> Path:
+        """Where one run keeps its checkpoint, final weights and outcome."""
+        return self.output / "runs" / regime / f"trial-{trial}"
+
+
+def plan(settings: Settings) -> Plan:
+    """Fill in what was left open and refuse what cannot work, before anything is trained or written.
+
+    Raises:
+        ValueError: If a name is unknown, a number out of range, or a batch or ghost too large.
+        FileNotFoundError: If the data set's files are not there.
+    """
+    recipe = RECIPES[chosen("recipe", settings.recipe, RECIPES)]
+    chosen("data set", settings.data, DATASETS)
+    numbers = recipe.numbers[chosen(f"data set for {settings.recipe}", settings.data, recipe.numbers)]
+    given = {f.name: getattr(settings, f.name) for f in fields(Numbers)}
+    numbers = replace(numbers, **{name: value for name, value in given.items() if value is not None})
+    _check(settings, numbers)
+    every = settings.measure_every_n_epochs or max(1, numbers.epochs // 10)
+    stamp = datetime.now(tz=timezone.utc).strftime("%Y%m%d-%H%M%S")
+    output = settings.output or Path("results") / f"{settings.recipe}-{settings.data}-{stamp}"
+    filled = replace(
+        settings,
+        measure_every_n_epochs=every,
+        output=output,
+        **{f.name: getattr(numbers, f.name) for f in fields(Numbers)},
+    )
+    made = Plan(filled, numbers, DATASETS[settings.data](settings.data_dir), output, recipe.network)
+    for name in settings.regimes:
+        made.data(made.regime(name).batch_size, settings.seed)
+    return made
+
+
+def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome]]:
+    """Train every regime of every trial that has no outcome yet; the outcomes by regime, one for each trial.
+
+    Args:
+        plan: What to do.
+        report: Called with one line for each run.
+    """
+    settings, outcomes = plan.settings, {name: list[Outcome]() for name in plan.settings.regimes}
+    with progress_bar() as bar:
+        for trial in range(1, settings.trials + 1):
+            seed = settings.seed + trial - 1
+            initial = plan.new_network(seed)
+            for name in settings.regimes:
+                file = plan.run_folder(name, trial) / "outcome.json"
+                title = name if settings.trials == 1 else f"{name}, trial {trial} of {settings.trials}"
+                kept = file.exists()
+                if not kept:
+                    _train_one(plan, name, trial, copy.deepcopy(initial), EpochProgress(bar, title))
+                outcome = Outcome.load(file)
+                outcomes[name].append(outcome)
+                ending = "kept from before" if kept else f"{outcome.seconds:.0f} s"
+                report(f"{title}: {outcome.steps} steps, test accuracy {100 * outcome.test_accuracy:.2f} %, {ending}")
+    return outcomes
+
+
+def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: EpochProgress) -> None:
+    settings, regime, folder = plan.settings, plan.regime(name), plan.run_folder(name, trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    version = "" if settings.trials == 1 else f"trial-{trial}"
+    train(
+        network,
+        plan.data(regime.batch_size, settings.seed + trial - 1),
+        regime,
+        epochs=plan.numbers.epochs,
+        learning_rate=plan.numbers.learning_rate,
+        epsilon=settings.epsilon,
+        measure_every_n_epochs=settings.measure_every_n_epochs or 1,
+        folder=folder,
+        logger=TensorBoardLogger(plan.output / "tensorboard", name=name, version=version, default_hp_metric=False),
+        progress=progress,
+        accelerator=settings.accelerator,
+    )
+
+
+def _check(settings: Settings, numbers: Numbers) -> None:
+    if not settings.regimes or len(set(settings.regimes)) < len(settings.regimes):
+        raise ValueError(f"regimes must name at least one regime, each once, got {list(settings.regimes)}")
+    for name in settings.regimes:
+        chosen("regime", name, REGIMES)
+    least = {"trials": settings.trials, "epochs": numbers.epochs, "ghost_batch_size": numbers.ghost_batch_size}
+    least["measure_every_n_epochs"] = 1 if settings.measure_every_n_epochs is None else settings.measure_every_n_epochs
+    for name, value in least.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not settings.epsilon or not all(value > 0 for value in settings.epsilon):
+        raise ValueError(
+            f"epsilon must be positive numbers, got {list(settings.epsilon)}; the paper uses 1e-3 and 5e-4"
+        )
+    if not numbers.learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, got {numbers.learning_rate}")
+    if numbers.ghost_batch_size > numbers.large_batch_size and "ghost" in settings.regimes:
+        raise ValueError(
+            f"ghost_batch_size={numbers.ghost_batch_size} is larger than the batch, "
+            f"large_batch_size={numbers.large_batch_size}; use at most {numbers.large_batch_size}"
+        )

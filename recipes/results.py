@@ -1,0 +1,170 @@
+"""The folder of a comparison: its configuration, its table, its figure, and the refusal to overwrite any of them."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_gap.functional import along_line, batch_statistics, epsilon_name
+from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
+from lightning_gap.logging.tables import Row
+from lightning_gap.recipes.comparison import Plan
+from lightning_gap.recipes.training import EVALUATION_CHUNK, SHARPNESS_SAMPLES, Outcome, evaluate, subset
+
+CONFIG = "config.yaml"
+_MAY_CHANGE = {"trials", "data_dir", "accelerator", "output", "resume"}
+
+
+def claim_folder(plan: Plan) -> None:
+    """Write the resolved configuration into the results folder, or refuse the folder.
+
+    Raises:
+        FileExistsError: If the folder holds another run and ``resume`` was not asked for.
+        FileNotFoundError: If there is nothing to resume.
+        ValueError: If the run to resume was made with other settings; shows both.
+    """
+    folder, file = plan.output, plan.output / CONFIG
+    asked = _plain(plan)
+    if plan.settings.resume:
+        if not file.exists():
+            raise FileNotFoundError(f"output={str(folder)!r} has no {CONFIG} to resume from; leave out --resume")
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        differing = [
+            f"{name} is {stored.get(name)!r} there and {asked[name]!r} here"
+            for name in asked
+            if name not in _MAY_CHANGE and stored.get(name) != asked[name]
+        ]
+        if differing:
+            raise ValueError(
+                f"output={str(folder)!r} holds a run with other settings: {'; '.join(differing)}; "
+                "resume with the same settings, or choose a new --output"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"output={str(folder)!r} is not empty and nothing in it is overwritten; "
+            "go on with that run by --resume, or choose a new --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
+
+
+def columns(plan: Plan) -> list[Column]:
+    """The columns of the comparison's table."""
+    exact = [Column(f"sharpness_{epsilon_name(e)}", f"sharpness {epsilon_name(e)}", 1) for e in plan.settings.epsilon]
+    batch = [
+        Column(f"sharpness_batch_{epsilon_name(e)}", f"sharpness {epsilon_name(e)}, batch BN", 1)
+        for e in plan.settings.epsilon
+    ]
+    return [
+        Column("regime", "regime"),
+        Column("batch_size", "batch"),
+        Column("steps", "steps"),
+        Column("train_accuracy", "train accuracy %", 2),
+        Column("test_accuracy", "test accuracy %", 2),
+        Column("gap_to_small", "gap to small, points", 2),
+        *exact,
+        *batch,
+        Column("distance", "distance from init", 2),
+        Column("seconds", "seconds"),
+    ]
+
+
+def rows(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Row]:
+    """One row for each regime, one number for each trial; the gap is taken trial by trial."""
+    small = outcomes.get("small", [])
+    table: list[Row] = []
+    for regime, trials in outcomes.items():
+        row: dict[str, str | list[float]] = {"regime": regime}
+        for name in ("batch_size", "steps", "distance", "seconds"):
+            row[name] = [getattr(outcome, name) for outcome in trials]
+        for name in ("train_accuracy", "test_accuracy"):
+            row[name] = [100 * getattr(outcome, name) for outcome in trials]
+        row["gap_to_small"] = [100 * (s.test_accuracy - o.test_accuracy) for s, o in zip(small, trials, strict=False)]
+        for name in map(epsilon_name, plan.settings.epsilon):
+            row[f"sharpness_{name}"] = [outcome.sharpness[name] for outcome in trials]
+            row[f"sharpness_batch_{name}"] = [outcome.sharpness_batch[name] for outcome in trials]
+        row["batch_size"], row["steps"] = (str(int(trials[0].batch_size)), str(int(trials[0].steps)))
+        table.append(row)
+    return table
+
+
+def terms(plan: Plan) -> str:
+    """What the numbers of the table mean, in one paragraph."""
+    settings, numbers = plan.settings, plan.numbers
+    train_size = len(plan.splits.train[1]) - numbers.validation_size
+    seeds = ", ".join(str(settings.seed + trial) for trial in range(settings.trials))
+    return (
+        f"{settings.recipe} on {settings.data}: {train_size:,} training, {numbers.validation_size:,} validation and "
+        f"{len(plan.splits.test[1]):,} test samples; {numbers.epochs} epochs, ADAM {numbers.learning_rate:g}; "
+        f"seeds {seeds}, every regime of a trial from the same initial weights; mean ± sample standard deviation over "
+        f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights with running BatchNorm "
+        "statistics; gap to small in percentage points, positive where small is better. Sharpness in percent: "
+        f"Metric 2.1 in the full space, corner ascent of at most 7 evaluations from the weights themselves, "
+        f"{min(train_size, SHARPNESS_SAMPLES):,} training samples; dropout off, running statistics, or (batch BN) the "
+        f"statistics of each chunk of up to {EVALUATION_CHUNK:,} samples, as in the paper. Seconds of training, "
+        f"monitors included, {torch.get_num_threads()} threads. {versions()}."
+    )
+
+
+def versions() -> str:
+    """The versions that a number depends on."""
+    names = ("lightning-gap", "torch", "lightning")
+    return ", ".join([*(f"{name} {version(name)}" for name in names), f"Python {platform.python_version()}"])
+
+
+def write_table(plan: Plan, table: Sequence[Row]) -> None:
+    """Write table.csv and table.md."""
+    write_csv(plan.output / "table.csv", columns(plan), table)
+    title = f"{plan.settings.recipe} on {plan.settings.data}: {', '.join(plan.settings.regimes)}"
+    write_markdown(plan.output / "table.md", columns(plan), table, title=title, terms=terms(plan))
+
+
+def write_figure(plan: Plan) -> Path:
+    """Draw loss and accuracy on the line through the first trial's first two solutions, as PNG and for TensorBoard."""
+    first, second = plan.settings.regimes[:2]
+    start, end = (torch.load(plan.run_folder(name, 1) / "weights.pt", weights_only=True) for name in (first, second))
+    network = plan.new_network(plan.settings.seed).eval()
+    held = {
+        "train": subset(plan.data(1, plan.settings.seed).train, SHARPNESS_SAMPLES),
+        "test": plan.splits.test,
+    }
+    alphas = torch.linspace(-1, 2, 25).tolist()
+    with batch_statistics(network):
+        points = along_line(network, start, end, alphas, lambda: {k: evaluate(network, v) for k, v in held.items()})
+    figure = parametric_figure(
+        alphas,
+        {split: [point[split][0] for point in points] for split in held},
+        {split: [point[split][1] for point in points] for split in held},
+        ends=(first, second),
+        title=f"{plan.settings.recipe} on {plan.settings.data}, seed {plan.settings.seed}; BatchNorm by batch "
+        f"statistics of {min(EVALUATION_CHUNK, len(held['train'][1])):,}",
+    )
+    path: Path = plan.output / "parametric.png"
+    figure.savefig(path, dpi=150)
+    with SummaryWriter(str(plan.output / "tensorboard" / "comparison")) as writer:
+        writer.add_figure("comparison/parametric", figure)
+        writer.add_text("comparison/table", (plan.output / "table.md").read_text(encoding="utf-8"))
+    return path
+
+
+def tensorboard_command(plan: Plan) -> str:
+    """The exact command that opens the logs, for a shell in the current folder."""
+    beside = Path(sys.executable).parent / "tensorboard"
+    program = "tensorboard" if shutil.which("tensorboard") == str(beside) else str(beside)
+    return shlex.join([program, "--logdir", str(plan.output / "tensorboard")])
+
+
+def _plain(plan: Plan) -> dict[str, object]:
+    """Settings as YAML can hold them, and as the command line reads them back."""
+    plain = asdict(plan.settings)
+    return {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in plain.items()}
