@@ -172,6 +172,8 @@ def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: 
 
 
 def _check(settings: Settings, numbers: Numbers) -> None:
+    if settings.resume and settings.output is None:
+        raise ValueError("resume needs the folder to go on in; pass --output")
     if not settings.regimes or len(set(settings.regimes)) < len(settings.regimes):
         raise ValueError(f"regimes must name at least one regime, each once, got {list(settings.regimes)}")
     for name in settings.regimes:

@@ -104,7 +104,7 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
 
     Example:
         >>> layer = GhostBatchNorm2d(3, ghost_batch_size=4)
-        >>> output = layer(torch.randn(8, 3, 5, 5))
+        >>> output = layer(torch.randn(8, 3, 5, 5)).detach()
         >>> abs(round(float(output[:4].mean()), 4))
         0.0
     """

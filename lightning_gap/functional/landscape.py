@@ -40,7 +40,7 @@ def along_line(
     Example:
         >>> line = nn.Linear(1, 1, bias=False)
         >>> zero, two = {"weight": torch.zeros(1, 1)}, {"weight": torch.full((1, 1), 2.0)}
-        >>> along_line(line, zero, two, [-1.0, 0.0, 1.0, 2.0], lambda: float(line.weight))
+        >>> along_line(line, zero, two, [-1.0, 0.0, 1.0, 2.0], line.weight.item)
         [-2.0, 0.0, 2.0, 4.0]
     """
     if not alphas:

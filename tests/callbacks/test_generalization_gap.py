@@ -1,0 +1,130 @@
+import pytest
+import tiny
+import torch
+from lightning.pytorch import Callback
+from torch.nn.functional import cross_entropy, mse_loss
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from lightning_gap import GeneralizationGapMonitor
+
+
+class ByHand(Callback):
+    """Both sides on all samples with torch and torchmetrics."""
+
+    def __init__(self):
+        self.expected = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        modes = [layer.training for layer in pl_module.net]
+        pl_module.net.eval()
+        sides = []
+        for data in (tiny.dataset(), tiny.dataset(48, seed=2)):
+            x, y = data.tensors
+            scores = pl_module.net(x).detach()
+            accuracy = multiclass_accuracy(scores, y, num_classes=3, average="micro")
+            sides.append((float(cross_entropy(scores, y)), float(accuracy)))
+        for layer, mode in zip(pl_module.net, modes, strict=True):
+            layer.train(mode)
+        pl_module.net.training = True
+        self.expected.append([a - b for a, b in zip(*sides, strict=True)])
+
+
+class Watch(Callback):
+    def __init__(self):
+        self.logged = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        keys = ("gap/loss", "gap/accuracy")
+        self.logged.append([float(trainer.callback_metrics[key]) for key in keys if key in trainer.callback_metrics])
+
+
+def run(monitor, *, module=None, **options):
+    by_hand, watch = ByHand(), Watch()
+    trainer = tiny.trainer(by_hand, monitor, watch, **options)
+    trainer.fit(module or tiny.Validated(), tiny.loader(), tiny.loader(48, seed=2, batch_size=20))
+    return by_hand, watch
+
+
+def test_it_logs_training_minus_validation_measured_alike():
+    by_hand, watch = run(GeneralizationGapMonitor(chunk_size=13), max_epochs=3)
+    assert len(watch.logged) == 3
+    for seen, expected in zip(watch.logged, by_hand.expected, strict=True):
+        assert seen == pytest.approx(expected, abs=1e-5)
+
+
+def test_both_sides_have_the_size_of_the_smaller():
+    monitor = GeneralizationGapMonitor()
+    sizes = []
+
+    def loss(module, batch):
+        sizes.append(len(batch[1]))
+        return cross_entropy(module(batch[0]), batch[1])
+
+    monitor.loss_fn = loss
+    tiny.trainer(monitor, max_epochs=1).fit(tiny.Validated(), tiny.loader(48), tiny.loader(24, seed=2))
+    assert sizes == [24, 24]
+
+
+def test_without_classes_there_is_a_loss_gap_only():
+    class Regression(tiny.Validated):
+        def forward(self, inputs):
+            return self.net(inputs)[:, 0]
+
+        def training_step(self, batch, batch_idx):
+            return mse_loss(self(batch[0]), batch[1].float())
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    _, watch = run(GeneralizationGapMonitor(), module=Regression(), max_epochs=1)
+    assert len(watch.logged[0]) == 1
+
+
+def test_an_accuracy_function_is_used():
+    monitor = GeneralizationGapMonitor(accuracy_fn=lambda module, batch: (batch[1] == 0).float().mean())
+    _, watch = run(monitor, max_epochs=1)
+    assert watch.logged[0][1] == pytest.approx(0.0, abs=1e-6)  # a third of either set is of class 0
+
+
+def test_it_waits_for_validation_data_that_is_loaded_late():
+    _, watch = run(GeneralizationGapMonitor(), max_epochs=4, check_val_every_n_epoch=2, num_sanity_val_steps=0)
+    assert [len(row) for row in watch.logged] == [0, 2, 2, 2]
+
+
+def test_no_validation_data_is_refused():
+    with pytest.raises(ValueError, match="GeneralizationGapMonitor needs validation data"):
+        tiny.trainer(GeneralizationGapMonitor()).fit(tiny.TinyClassifier(), tiny.loader())
+
+
+def test_given_batches_need_no_validation_loader():
+    x, y = tiny.dataset(24, seed=2).tensors
+    trainer = tiny.trainer(GeneralizationGapMonitor(validation_data=[(x, y)]), max_epochs=1)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    assert {"gap/loss", "gap/accuracy"} <= set(trainer.callback_metrics)
+
+
+def test_several_validation_loaders_are_refused_until_one_is_chosen():
+    class Several(tiny.Validated):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            pass
+
+    loaders = [tiny.loader(24, seed=2), tiny.loader(24, seed=3)]
+    with pytest.raises(ValueError, match="cannot draw a fixed subset from list.*pass validation_data"):
+        tiny.trainer(GeneralizationGapMonitor()).fit(Several(), tiny.loader(), loaders)
+
+
+@pytest.mark.parametrize("argument", ["every_n_epochs", "samples", "chunk_size"])
+def test_counts_below_one_are_refused(argument):
+    with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
+        GeneralizationGapMonitor(**{argument: 0})
+
+
+def test_no_gradients_are_computed():
+    grad_modes = set()
+
+    def loss(module, batch):
+        grad_modes.add(torch.is_grad_enabled())
+        return cross_entropy(module(batch[0]), batch[1])
+
+    run(GeneralizationGapMonitor(loss_fn=loss), max_epochs=1)
+    assert grad_modes == {False}

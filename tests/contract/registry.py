@@ -1,0 +1,67 @@
+"""Every callback, once: what the battery in this folder drives. A new callback is tested by being listed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lightning.pytorch import Callback
+
+from lightning_gap import (
+    GeneralizationGapMonitor,
+    GhostBatchNormSwap,
+    LearningRateScaling,
+    SharpnessMonitor,
+    WeightDistanceMonitor,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A callback under test.
+
+    Attributes:
+        make: A fresh instance.
+        second: A fresh instance that stands beside the first, or the message with which a second one is refused.
+        keys: The documented keys.
+        is_monitor: Whether training must be bit for bit the same without it.
+    """
+
+    make: Callable[[], Callback]
+    second: Callable[[], Callback] | str
+    keys: frozenset[str]
+    is_monitor: bool = False
+
+
+REGISTRY = {
+    "GhostBatchNormSwap": Entry(
+        lambda: GhostBatchNormSwap(4),
+        second="more than one GhostBatchNormSwap",
+        keys=frozenset({"ghost/layers"}),
+    ),
+    "LearningRateScaling": Entry(
+        lambda: LearningRateScaling(8, warmup_epochs=1),
+        second="more than one LearningRateScaling",
+        keys=frozenset({"lr/effective", "lr/scale", "batch/effective"}),
+    ),
+    "SharpnessMonitor": Entry(
+        lambda: SharpnessMonitor(samples=20, chunk_size=8),
+        second=lambda: SharpnessMonitor(samples=20, batch_norm="batch", suffix="_batch"),
+        keys=frozenset(
+            {"sharpness/full_eps1e-3", "sharpness/full_eps5e-4", "sharpness/loss", "sharpness/gradient_norm"}
+        ),
+        is_monitor=True,
+    ),
+    "WeightDistanceMonitor": Entry(
+        lambda: WeightDistanceMonitor(),
+        second=lambda: WeightDistanceMonitor(every_n_epochs=2, suffix="_rarely"),
+        keys=frozenset({"weights/distance_from_init", "weights/log_slope", "weights/log_r2"}),
+        is_monitor=True,
+    ),
+    "GeneralizationGapMonitor": Entry(
+        lambda: GeneralizationGapMonitor(samples=20, chunk_size=8),
+        second=lambda: GeneralizationGapMonitor(samples=10, suffix="_ten"),
+        keys=frozenset({"gap/loss", "gap/accuracy"}),
+        is_monitor=True,
+    ),
+}

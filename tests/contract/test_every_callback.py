@@ -1,0 +1,194 @@
+"""One battery that every callback passes, in a stock Trainer on a module that knows nothing of us."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import tiny
+import torch
+from contract.registry import REGISTRY
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import lightning_gap
+
+EPOCHS = 4
+
+
+@pytest.fixture(params=sorted(REGISTRY))
+def entry(request):
+    return REGISTRY[request.param]
+
+
+def fit(*callbacks, module=None, ckpt_path=None, **options):
+    torch.manual_seed(0)
+    module = module or tiny.Validated()
+    trainer = tiny.trainer(*callbacks, **({"max_epochs": EPOCHS} | options))
+    generator = torch.Generator().manual_seed(5)  # the train loader has random numbers of its own
+    trainer.fit(module, tiny.loader(shuffle=True, generator=generator), tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+    return trainer, module
+
+
+def test_the_registry_lists_every_public_callback():
+    public = {
+        name for name, value in vars(lightning_gap).items() if inspect.isclass(value) and issubclass(value, Callback)
+    }
+    assert set(REGISTRY) == public
+
+
+def test_it_constructs_copies_and_pickles(entry):
+    callback = entry.make()
+    for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert vars(copied).keys() == vars(callback).keys()
+        assert copied.state_key == callback.state_key
+
+
+def test_it_fits_and_training_changes_the_weights(entry):
+    trainer, module = fit(entry.make())
+    assert trainer.global_step == EPOCHS * 3
+    assert not torch.equal(module.net[0].weight, tiny.Validated().net[0].weight)
+
+
+def test_documented_keys_are_logged_and_no_others(entry, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fit(entry.make(), logger=logger)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    users = {"loss_step", "loss_epoch", "val_loss", "epoch", "hp_metric"}
+    assert set(events.Tags()["scalars"]) - users == entry.keys
+
+
+def test_it_works_with_no_logger_and_with_several(entry, tmp_path):
+    fit(entry.make(), logger=False)
+    loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tensorboard")]
+    trainer, _ = fit(entry.make(), logger=loggers)
+    assert entry.keys <= set(trainer.logged_metrics) | set(trainer.callback_metrics) | {"ghost/layers"}
+
+
+def test_its_state_round_trips_and_loads_with_weights_only(entry, tmp_path):
+    callback = entry.make()
+    trainer, _ = fit(callback)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    stored = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"].get(callback.state_key, {})
+    other = entry.make()
+    other.load_state_dict(copy.deepcopy(stored))
+    assert str(other.state_dict()) == str(callback.state_dict()) == str(stored or {})
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(entry, tmp_path):
+    """Not shuffled: what is tested is the callback, and a stock loader does not resume its order."""
+
+    def run(epochs, module, ckpt_path=None):
+        saves = ModelCheckpoint(tmp_path, filename=f"{epochs}")
+        trainer = tiny.trainer(entry.make(), saves, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(module, tiny.loader(), tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+        return trainer
+
+    whole = run(EPOCHS, tiny.Validated(dropout=0.0))
+    run(EPOCHS // 2, tiny.Validated(dropout=0.0))
+    resumed = run(EPOCHS, tiny.Validated(dropout=0.0), tmp_path / f"{EPOCHS // 2}.ckpt")
+    ends = [tiny.state_of(trainer.lightning_module) for trainer in (whole, resumed)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    for key in entry.keys & set(whole.callback_metrics):
+        assert torch.equal(whole.callback_metrics[key], resumed.callback_metrics[key]), key
+
+
+def test_two_of_it_stand_side_by_side_or_the_second_is_refused(entry):
+    if isinstance(entry.second, str):
+        with pytest.raises(ValueError, match=entry.second):
+            fit(entry.make(), entry.make())
+        return
+    alone, _ = fit(entry.make())
+    second = entry.second()
+    together, _ = fit(entry.make(), second)
+    for key in entry.keys & set(alone.callback_metrics):
+        assert torch.equal(alone.callback_metrics[key], together.callback_metrics[key]), key
+    assert set(second.keys) & set(together.callback_metrics)
+    with pytest.raises(
+        (ValueError, RuntimeError), match=r"two .* callbacks log .* suffix|more than one stateful callback"
+    ):
+        fit(entry.make(), entry.make())
+
+
+def test_one_instance_fits_twice(entry):
+    callback = entry.make()
+    fit(callback)
+    again, module = fit(callback)
+    fresh, fresh_module = fit(entry.make())
+    for key in entry.keys & set(fresh.callback_metrics):
+        assert torch.equal(again.callback_metrics[key], fresh.callback_metrics[key]), key
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), fresh_module.parameters(), strict=True))
+
+
+def test_it_runs_again_after_a_fit_that_failed(entry):
+    class Fails(tiny.Validated):
+        def on_train_epoch_end(self):
+            raise RuntimeError("user's own")
+
+    callback = entry.make()
+    with pytest.raises(RuntimeError, match="user's own"):
+        fit(callback, module=Fails())
+    again, module = fit(callback)
+    _, fresh_module = fit(entry.make())
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), fresh_module.parameters(), strict=True))
+
+
+def traces(module, optimizer):
+    """Everything a callback could leave on a module or an optimizer, by name."""
+    found = {}
+    for name, part in module.named_modules():
+        found[name] = (type(part), {k for k in vars(part) if k not in ("_trainer", "_current_fx_name")})
+        found[f"{name} hooks"] = [len(v) for k, v in sorted(vars(part).items()) if k.endswith("_hooks")]
+    found["optimizer"] = (len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks))
+    found["rates"] = [group["lr"] for group in optimizer.param_groups]
+    return found
+
+
+def test_it_leaves_nothing_behind(entry):
+    plain, plain_module = fit()
+    trainer, module = fit(entry.make())
+    assert traces(module, trainer.optimizers[0]) == traces(plain_module, plain.optimizers[0])
+    assert module.log.__func__ is type(module).log
+    assert trainer.loggers == plain.loggers == []
+
+
+def test_fast_dev_run_works(entry):
+    fit(entry.make(), fast_dev_run=True)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_barebones_works(entry):
+    torch.manual_seed(0)
+    trainer = tiny.trainer(entry.make(), barebones=True, log_every_n_steps=None, max_epochs=1)
+    trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
+
+
+def test_validate_and_test_do_not_mind_it(entry):
+    trainer = tiny.trainer(entry.make())
+    trainer.validate(tiny.Validated(), tiny.loader(24, seed=2), verbose=False)
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if REGISTRY[name].is_monitor])
+def test_a_monitor_changes_no_bit_of_the_run(name):
+    plain, plain_module = fit()
+    seen, seen_module = fit(REGISTRY[name].make())
+    compare_runs(plain, plain_module, seen, seen_module)
+
+
+def test_all_monitors_together_change_no_bit_of_the_run():
+    plain, plain_module = fit()
+    seen, seen_module = fit(*(entry.make() for entry in REGISTRY.values() if entry.is_monitor))
+    compare_runs(plain, plain_module, seen, seen_module)
+
+
+def compare_runs(plain, plain_module, seen, seen_module):
+    for name, value in tiny.state_of(plain_module).items():
+        assert torch.equal(value, seen_module.state_dict()[name]), name
+    states = [trainer.optimizers[0].state_dict()["state"] for trainer in (plain, seen)]
+    for index, state in states[0].items():
+        assert torch.equal(state["momentum_buffer"], states[1][index]["momentum_buffer"])
+    for key, value in plain.callback_metrics.items():
+        assert torch.equal(value, seen.callback_metrics[key]), key
+    assert [p.grad is None for p in plain_module.parameters()] == [p.grad is None for p in seen_module.parameters()]

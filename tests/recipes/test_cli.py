@@ -1,0 +1,197 @@
+"""The command as a user runs it: real processes, real files, TensorBoard's own reader."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_gap.recipes.cli import main
+
+QUICK = ["--epochs", "3", "--small_batch_size", "128"]
+COMPARE = ["compare", "f1", "small", "large", "linear-lr", "ghost", *QUICK, "--trials", "2"]
+
+
+def command(*args):
+    program = Path(sys.executable).with_name("lightning-gap")
+    return subprocess.run([program, *map(str, args)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "all regimes"  # a name that a shell would split
+    return folder, command(*COMPARE, "--output", folder)
+
+
+def test_compare_writes_table_config_figure_and_logs(compared):
+    folder, done = compared
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "table.csv",
+        "table.md",
+        "parametric.png",
+        "runs",
+        "tensorboard",
+    }
+    assert (folder / "parametric.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_a_row_for_each_regime_with_the_documented_columns(compared):
+    folder, done = compared
+    with (folder / "table.csv").open() as file:
+        rows = {row["regime"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["small", "large", "linear-lr", "ghost"]
+    assert [rows[name]["batch_size"] for name in rows] == ["128", "640", "640", "640"]
+    assert [rows[name]["steps"] for name in rows] == ["30", "6", "6", "6"]  # 3 epochs of 1280 samples
+    for name, row in rows.items():
+        assert all(math.isfinite(float(value)) for key, value in row.items() if key != "regime"), name
+        outcomes = [json.loads((folder / f"runs/{name}/trial-{k}/outcome.json").read_text()) for k in (1, 2)]
+        mean = 100 * sum(outcome["test_accuracy"] for outcome in outcomes) / 2
+        assert float(row["test_accuracy"]) == pytest.approx(mean)
+        gap = float(rows["small"]["test_accuracy"]) - float(row["test_accuracy"])
+        assert float(row["gap_to_small"]) == pytest.approx(gap, abs=1e-9)
+    for text in (done.stdout, (folder / "table.md").read_text()):
+        for title in ("steps", "test accuracy %", "gap to small", "sharpness 1e-3", "sharpness 5e-4", "seconds"):
+            assert title in text
+        assert "seeds 0, 1" in text.replace("\n", " ")
+
+
+def test_each_regime_and_trial_is_a_tensorboard_run_with_the_monitors_tags(compared):
+    folder, _ = compared
+    for regime in ("small", "large", "linear-lr", "ghost"):
+        for trial in ("trial-1", "trial-2"):
+            events = EventAccumulator(str(folder / "tensorboard" / regime / trial)).Reload()
+            tags = set(events.Tags()["scalars"])
+            assert {"sharpness/full_eps1e-3", "sharpness/full_eps5e-4", "weights/distance_from_init"} <= tags
+            assert {"gap/accuracy", "gap/loss", "train/loss", "validation/accuracy"} <= tags
+            assert ("lr/effective" in tags) == (regime == "linear-lr")
+            assert ("ghost/layers" in tags) == (regime == "ghost")
+            assert [event.step for event in events.Scalars("sharpness/full_eps1e-3")] == [1, 2, 3]  # epochs, for all
+    events = EventAccumulator(str(folder / "tensorboard" / "comparison")).Reload()
+    assert events.Tags()["images"] == ["comparison/parametric"]
+    assert events.Tags()["tensors"] == ["comparison/table/text_summary"]
+
+
+def test_regimes_of_a_trial_start_from_the_same_weights_and_trials_do_not():
+    from lightning_gap.recipes.comparison import Settings, plan
+
+    made = plan(Settings("f1", ("small", "large")))
+    first, again, other = (made.new_network(seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["layers.1.weight"], other["layers.1.weight"])
+
+
+def test_the_resolved_configuration_is_complete(compared):
+    folder, _ = compared
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["regimes"] == ["small", "large", "linear-lr", "ghost"]
+    assert (config["learning_rate"], config["large_batch_size"], config["epochs"]) == (1e-3, 640, 3)
+    assert None not in config.values()
+
+
+def test_the_printed_command_opens_the_logs(compared):
+    folder, done = compared
+    line = next(line for line in done.stdout.splitlines() if "--logdir" in line)
+    assert f"--logdir '{folder}/tensorboard'" in line
+    shown = subprocess.run(f"{line} --inspect", shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "small" in shown.stdout
+
+
+def test_nothing_is_overwritten_and_resume_keeps_what_is_done(compared):
+    folder, done = compared
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*")}
+    again = command(*COMPARE, "--output", folder)
+    assert again.returncode == 2
+    assert "is not empty and nothing in it is overwritten; go on with that run by --resume" in again.stderr
+    resumed = command(*COMPARE, "--output", folder, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count("kept from before") == 8
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*")} == before
+    changed = command(*COMPARE, "--output", folder, "--resume", "--learning_rate", "0.01")
+    assert changed.returncode == 2
+    assert "learning_rate is 0.001 there and 0.01 here" in changed.stderr
+
+
+def test_a_killed_comparison_resumes_to_the_same_numbers(tmp_path):
+    args = ["compare", "f1", "small", "--epochs", "12", "--small_batch_size", "128"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert command(*args, "--output", whole).returncode == 0
+    program = Path(sys.executable).with_name("lightning-gap")
+    process = subprocess.Popen([program, *args, "--output", cut], stdout=subprocess.DEVNULL)
+    run = cut / "runs/small/trial-1"
+    while process.poll() is None and not list(run.glob("epoch=[3-9].ckpt")):
+        pass
+    process.kill()
+    process.wait()
+    assert not (run / "outcome.json").exists()
+    resumed = command(*args, "--output", cut, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    outcomes = [json.loads((folder / "runs/small/trial-1/outcome.json").read_text()) for folder in (whole, cut)]
+    for outcome in outcomes:
+        del outcome["seconds"]
+    assert outcomes[0] == outcomes[1]
+    assert not list(run.glob("*.ckpt"))
+
+
+def test_run_trains_one_regime(tmp_path):
+    done = command("run", "f1", "--regime", "large", "--epochs", "2", "--output", tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "one" / "parametric.png").exists()
+    assert (tmp_path / "one" / "table.md").exists()
+
+
+def test_list_names_every_recipe_data_set_and_regime():
+    done = command("list")
+    assert done.returncode == 0
+    for name in ("f1", "digits", "mnist", "small", "large", "linear-lr", "ghost"):
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["compare", "f2", "small"], "unknown recipe 'f2'; did you mean 'f1'? known: f1"),
+        (["compare", "f1", "smal"], "unknown regime 'smal'; did you mean 'small'?"),
+        (["compare", "f1", "small", "--data", "minst"], "unknown data set 'minst'; did you mean 'mnist'?"),
+        (["compare", "f1", "small", "small"], "regimes must name at least one regime, each once"),
+        (["compare", "f1", "small", "--trials", "0"], "trials must be at least 1, got 0"),
+        (["compare", "f1", "small", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["compare", "f1", "small", "--epsilon", "[0.001,0]"], "epsilon must be positive numbers, got [0.001, 0.0]"),
+        (["compare", "f1", "small", "--epsilon", "[-1]"], "epsilon must be positive numbers"),
+        (["compare", "f1", "ghost", "--ghost_batch_size", "0"], "ghost_batch_size must be at least 1, got 0"),
+        (["compare", "f1", "ghost", "--ghost_batch_size", "641"], "ghost_batch_size=641 is larger than the batch"),
+        (["compare", "f1", "small", "--small_batch_size", "0"], "batch_size must be from 1 to the 1280 training"),
+        (["compare", "f1", "large", "--large_batch_size", "9999"], "batch_size must be from 1 to the 1280 training"),
+        (["compare", "f1", "small", "--learning_rate", "-1"], "learning_rate must be positive, got -1"),
+        (["run", "f1", "--regime", "gohst"], "unknown regime 'gohst'; did you mean 'ghost'?"),
+        (["compare", "f1", "small", "--data", "mnist", "--data_dir", "nowhere"], "data_dir='nowhere' has no MNIST"),
+        (["compare", "f1", "small", "--resume"], "resume needs the folder to go on in"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_writes_nothing(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_is_nothing_to_resume_in_a_new_folder(tmp_path, capsys):
+    assert main(["compare", "f1", "small", "--output", str(tmp_path / "new"), "--resume"]) == 2
+    assert "has no config.yaml to resume from; leave out --resume" in capsys.readouterr().err
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main(["compare", "f1", "small", "--output", str(tmp_path)]) == 2
+    assert "nothing in it is overwritten" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

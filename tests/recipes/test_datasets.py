@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from lightning_gap.recipes.datasets import DATASETS, InMemoryData
+
+REAL = Path(__file__).parents[3] / "shared" / "data"
+
+
+def test_digits_are_scikit_learns_split_once():
+    splits = DATASETS["digits"](Path("nowhere"))
+    images, labels = load_digits(return_X_y=True)
+    ours = torch.cat([splits.train[0], splits.test[0]]).numpy() * 16
+    assert len(splits.test[1]) == 360
+    assert sorted(map(tuple, ours)) == sorted(map(tuple, images.astype(np.float32)))
+    assert np.bincount(torch.cat([splits.train[1], splits.test[1]])).tolist() == np.bincount(labels).tolist()
+    assert min(np.bincount(splits.test[1])) >= 34  # stratified: each class has about 36
+
+
+def test_digits_are_the_same_every_time_whatever_the_global_seed():
+    torch.manual_seed(1)
+    first = DATASETS["digits"](Path("nowhere"))
+    torch.manual_seed(2)
+    assert torch.equal(first.test[0], DATASETS["digits"](Path("nowhere")).test[0])
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_missing_mnist_says_which_file_goes_where(tmp_path, found):
+    if found:
+        (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+        (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").touch()
+    with pytest.raises(FileNotFoundError) as error:
+        DATASETS["mnist"](tmp_path)
+    message = str(error.value)
+    assert ("train-images-idx3-ubyte" in message) is not found
+    assert "t10k-labels-idx1-ubyte" in message
+    assert str(tmp_path / "MNIST" / "raw") in message
+    assert "nothing is downloaded" in message
+    assert len(list(tmp_path.rglob("*ubyte"))) == int(found)
+
+
+def idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def test_mnist_files_are_read_as_they_are_written(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for name, count in (("train", 12), ("t10k", 5)):
+        arrays[name] = generator.integers(0, 256, (count, 28, 28)), generator.integers(0, 10, count)
+        idx(raw / f"{name}-images-idx3-ubyte", arrays[name][0])
+        idx(raw / f"{name}-labels-idx1-ubyte", arrays[name][1])
+    splits = DATASETS["mnist"](tmp_path)
+    for samples, (images, labels) in zip((splits.train, splits.test), arrays.values(), strict=True):
+        np.testing.assert_allclose(samples[0].numpy() * 255, images.reshape(len(images), 784), atol=1e-4)
+        assert samples[1].tolist() == labels.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "MNIST").exists(), reason="the real MNIST is not beside this checkout")
+def test_real_mnist_has_its_known_statistics():
+    splits = DATASETS["mnist"](REAL)
+    assert [len(part[1]) for part in (splits.train, splits.test)] == [60_000, 10_000]
+    assert float(splits.train[0].mean()) == pytest.approx(0.1307, abs=1e-4)
+    assert float(splits.train[0].std()) == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_validation_samples_are_held_out_alike_in_every_trial():
+    splits = DATASETS["digits"](Path("nowhere"))
+    held = [InMemoryData(splits, batch_size=8, validation_size=100, seed=seed) for seed in (0, 1)]
+    assert torch.equal(held[0].validation[0], held[1].validation[0])
+    assert torch.equal(held[0].train[0], held[1].train[0])
+    rows = {tuple(row) for row in held[0].train[0].tolist()} & {tuple(row) for row in held[0].validation[0].tolist()}
+    assert not rows
+    assert len(held[0].train[1]) + 100 == len(splits.train[1])
+
+
+def test_the_training_order_differs_between_trials():
+    splits = DATASETS["digits"](Path("nowhere"))
+    first, second = (next(iter(InMemoryData(splits, batch_size=8, seed=s).train_dataloader())) for s in (0, 1))
+    assert not torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("batch_size", [0, 1438])
+def test_a_batch_larger_than_the_data_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be from 1 to the 1437 training samples, got {batch_size}"):
+        InMemoryData(DATASETS["digits"](Path("nowhere")), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("size", [-1, 1437])
+def test_a_validation_split_that_leaves_nothing_is_refused(size):
+    with pytest.raises(ValueError, match=f"validation_size must be from 0 to 1436, got {size}"):
+        InMemoryData(DATASETS["digits"](Path("nowhere")), batch_size=8, validation_size=size)
