@@ -9,10 +9,10 @@ demo: .venv/installed
 	$(BIN)/lightning-gap compare f1 small large --data digits
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-all: .venv/installed-dev
-	$(BIN)/pytest -n 2 -m "not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
 
 check: .venv/installed-dev build/types
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from jsonargparse import ArgumentParser
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -89,7 +90,12 @@ def _execute(made: Plan) -> int:
 def _show(console: Console, made: Plan, table: Sequence[Row]) -> None:
     """Print the table on its side, a column for each regime: it then fits any terminal."""
     by_regime = [cells(columns(made), row) for row in table]
-    shown = Table("", *(Column(regime[0], justify="right") for regime in by_regime))
+    shown = Table(
+        Column("", no_wrap=True),
+        *(Column(regime[0], justify="right") for regime in by_regime),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for index, column in enumerate(columns(made)[1:], start=1):
         shown.add_row(column.title, *(regime[index] for regime in by_regime))
     console.print(shown)

@@ -22,7 +22,7 @@ from lightning_gap.recipes.comparison import Plan
 from lightning_gap.recipes.training import EVALUATION_CHUNK, SHARPNESS_SAMPLES, Outcome, evaluate, subset
 
 CONFIG = "config.yaml"
-_MAY_CHANGE = {"trials", "data_dir", "accelerator", "output", "resume"}
+_MAY_CHANGE = {"regimes", "trials", "data_dir", "accelerator", "output", "resume"}
 
 
 def claim_folder(plan: Plan) -> None:

@@ -109,7 +109,7 @@ def train(
         devices=1,
         logger=logger,
         callbacks=[progress, checkpoint],
-        log_every_n_steps=10,
+        log_every_n_steps=1,  # a large batch takes few steps; nothing but the scaled rate is logged by step
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -51,8 +51,9 @@ def sharpness(
     The maximum is sought from corner to corner: from the best point so far step along the sign of its gradient, at
     first twice the box (any corner is in reach), and half as far after every step that did not climb. Where the
     loss is convex on the box the full step cannot lose. Coordinates whose gradient is exactly zero, dead units for
-    instance, stay where they are; only where all are zero does the ascent start at a random point. It finds more than the paper's ten L-BFGS-B iterations in
-    fewer evaluations; the value is a lower bound whichever way, so compare only values found with equal terms.
+    instance, stay where they are; only where all are zero does the ascent start at a random point. It finds at
+    least as much as the paper's ten L-BFGS-B iterations in fewer evaluations. The value is a lower bound whichever
+    way, so compare only values found with equal terms.
 
     Args:
         loss_fn: Returns the scalar loss at the current values of ``params``, or an iterable of scalars that sum to

@@ -109,7 +109,7 @@ def test_several_validation_loaders_are_refused_until_one_is_chosen():
             pass
 
     loaders = [tiny.loader(24, seed=2), tiny.loader(24, seed=3)]
-    with pytest.raises(ValueError, match="cannot draw a fixed subset from list.*pass validation_data"):
+    with pytest.raises(ValueError, match=r"cannot draw a fixed subset from list.*pass validation_data"):
         tiny.trainer(GeneralizationGapMonitor()).fit(Several(), tiny.loader(), loaders)
 
 

@@ -83,7 +83,7 @@ def test_a_loss_function_replaces_training_step():
             self.manual_backward(super().training_step(batch, batch_idx))
             self.optimizers().step()
 
-    with pytest.raises(ValueError, match="Manual optimizes manually.*pass loss_fn"):
+    with pytest.raises(ValueError, match=r"Manual optimizes manually.*pass loss_fn"):
         tiny.trainer(SharpnessMonitor()).fit(Manual(), tiny.loader())
     watch = Watch()
     monitor = SharpnessMonitor(1e-3, loss_fn=lambda module, batch: cross_entropy(module(batch[0]), batch[1]))

@@ -9,7 +9,6 @@ import tiny
 import torch
 from contract.registry import REGISTRY
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -80,15 +79,14 @@ def test_its_state_round_trips_and_loads_with_weights_only(entry, tmp_path):
 def test_a_resumed_run_ends_as_the_uninterrupted_one(entry, tmp_path):
     """Not shuffled: what is tested is the callback, and a stock loader does not resume its order."""
 
-    def run(epochs, module, ckpt_path=None):
-        saves = ModelCheckpoint(tmp_path, filename=f"{epochs}")
-        trainer = tiny.trainer(entry.make(), saves, max_epochs=epochs, enable_checkpointing=True)
-        trainer.fit(module, tiny.loader(), tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+    def run(epochs, ckpt_path=None):
+        trainer = tiny.trainer(entry.make(), max_epochs=epochs)
+        trainer.fit(tiny.Validated(dropout=0.0), tiny.loader(), tiny.loader(24, seed=2), ckpt_path=ckpt_path)
         return trainer
 
-    whole = run(EPOCHS, tiny.Validated(dropout=0.0))
-    run(EPOCHS // 2, tiny.Validated(dropout=0.0))
-    resumed = run(EPOCHS, tiny.Validated(dropout=0.0), tmp_path / f"{EPOCHS // 2}.ckpt")
+    whole = run(EPOCHS)
+    run(EPOCHS // 2).save_checkpoint(tmp_path / "half.ckpt")
+    resumed = run(EPOCHS, tmp_path / "half.ckpt")
     ends = [tiny.state_of(trainer.lightning_module) for trainer in (whole, resumed)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     for key in entry.keys & set(whole.callback_metrics):
@@ -130,7 +128,7 @@ def test_it_runs_again_after_a_fit_that_failed(entry):
     callback = entry.make()
     with pytest.raises(RuntimeError, match="user's own"):
         fit(callback, module=Fails())
-    again, module = fit(callback)
+    _, module = fit(callback)
     _, fresh_module = fit(entry.make())
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), fresh_module.parameters(), strict=True))
 

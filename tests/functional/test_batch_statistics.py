@@ -21,8 +21,13 @@ def test_evaluation_uses_the_batch_and_leaves_no_trace():
 
 def test_an_exception_leaves_no_trace_either():
     layer = nn.BatchNorm1d(2).eval()
-    with pytest.raises(RuntimeError), batch_statistics(layer):
-        layer(torch.randn(4, 2))
-        raise RuntimeError
+
+    def fails():
+        with batch_statistics(layer):
+            layer(torch.randn(4, 2))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert not layer.training
     assert int(layer.num_batches_tracked) == 0

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -36,7 +37,7 @@ def test_warmup_starts_at_the_base_rate_ends_on_target_and_adds_equal_amounts(st
     ramp = [gradual_warmup(step, steps, scale) for step in range(steps + 2)]
     assert ramp[0] == 1.0
     assert ramp[steps] == ramp[steps + 1] == scale
-    assert max(abs(b - a - (scale - 1) / steps) for a, b in zip(ramp[:-2], ramp[1:-1], strict=True)) < 1e-9 * scale
+    assert max(abs(b - a - (scale - 1) / steps) for a, b in itertools.pairwise(ramp[:-1])) < 1e-9 * scale
 
 
 def test_no_warmup_is_the_full_scale_at_once():

@@ -1,0 +1,64 @@
+"""Nothing is forgotten: every callback has its function file's tests, its card and its export."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from contract.registry import REGISTRY
+
+import lightning_gap
+
+ROOT = Path(__file__).parents[1]
+CALLBACKS = sorted(p.stem for p in (ROOT / "lightning_gap" / "callbacks").glob("*.py") if not p.stem.startswith("_"))
+HEADINGS = [
+    "What it changes",
+    "Use it",
+    "Settings",
+    "What is logged",
+    "How it works here",
+    "When not to use it",
+    "Sources",
+]
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_every_callback_has_a_test_and_a_card_with_the_fixed_headings(name):
+    assert (ROOT / "tests" / "callbacks" / f"test_{name}.py").exists()
+    card = (ROOT / "docs" / "methods" / f"{name.replace('_', '-')}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", card, flags=re.MULTILINE) == HEADINGS
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_card_names_every_key_and_every_setting(name):
+    cls = getattr(lightning_gap, name)
+    card = (ROOT / "docs" / "methods" / f"{cls.__module__.split('.')[-1].replace('_', '-')}.md").read_text(
+        encoding="utf-8"
+    )
+    for wanted in [*REGISTRY[name].keys, *list(inspect.signature(cls).parameters)]:
+        assert f"`{wanted}`" in card, wanted
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_docstring_names_every_argument(name):
+    cls = getattr(lightning_gap, name)
+    for argument in inspect.signature(cls).parameters:
+        assert f"{argument}: " in inspect.getdoc(cls), argument
+
+
+def test_every_function_file_has_a_test():
+    for file in (ROOT / "lightning_gap" / "functional").glob("*.py"):
+        if file.stem != "__init__":
+            assert (ROOT / "tests" / "functional" / f"test_{file.stem}.py").exists(), file
+
+
+def test_the_version_is_the_same_everywhere():
+    version = lightning_gap.__version__
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_readme_links_every_card():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for card in (ROOT / "docs" / "methods").glob("*.md"):
+        assert f"docs/methods/{card.name}" in readme
