@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from lightning_gap.logging.tables import Row, cells
 from lightning_gap.recipes.catalogue import RECIPES
-from lightning_gap.recipes.comparison import Plan, Settings, plan, run_all
+from lightning_gap.recipes.comparison import Plan, Settings, make_plan, run_all
 from lightning_gap.recipes.datasets import DATASETS
 from lightning_gap.recipes.regimes import REGIMES
 from lightning_gap.recipes.results import (
@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     chosen = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
     chosen["regimes"] = (values["regime"],) if command == "run" else tuple(values["regimes"])
     try:
-        made = plan(Settings(**chosen))
+        made = make_plan(Settings(**chosen))
         claim_folder(made)
     except (ValueError, TypeError, OSError) as error:
         print(f"lightning-gap {command}: error: {error}", file=sys.stderr)

@@ -99,7 +99,7 @@ class Plan:
         return self.output / "runs" / regime / f"trial-{trial}"
 
 
-def plan(settings: Settings) -> Plan:
+def make_plan(settings: Settings) -> Plan:
     """Fill in what was left open and refuse what cannot work, before anything is trained or written.
 
     Raises:

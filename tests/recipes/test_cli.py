@@ -85,9 +85,9 @@ def test_each_regime_and_trial_is_a_tensorboard_run_with_the_monitors_tags(compa
 
 
 def test_regimes_of_a_trial_start_from_the_same_weights_and_trials_do_not():
-    from lightning_gap.recipes.comparison import Settings, plan
+    from lightning_gap.recipes.comparison import Settings, make_plan
 
-    made = plan(Settings("f1", ("small", "large")))
+    made = make_plan(Settings("f1", ("small", "large")))
     first, again, other = (made.new_network(seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["layers.1.weight"], other["layers.1.weight"])
