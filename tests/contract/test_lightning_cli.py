@@ -1,0 +1,48 @@
+"""The callbacks from a LightningCLI's YAML, where the optimizer exists before setup."""
+
+import tiny
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
+
+CONFIG = {
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "callbacks": [
+            {"class_path": "lightning_gap.GhostBatchNormSwap", "init_args": {"ghost_batch_size": 4}},
+            {"class_path": "lightning_gap.LearningRateScaling", "init_args": {"base_batch_size": 8, "rule": "sqrt"}},
+            {"class_path": "lightning_gap.SharpnessMonitor", "init_args": {"epsilon": [1e-3], "samples": 20}},
+            {"class_path": "lightning_gap.SharpnessMonitor", "init_args": {"epsilon": 5e-4, "suffix": "_b"}},
+            "lightning_gap.WeightDistanceMonitor",
+            {"class_path": "lightning_gap.GeneralizationGapMonitor", "init_args": {"samples": 20}},
+        ],
+    },
+    "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05}},
+}
+
+
+class Data(LightningDataModule):
+    def train_dataloader(self):
+        return tiny.loader()
+
+    def val_dataloader(self):
+        return tiny.loader(24, seed=2)
+
+
+def test_every_callback_is_configured_from_yaml(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    cli = LightningCLI(
+        tiny.Validated, Data, args=["fit", "--config", str(tmp_path / "config.yaml")], save_config_callback=None
+    )
+    logged = set(cli.trainer.callback_metrics)
+    assert {"sharpness/full_eps1e-3", "sharpness/full_eps5e-4_b", "gap/loss", "lr/effective", "ghost/layers"} <= logged
+    assert not torch.equal(cli.model.net[1].weight, torch.ones(16))  # the early optimizer trained the swapped layer
+    assert int(cli.model.net[1].num_batches_tracked) == 2 * 3 * 4

@@ -1,0 +1,47 @@
+"""Real processes: data-parallel training on two of them, started as a script."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def fit(folder, mode):
+    folder.mkdir()
+    script = Path(__file__).with_name("two_processes.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, script, folder, mode],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddp")
+    return {mode: fit(folder / mode, mode) for mode in ("plain", "monitors")}
+
+
+def test_both_processes_log_the_same_values(results):
+    first, second = (rank["metrics"] for rank in results["monitors"])
+    for key in ("sharpness/full_eps1e-3", "gap/loss", "gap/accuracy", "weights/distance_from_init"):
+        assert torch.equal(first[key], second[key]), key
+
+
+def test_the_batch_is_that_of_all_processes(results):
+    metrics = results["monitors"][0]["metrics"]
+    assert (float(metrics["batch/effective"]), float(metrics["lr/scale"])) == (16.0, 2.0)
+
+
+def test_the_monitors_change_no_bit_of_the_run(results):
+    for plain, seen in zip(results["plain"], results["monitors"], strict=True):
+        assert all(torch.equal(value, seen["weights"][name]) for name, value in plain["weights"].items())
