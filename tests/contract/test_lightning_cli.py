@@ -1,5 +1,6 @@
 """The callbacks from a LightningCLI's YAML, where the optimizer exists before setup."""
 
+import pytest
 import tiny
 import torch
 import yaml
@@ -7,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 
 CONFIG = {
+    "seed_everything": 0,
     "trainer": {
         "max_epochs": 2,
         "accelerator": "cpu",
@@ -36,6 +38,7 @@ class Data(LightningDataModule):
         return tiny.loader(24, seed=2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning against this jsonargparse
 def test_every_callback_is_configured_from_yaml(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["main.py"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
