@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +16,20 @@ from lightning.pytorch import Callback, Trainer
 def micro_batch_size(trainer: Trainer) -> int | None:
     """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
     loader = trainer.train_dataloader
+    sampler = getattr(loader, "sampler", None)
+    samples = len(sampler) if isinstance(sampler, Sized) else sys.maxsize  # a small data set makes one smaller batch
     for source in (getattr(loader, "batch_sampler", None), loader):
         size = getattr(source, "batch_size", None)
         if isinstance(size, int):
-            return size
+            return min(size, samples)
     return None
+
+
+def to_device(trainer: Trainer, batch: Any) -> Any:
+    """Bring a batch to `training_step` the way the training loop does; the batch itself stays as it is."""
+    batch = trainer.precision_plugin.convert_input(copy.deepcopy(batch))
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def optimizer_steps_taken(trainer: Trainer) -> int:
@@ -35,10 +46,13 @@ def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
 
 
 def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
-    """Whether a monitor measures at the end of this epoch: every n-th one, and always the last."""
+    """Whether a monitor measures at the end of this epoch: every n-th one, and the last one planned.
+
+    Not `should_stop`: whether it is set by now depends on which callback comes first.
+    """
     done = trainer.current_epoch + 1
     steps_are_up = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    return done % every_n_epochs == 0 or done == trainer.max_epochs or trainer.should_stop or steps_are_up
+    return done % every_n_epochs == 0 or done == trainer.max_epochs or steps_are_up
 
 
 def writes_logs_now(trainer: Trainer) -> bool:

@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor]
 class Classifier(LightningModule):
     """Train a network with mean cross-entropy and ADAM, under the callbacks of its regime.
 
-    Logs ``train/``, ``validation/`` and ``test/`` ``loss`` and ``accuracy`` once an epoch, against the epoch and not
+    Logs ``train/`` and ``validation/`` ``loss`` and ``accuracy`` once an epoch, against the epoch and not
     the step: runs with different batch sizes then share an axis in TensorBoard.
 
     Args:
@@ -47,9 +47,6 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._loss(batch, "validation")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._loss(batch, "test")
 
     def on_train_epoch_end(self) -> None:
         self._use_epoch_as_axis()

@@ -41,6 +41,8 @@ def main(args: Sequence[str] | None = None) -> int:
     values = given[command]
     chosen = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
     chosen["regimes"] = (values["regime"],) if command == "run" else tuple(values["regimes"])
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
     try:
         made = make_plan(Settings(**chosen))
         claim_folder(made)
@@ -67,8 +69,6 @@ def print_list() -> None:
 
 
 def _execute(made: Plan) -> int:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
     console = Console(highlight=False)
     try:
         outcomes = run_all(made, console.print)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
@@ -155,7 +158,6 @@ def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome
 def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: EpochProgress) -> None:
     settings, regime, folder = plan.settings, plan.regime(name), plan.run_folder(name, trial)
     folder.mkdir(parents=True, exist_ok=True)
-    version = "" if settings.trials == 1 else f"trial-{trial}"
     train(
         network,
         plan.data(regime.batch_size, settings.seed + trial - 1),
@@ -165,7 +167,9 @@ def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: 
         epsilon=settings.epsilon,
         measure_every_n_epochs=settings.measure_every_n_epochs or 1,
         folder=folder,
-        logger=TensorBoardLogger(plan.output / "tensorboard", name=name, version=version, default_hp_metric=False),
+        logger=TensorBoardLogger(
+            plan.output / "tensorboard", name=name, version=f"trial-{trial}", default_hp_metric=False
+        ),
         progress=progress,
         accelerator=settings.accelerator,
     )
@@ -178,19 +182,31 @@ def _check(settings: Settings, numbers: Numbers) -> None:
         raise ValueError(f"regimes must name at least one regime, each once, got {list(settings.regimes)}")
     for name in settings.regimes:
         chosen("regime", name, REGIMES)
-    least = {"trials": settings.trials, "epochs": numbers.epochs, "ghost_batch_size": numbers.ghost_batch_size}
-    least["measure_every_n_epochs"] = 1 if settings.measure_every_n_epochs is None else settings.measure_every_n_epochs
-    for name, value in least.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not settings.epsilon or not all(value > 0 for value in settings.epsilon):
-        raise ValueError(
-            f"epsilon must be positive numbers, got {list(settings.epsilon)}; the paper uses 1e-3 and 5e-4"
-        )
-    if not numbers.learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {numbers.learning_rate}")
+    _check_numbers(settings, numbers)
     if numbers.ghost_batch_size > numbers.large_batch_size and "ghost" in settings.regimes:
         raise ValueError(
             f"ghost_batch_size={numbers.ghost_batch_size} is larger than the batch, "
             f"large_batch_size={numbers.large_batch_size}; use at most {numbers.large_batch_size}"
         )
+    try:
+        Trainer(accelerator=settings.accelerator, devices=1, logger=False, enable_progress_bar=False)
+    except MisconfigurationException as error:
+        raise ValueError(f"accelerator={settings.accelerator!r} cannot be used here: {error}") from error
+
+
+def _check_numbers(settings: Settings, numbers: Numbers) -> None:
+    counts = {name: getattr(numbers, name) for name in ("epochs", "small_batch_size", "large_batch_size")}
+    counts |= {"trials": settings.trials, "ghost_batch_size": numbers.ghost_batch_size}
+    counts["measure_every_n_epochs"] = 1 if settings.measure_every_n_epochs is None else settings.measure_every_n_epochs
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    epsilon = settings.epsilon
+    if not epsilon or not all(0 < value < math.inf for value in epsilon) or len(set(epsilon)) < len(epsilon):
+        raise ValueError(f"epsilon must be different positive numbers, got {list(epsilon)}; the paper: 1e-3 and 5e-4")
+    if not 0 < numbers.learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive, got {numbers.learning_rate}")
+    if not 0 <= numbers.warmup_epochs < math.inf:
+        raise ValueError(f"warmup_epochs must not be negative or infinite, got {numbers.warmup_epochs}")
+    if not 0 <= settings.seed < 2**31:
+        raise ValueError(f"seed must be from 0 to {2**31 - 1}, got {settings.seed}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -21,7 +23,7 @@ def progress_bar() -> Progress:
 
 
 class EpochProgress(Callback):
-    """Advance the bar by one each epoch.
+    """Advance the bar by one each epoch, and keep the time that fit took, over interruptions too.
 
     Args:
         bar: The bar.
@@ -31,6 +33,22 @@ class EpochProgress(Callback):
     def __init__(self, bar: Progress, description: str) -> None:
         self.bar = bar
         self.description = description
+        self.earlier = 0.0
+        self.started = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of fit up to now, interrupted parts included as far as their checkpoints go."""
+        return self.earlier + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.earlier = state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.started = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch

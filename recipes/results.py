@@ -38,7 +38,7 @@ def claim_folder(plan: Plan) -> None:
     if plan.settings.resume:
         if not file.exists():
             raise FileNotFoundError(f"output={str(folder)!r} has no {CONFIG} to resume from; leave out --resume")
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        stored = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         differing = [
             f"{name} is {stored.get(name)!r} there and {asked[name]!r} here"
             for name in asked
@@ -85,7 +85,9 @@ def rows(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Row]:
     table: list[Row] = []
     for regime, trials in outcomes.items():
         row: dict[str, str | list[float]] = {"regime": regime}
-        for name in ("batch_size", "steps", "distance", "seconds"):
+        for name in ("batch_size", "steps"):
+            row[name] = str(getattr(trials[0], name))  # the same in every trial
+        for name in ("distance", "seconds"):
             row[name] = [getattr(outcome, name) for outcome in trials]
         for name in ("train_accuracy", "test_accuracy"):
             row[name] = [100 * getattr(outcome, name) for outcome in trials]
@@ -93,7 +95,6 @@ def rows(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Row]:
         for name in map(epsilon_name, plan.settings.epsilon):
             row[f"sharpness_{name}"] = [outcome.sharpness[name] for outcome in trials]
             row[f"sharpness_batch_{name}"] = [outcome.sharpness_batch[name] for outcome in trials]
-        row["batch_size"], row["steps"] = (str(int(trials[0].batch_size)), str(int(trials[0].steps)))
         table.append(row)
     return table
 
@@ -146,8 +147,8 @@ def write_figure(plan: Plan) -> Path:
         {split: [point[split][0] for point in points] for split in held},
         {split: [point[split][1] for point in points] for split in held},
         ends=(first, second),
-        title=f"{plan.settings.recipe} on {plan.settings.data}, seed {plan.settings.seed}; BatchNorm by batch "
-        f"statistics of {min(EVALUATION_CHUNK, len(held['train'][1])):,}",
+        title=f"{plan.settings.recipe} on {plan.settings.data}, seed {plan.settings.seed}; BatchNorm by statistics of "
+        f"chunks of up to {EVALUATION_CHUNK:,}",
     )
     path: Path = plan.output / "parametric.png"
     figure.savefig(path, dpi=150)

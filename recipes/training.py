@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -24,9 +24,10 @@ from lightning_gap import (
     sharpness,
     weight_distance,
 )
-from lightning_gap.functional import batch_statistics, epsilon_name
+from lightning_gap.functional import UndefinedSharpnessError, batch_statistics, epsilon_name
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import InMemoryData, Samples
+from lightning_gap.recipes.progress import EpochProgress
 from lightning_gap.recipes.regimes import Regime
 
 # Sharpness in the table: enough samples that a well-fitted solution's value has settled, in chunks as large as the
@@ -49,7 +50,7 @@ class Outcome:
         sharpness: Percent by epsilon, BatchNorm with running statistics.
         sharpness_batch: Percent by epsilon, BatchNorm with the statistics of each evaluation chunk.
         distance: Euclidean distance of the trained weights from the initial ones.
-        seconds: Wall time of `fit`, monitors included; of the resumed part only, where a run was resumed.
+        seconds: Wall time of `fit`, monitors included, over interruptions too.
     """
 
     batch_size: int
@@ -86,7 +87,7 @@ def train(
     measure_every_n_epochs: int,
     folder: Path,
     logger: TensorBoardLogger,
-    progress: Callback,
+    progress: EpochProgress,
     accelerator: str = "auto",
 ) -> Outcome:
     """Train ``network`` from the weights it holds and measure the result.
@@ -114,9 +115,8 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    start = time.perf_counter()
     trainer.fit(module, data, ckpt_path=_newest_checkpoint(folder))
-    seconds = time.perf_counter() - start
+    seconds = progress.seconds
     network.cpu().eval()
     outcome = _measure(
         network, initial, data, epsilon, batch_size=regime.batch_size, steps=trainer.global_step, seconds=seconds
@@ -182,8 +182,14 @@ def _sharpness(
         for inputs, targets in chunks:
             yield cross_entropy(network(inputs), targets) * (len(targets) / len(samples[1]))
 
+    def percent(epsilon: float) -> float:
+        try:
+            return sharpness(loss_parts, network.parameters(), epsilon=epsilon).percent
+        except UndefinedSharpnessError:  # the run diverged; the other regimes' rows are still of use
+            return math.nan
+
     with batch_statistics(network) if use_batch_statistics else nullcontext():
-        return {epsilon_name(e): sharpness(loss_parts, network.parameters(), epsilon=e).percent for e in epsilon}
+        return {epsilon_name(e): percent(e) for e in epsilon}
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from .._lightning import same_random_numbers
@@ -42,6 +44,22 @@ def fixed_subsets(
             if not batches[name]:
                 raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
     return batches
+
+
+def with_shares(batches: list[Any], *, argument: str) -> list[tuple[Any, float]]:
+    """Each batch with its share of all samples.
+
+    Raises:
+        ValueError: If the number of samples in a batch cannot be told.
+    """
+    try:
+        sizes = [extract_batch_size(batch) for batch in batches]
+    except (MisconfigurationException, RecursionError) as error:
+        raise ValueError(
+            f"cannot tell how many samples a {type(batches[0]).__name__} holds; pass {argument}=..., a list of batches "
+            "made of tensors, lists, tuples and dicts"
+        ) from error
+    return [(batch, size / sum(sizes)) for batch, size in zip(batches, sizes, strict=True)]
 
 
 def _draw(loader: Any, size: int, chunk_size: int, seed: int) -> list[Any]:

@@ -19,7 +19,7 @@ _INTERNALS = frozenset(vars(nn.Module())) | {"_trainer", "_fabric"}
 
 
 @contextmanager
-def undisturbed(trainer: Trainer, module: LightningModule, *, seed: int) -> Iterator[None]:
+def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """Run the block on ``module`` in evaluation mode, silenced, in full precision; then put everything back.
 
     Buffers, frozen parameters, gradients, the mode of every submodule, random-number generators, and the plain
@@ -34,7 +34,6 @@ def undisturbed(trainer: Trainer, module: LightningModule, *, seed: int) -> Iter
     loggers = trainer.loggers
     try:
         with same_random_numbers(), torch.autocast(module.device.type, enabled=False):
-            torch.manual_seed(seed)
             module.eval()
             trainer.loggers = [DummyLogger()] if loggers else []
             vars(module).update(log=_ignore, log_dict=_ignore)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
-from ._fixed_subset import fixed_subsets
+from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights, to_device
+from ._arguments import check_counts
+from ._fixed_subset import fixed_subsets, with_shares
 from ._undisturbed import check_measurable, training_step_loss, undisturbed
 
 BatchFunction = Callable[[LightningModule, Any], Tensor]
@@ -61,9 +63,7 @@ class GeneralizationGapMonitor(Callback):
         accuracy_fn: BatchFunction | None = None,
         suffix: str = "",
     ) -> None:
-        for name, value in {"every_n_epochs": every_n_epochs, "samples": samples, "chunk_size": chunk_size}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        check_counts(every_n_epochs=every_n_epochs, samples=samples, chunk_size=chunk_size)
         self.every_n_epochs = every_n_epochs
         self.samples = samples
         self.chunk_size = chunk_size
@@ -73,7 +73,7 @@ class GeneralizationGapMonitor(Callback):
         self.loss_fn = loss_fn
         self.accuracy_fn = accuracy_fn
         self.suffix = suffix
-        self._batches: dict[str, list[Any]] = {}
+        self._batches: dict[str, list[tuple[Any, float]]] = {}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -100,10 +100,9 @@ class GeneralizationGapMonitor(Callback):
             return
         self._draw(trainer)
         if self._batches:
-            gaps = trainer.strategy.broadcast(
-                self._gaps(trainer, pl_module)
-            )  # buffers differ by process: use rank zero's
-            pl_module.log_dict(dict(zip(self.keys, gaps, strict=False)))
+            # BatchNorm buffers differ by process; all log rank zero's
+            gaps = trainer.strategy.broadcast(self._gaps(trainer, pl_module))
+            pl_module.log_dict(dict(zip(self.keys, gaps, strict=False)), sync_dist=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = {}
@@ -111,7 +110,7 @@ class GeneralizationGapMonitor(Callback):
     def _draw(self, trainer: Trainer) -> None:
         """Draw the subsets as soon as validation data is there; Lightning may load it only when first needed."""
         if not self._batches and (self.validation_data is not None or trainer.val_dataloaders is not None):
-            self._batches = fixed_subsets(
+            chosen = fixed_subsets(
                 {
                     "train_data": (self.train_data, trainer.train_dataloader),
                     "validation_data": (self.validation_data, trainer.val_dataloaders),
@@ -120,35 +119,49 @@ class GeneralizationGapMonitor(Callback):
                 chunk_size=self.chunk_size,
                 seed=self.seed,
             )
+            self._batches = {name: with_shares(batches, argument=name) for name, batches in chosen.items()}
 
     def _gaps(self, trainer: Trainer, module: LightningModule) -> list[float]:
-        with undisturbed(trainer, module, seed=self.seed), torch.no_grad():
+        with undisturbed(trainer, module):
             train = self._measure(trainer, module, self._batches["train_data"])
             validation = self._measure(trainer, module, self._batches["validation_data"])
         return [t - v for t, v in zip(train, validation, strict=False)]
 
-    def _measure(self, trainer: Trainer, module: LightningModule, batches: list[Any]) -> list[float]:
+    def _measure(self, trainer: Trainer, module: LightningModule, batches: list[tuple[Any, float]]) -> list[float]:
         """Mean loss over the samples and, where it can be known, mean accuracy."""
+        torch.manual_seed(self.seed)
         totals: list[float] = []
-        sizes = [extract_batch_size(batch) for batch in batches]
-        for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
-            batch = trainer.strategy.batch_to_device(batch)
+        for index, (stored, share) in enumerate(batches):
+            batch = to_device(trainer, stored)
+            # gradients stay enabled: a training_step may need them, for a gradient penalty
             loss = self.loss_fn(module, batch) if self.loss_fn else training_step_loss(module, batch, index)
             accuracy = self.accuracy_fn(module, batch) if self.accuracy_fn else _accuracy(module, batch)
-            values = [float(value) * size / sum(sizes) for value in (loss, accuracy) if value is not None]
+            values = [float(value.detach()) * share for value in (loss, accuracy) if value is not None]
             totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
         return totals
 
 
+@torch.no_grad()
 def _accuracy(module: LightningModule, batch: Any) -> Tensor | None:
     """Share of correct classes, or ``None`` where batch and forward are not those of a plain classifier."""
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
         return None
     inputs, targets = batch
-    if targets.ndim != 1 or targets.is_floating_point():
+    if targets.ndim != 1 or targets.is_floating_point() or not _takes_inputs_alone(module):
         return None
     scores: Tensor | Any = module(inputs)
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(targets):
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(targets) or scores.shape[1] < 2:
         return None
     correct: Tensor = scores.argmax(dim=1) == targets
     return correct.float().mean()
+
+
+def _takes_inputs_alone(module: LightningModule) -> bool:
+    """Whether the module has a `forward` of its own that can be called with one argument."""
+    if not is_overridden("forward", module):
+        return False
+    try:
+        inspect.signature(module.forward).bind(None)
+    except TypeError:
+        return False
+    return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_debug, rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from .._lightning import micro_batch_size, refuse_second, uses_sync_batch_norm
 from ..functional.ghost_batch_norm import checked_ghost_batch_size, restore_batch_norm, swap_batch_norm
@@ -30,7 +32,9 @@ class GhostBatchNormSwap(Callback):
     def __init__(self, ghost_batch_size: int = 128) -> None:
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
         self._converted: list[str] = []
+        self._resized: dict[str, int] = {}
         self._layers = 0
+        self._skipped: Mapping[str, str] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -46,10 +50,13 @@ class GhostBatchNormSwap(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
         if not self._layers:
+            reasons = "".join(f"; left {name} alone: {reason}" for name, reason in self._skipped.items())
             raise ValueError(
-                f"GhostBatchNormSwap found no BatchNorm layer in {type(pl_module).__name__}; "
+                f"GhostBatchNormSwap found no BatchNorm layer in {type(pl_module).__name__}{reasons}; "
                 "remove the callback or use a model with torch.nn.BatchNorm1d, 2d or 3d"
             )
+        for name, reason in self._skipped.items():
+            rank_zero_warn(f"GhostBatchNormSwap left {name} alone: {reason}")
         rank_zero_info(f"{self._layers} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,7 +66,7 @@ class GhostBatchNormSwap(Callback):
                 f"ghost_batch_size={self.ghost_batch_size} is larger than the batch of {batch_size} samples that each "
                 f"process normalises at a time; use at most {batch_size}"
             )
-        pl_module.log("ghost/layers", float(self._layers))
+        pl_module.log("ghost/layers", float(self._layers), sync_dist=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore(pl_module)
@@ -70,11 +77,15 @@ class GhostBatchNormSwap(Callback):
     def _swap(self, module: LightningModule) -> None:
         report = swap_batch_norm(module, self.ghost_batch_size)
         self._converted += report.converted
+        for name, size in report.resized.items():
+            if name not in self._converted:
+                self._resized.setdefault(name, size)  # the second pass sees the sizes that the first one set
         self._layers = len(report.converted) + len(report.resized)
-        for name, reason in report.skipped.items():
-            rank_zero_debug(f"GhostBatchNormSwap left {name} alone: {reason}")
+        self._skipped = report.skipped
 
     def _restore(self, module: LightningModule) -> None:
-        for name in self._converted:  # and not the ghost layers that the model brought along
+        for name in self._converted:
             restore_batch_norm(module.get_submodule(name))
-        self._converted = []
+        for name, size in self._resized.items():  # ghost layers that the model brought along stay what they were
+            swap_batch_norm(module.get_submodule(name), size)
+        self._converted, self._resized = [], {}

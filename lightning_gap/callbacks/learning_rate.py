@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from .._lightning import (
     writes_logs_now,
 )
 from ..functional.learning_rate import Rule, gradual_warmup, learning_rate_scale
+from ._arguments import check_counts
 
 
 class LearningRateScaling(Callback):
@@ -52,10 +54,12 @@ class LearningRateScaling(Callback):
         micro_batch_size: int | None = None,
     ) -> None:
         learning_rate_scale(1, base_batch_size, rule=rule)
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size must be at least 1 sample, got {micro_batch_size!r}")
-        if not warmup_epochs >= 0:
-            raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs!r}; 0 means no warmup")
+        if micro_batch_size is not None:
+            check_counts(micro_batch_size=micro_batch_size)
+        if not 0 <= warmup_epochs < math.inf:
+            raise ValueError(
+                f"warmup_epochs must not be negative or infinite, got {warmup_epochs!r}; 0 means no warmup"
+            )
         self.base_batch_size = base_batch_size
         self.rule: Rule = rule
         self.warmup_epochs = warmup_epochs
@@ -64,7 +68,7 @@ class LearningRateScaling(Callback):
         self._unscaled: dict[Optimizer, list[Any]] = {}
         self._batch_size = 0
         self._factor = 1.0
-        self._effective: list[float] = []
+        self._effective: dict[Optimizer, list[float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -90,7 +94,8 @@ class LearningRateScaling(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._effective and writes_logs_now(trainer):
-            rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in enumerate(self._effective)}
+            used = [rate for optimizer in trainer.optimizers for rate in self._effective.get(optimizer, [])]
+            rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in enumerate(used)}
             terms = {"lr/scale": self._factor, "batch/effective": float(self._batch_size)}
             pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
 
@@ -117,9 +122,7 @@ class LearningRateScaling(Callback):
             self._unscaled[optimizer] = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * self._factor  # a new object: rates held as tensors are shared
-            if optimizer is optimizers[0]:
-                self._effective = []
-            self._effective += [float(group["lr"]) for group in optimizer.param_groups]
+            self._effective[optimizer] = [float(group["lr"]) for group in optimizer.param_groups]
 
         def after(optimizer: Optimizer, *_: Any) -> None:
             self._restore(optimizer)
@@ -140,4 +143,4 @@ class LearningRateScaling(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._effective = []
+        self._effective = {}

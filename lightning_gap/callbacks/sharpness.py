@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
+from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights, to_device
 from ..functional.batch_statistics import batch_statistics
-from ..functional.sharpness import Sharpness, checked_params, epsilon_name, sharpness
-from ._fixed_subset import fixed_subsets
+from ..functional.sharpness import Sharpness, UndefinedSharpnessError, checked_params, epsilon_name, sharpness
+from ._arguments import check_counts
+from ._fixed_subset import fixed_subsets, with_shares
 from ._undisturbed import check_measurable, training_step_loss, undisturbed
 
 BatchNormMode = Literal["running", "batch"]
@@ -65,12 +68,12 @@ class SharpnessMonitor(Callback):
         suffix: str = "",
     ) -> None:
         self.epsilon = tuple(epsilon) if isinstance(epsilon, tuple | list) else (epsilon,)
-        if not self.epsilon or not all(e > 0 for e in self.epsilon) or len(set(self.epsilon)) < len(self.epsilon):
+        numbers = all(isinstance(e, int | float) and 0 < e < math.inf for e in self.epsilon)
+        if not self.epsilon or not numbers or len(set(self.epsilon)) < len(self.epsilon):
             raise ValueError(f"epsilon must be positive, or several different positive numbers, got {epsilon!r}")
-        whole = {"every_n_epochs": every_n_epochs, "samples": samples, "chunk_size": chunk_size}
-        for name, value in whole.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        check_counts(
+            every_n_epochs=every_n_epochs, samples=samples, chunk_size=chunk_size, max_evaluations=max_evaluations
+        )
         if max_evaluations < 2:
             raise ValueError(f"max_evaluations must be at least 2, got {max_evaluations!r}; try 7")
         if batch_norm not in get_args(BatchNormMode):
@@ -84,7 +87,7 @@ class SharpnessMonitor(Callback):
         self.data = data
         self.loss_fn = loss_fn
         self.suffix = suffix
-        self._batches: list[Any] = []
+        self._batches: list[tuple[Any, float]] = []
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -102,39 +105,44 @@ class SharpnessMonitor(Callback):
         checked_params(_trained(pl_module))
         source = {"data": (self.data, trainer.train_dataloader)}
         chosen = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)
-        self._batches = chosen["data"]
+        self._batches = with_shares(chosen["data"], argument="data")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_due(trainer, self.every_n_epochs):
             results = self.measure(trainer, pl_module)
             values = [result.percent for result in results] + [results[0].loss, results[0].gradient_norm]
             values = trainer.strategy.broadcast(values)  # BatchNorm buffers differ by process; all log rank zero's
-            pl_module.log_dict(dict(zip(self.keys, values, strict=True)))
+            pl_module.log_dict(dict(zip(self.keys, values, strict=True)), sync_dist=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = []
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> list[Sharpness]:
-        """Measure now, inside fit; one result for each epsilon, nothing logged."""
+        """Measure now, inside fit; one result for each epsilon, nothing logged. Where it is undefined, all is NaN."""
         mode = batch_statistics(pl_module) if self.batch_norm == "batch" else nullcontext()
-        with undisturbed(trainer, pl_module, seed=self.seed), mode:
-            return [
-                sharpness(
-                    lambda: self._loss_parts(trainer, pl_module),
-                    _trained(pl_module),
-                    epsilon=epsilon,
-                    max_evaluations=self.max_evaluations,
-                )
-                for epsilon in self.epsilon
-            ]
+        with undisturbed(trainer, pl_module), mode:
+            return [self._measure_one(trainer, pl_module, epsilon) for epsilon in self.epsilon]
+
+    def _measure_one(self, trainer: Trainer, module: LightningModule, epsilon: float) -> Sharpness:
+        try:
+            return sharpness(
+                lambda: self._loss_parts(trainer, module),
+                _trained(module),
+                epsilon=epsilon,
+                max_evaluations=self.max_evaluations,
+            )
+        except UndefinedSharpnessError as error:  # a diverged run is not ours to stop
+            rank_zero_warn(f"sharpness is logged as NaN: {error}")
+            nan = math.nan
+            return Sharpness(nan, nan, nan, nan, epsilon, evaluations=1, random_start=False)
 
     def _loss_parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
-        """Each chunk's share of the mean loss over all samples."""
-        sizes = [extract_batch_size(batch) for batch in self._batches]
-        for index, (batch, size) in enumerate(zip(self._batches, sizes, strict=True)):
-            batch = trainer.strategy.batch_to_device(batch)
+        """Each chunk's share of the mean loss over all samples, with the same random numbers at every evaluation."""
+        torch.manual_seed(self.seed)
+        for index, (stored, share) in enumerate(self._batches):
+            batch = to_device(trainer, stored)
             loss = self.loss_fn(module, batch) if self.loss_fn else training_step_loss(module, batch, index)
-            yield loss * (size / sum(sizes))
+            yield loss * share
 
 
 def _trained(module: LightningModule) -> list[Tensor]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
 from ..functional.weight_distance import log_fit, weight_distance
+from ._arguments import check_counts
 
 
 class WeightDistanceMonitor(Callback):
-    """Log the Euclidean distance of all trained parameters from their values when fit began.
+    """Log the Euclidean distance of all parameters from their values when fit began.
 
     Logs at the end of an epoch ``weights/distance_from_init``, and from the third measurement on
     ``weights/log_slope`` and ``weights/log_r2``: slope and R squared of distance against the logarithm of the
@@ -33,8 +35,7 @@ class WeightDistanceMonitor(Callback):
     """
 
     def __init__(self, *, every_n_epochs: int = 1, suffix: str = "") -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs!r}")
+        check_counts(every_n_epochs=every_n_epochs)
         self.every_n_epochs = every_n_epochs
         self.suffix = suffix
         self._start: dict[str, Tensor] = {}
@@ -57,29 +58,33 @@ class WeightDistanceMonitor(Callback):
             self._start, self._steps, self._distances = {}, [], []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = _trained(pl_module)
+        weights = _weights(pl_module)
         if not self._start:
+            if trainer.ckpt_path:
+                rank_zero_warn(
+                    "the checkpoint was saved without WeightDistanceMonitor, so the first weights are unknown: "
+                    "distances are measured from those of the checkpoint"
+                )
             self._start = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
         elif self._start.keys() != weights.keys():
             different = ", ".join(sorted(self._start.keys() ^ weights.keys()))
             raise ValueError(
-                f"the checkpoint's WeightDistanceMonitor and the model differ in trained parameters: {different}; "
+                f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {different}; "
                 "resume with the same model, or load only its weights"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_due(trainer, self.every_n_epochs):
             return
-        weights = _trained(pl_module)
-        shared = [name for name in self._start if name in weights]  # a parameter may be frozen on the way
-        distance = weight_distance((weights[name] for name in shared), (self._start[name] for name in shared))
+        weights = _weights(pl_module)
+        distance = weight_distance((weights[name] for name in self._start), self._start.values())
         self._steps.append(max(1, trainer.global_step))
         self._distances.append(distance)
         values = [distance]
         if len(set(self._steps)) > 2:
             fit = log_fit(self._steps, self._distances)
             values += [fit.slope, fit.r_squared]
-        pl_module.log_dict(dict(zip(self.keys, values, strict=False)))
+        pl_module.log_dict(dict(zip(self.keys, values, strict=False)), sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"start": self._start, "steps": self._steps, "distances": self._distances}
@@ -90,8 +95,9 @@ class WeightDistanceMonitor(Callback):
         self._distances = list(state_dict["distances"])
 
 
-def _trained(module: LightningModule) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+def _weights(module: LightningModule) -> dict[str, Tensor]:
+    """All of them: a frozen one adds nothing, and may be unfrozen on the way."""
+    weights: dict[str, Tensor] = dict(module.named_parameters())
     for name, weight in weights.items():
         if is_lazy(weight):
             raise ValueError(f"parameter {name} is lazy and has no value yet; run one batch through the model first")

@@ -47,6 +47,7 @@ class InMemoryLoader:
 
     Raises:
         ValueError: If there is nothing to load, the tensors differ in length, or ``batch_size`` is below 1.
+        RuntimeError: When iterated on several processes: it serves one.
 
     Example:
         >>> loader = InMemoryLoader((torch.arange(5),), batch_size=2)
@@ -69,6 +70,13 @@ class InMemoryLoader:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            processes = torch.distributed.get_world_size()
+            if processes > 1:
+                raise RuntimeError(
+                    f"InMemoryLoader would serve the same batches to all {processes} processes; "
+                    "train on one process, or use a DataLoader, which Lightning splits between them"
+                )
         order = self.sampler.order() if self.sampler else torch.arange(len(self.dataset))
         for indices in torch.split(order, self.batch_size):
             yield self.dataset[indices]

@@ -11,6 +11,7 @@ from .landscape import along_line as along_line
 from .learning_rate import gradual_warmup as gradual_warmup
 from .learning_rate import learning_rate_scale as learning_rate_scale
 from .sharpness import Sharpness as Sharpness
+from .sharpness import UndefinedSharpnessError as UndefinedSharpnessError
 from .sharpness import epsilon_name as epsilon_name
 from .sharpness import sharpness as sharpness
 from .weight_distance import LogFit as LogFit

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .ghost_batch_norm import _GhostBatchNorm
 
 
 @contextmanager
@@ -19,8 +22,8 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     batch it is evaluated in then belongs to the definition.
 
     Args:
-        module: Any module. Its BatchNorm layers, ghost layers included, are in training mode inside the block; their
-            mode and buffers are as before after it.
+        module: Any module. Its BatchNorm layers are in training mode inside the block, and ghost layers take the
+            whole batch as one ghost; modes, sizes and buffers are as before after it.
 
     Example:
         >>> layer = nn.BatchNorm1d(2).eval()
@@ -33,11 +36,16 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     modes = [layer.training for layer in layers]
     buffers = [buffer for layer in layers for buffer in layer.buffers()]
     originals = [buffer.clone() for buffer in buffers]
+    ghosts = [(layer, layer.ghost_batch_size) for layer in layers if isinstance(layer, _GhostBatchNorm)]
     for layer in layers:
         layer.train()
+    for ghost, _ in ghosts:
+        ghost.ghost_batch_size = sys.maxsize
     try:
         yield
     finally:
+        for ghost, size in ghosts:
+            ghost.ghost_batch_size = size
         for layer, mode in zip(layers, modes, strict=True):
             layer.train(mode)
         with torch.no_grad():

@@ -128,12 +128,12 @@ class SwapReport:
 
     Attributes:
         converted: Names of the layers that were BatchNorm and are ghost layers now.
-        resized: Names of the layers that were ghost layers before and took the new size.
+        resized: Name and former size of the layers that were ghost layers before and took the new size.
         skipped: Name and reason of each batch-norm layer that was left alone.
     """
 
     converted: tuple[str, ...]
-    resized: tuple[str, ...] = ()
+    resized: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -149,7 +149,7 @@ def swap_batch_norm(module: nn.Module, ghost_batch_size: int) -> SwapReport:
 
     Returns:
         The names of the converted and resized layers, and the layers left alone with the reason: `SyncBatchNorm`,
-        lazy layers, and subclasses whose own `forward` a swap would lose.
+        lazy layers, and subclasses, whose own behaviour a swap could lose.
 
     Raises:
         TypeError: If ``ghost_batch_size`` is not an integer.
@@ -162,20 +162,20 @@ def swap_batch_norm(module: nn.Module, ghost_batch_size: int) -> SwapReport:
     """
     checked_ghost_batch_size(ghost_batch_size)
     converted: list[str] = []
-    resized: list[str] = []
+    resized: dict[str, int] = {}
     skipped: dict[str, str] = {}
     for name, layer in module.named_modules():
         if type(layer) in _GHOST_OF:
             layer.__class__ = _GHOST_OF[type(layer)]
             converted.append(name)
-        elif type(layer) in _PLAIN_OF:
-            resized.append(name)
+        elif isinstance(layer, _GhostBatchNorm):
+            resized[name] = layer.ghost_batch_size
         elif isinstance(layer, _BatchNorm):
             skipped[name] = _why_skipped(layer)
             continue
         if isinstance(layer, _GhostBatchNorm):
             layer.ghost_batch_size = ghost_batch_size
-    return SwapReport(tuple(converted), tuple(resized), skipped)
+    return SwapReport(tuple(converted), resized, skipped)
 
 
 def restore_batch_norm(module: nn.Module) -> tuple[str, ...]:
@@ -210,4 +210,4 @@ def _why_skipped(layer: _BatchNorm) -> str:
         return "SyncBatchNorm shares statistics across processes, the opposite of ghost batches"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         return "lazy layer without a size yet; run one batch through the model first"
-    return f"{type(layer).__name__} is a subclass with a forward of its own"
+    return f"{type(layer).__name__} is a subclass, whose own behaviour a swap could lose"

@@ -13,6 +13,10 @@ from torch import Tensor
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
 
 
+class UndefinedSharpnessError(ValueError):
+    """The loss at the weights is not finite, or so low that its relative rise has no meaning."""
+
+
 @dataclass(frozen=True)
 class Sharpness:
     """Result of `sharpness`.
@@ -70,7 +74,8 @@ def sharpness(
 
     Raises:
         ValueError: If ``epsilon`` or ``max_evaluations`` is out of range, a tensor cannot be perturbed, or the loss
-            is not a scalar, does not depend on ``params``, is not finite, or is -1 or below.
+            is not a scalar or does not depend on ``params``.
+        UndefinedSharpnessError: A ValueError, if the loss at ``params`` is not finite, or is -1 or below.
 
     Reference:
         Keskar, Mudigere, Nocedal, Smelyanskiy and Tang (2017), Metric 2.1 with A the identity; Table 3.
@@ -88,7 +93,7 @@ def sharpness(
     with _put_back(weights) as centre, torch.enable_grad():
         loss, gradient = _loss_and_gradient(loss_fn, weights)
         if not math.isfinite(loss) or loss <= -1:
-            raise ValueError(f"the loss at params must be finite and above -1, got {loss!r}")
+            raise UndefinedSharpnessError(f"the loss at params must be finite and above -1, got {loss!r}")
         norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradient))
         box = [epsilon * (x.abs() + 1) for x in centre]
         y, highest, evaluations = [torch.zeros_like(x) for x in centre], loss, 1
@@ -179,18 +184,15 @@ def _write(weights: Sequence[Tensor], centre: Sequence[Tensor], offset: Sequence
 def _loss_and_gradient(loss_fn: LossFunction, weights: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
     """Loss summed over its parts in float64, and its gradient; without ``weights`` the loss alone."""
     total, gradient = 0.0, [torch.zeros_like(weight) for weight in weights]
-    with torch.set_grad_enabled(bool(weights)):
-        parts = loss_fn()
-        for part in (parts,) if isinstance(parts, Tensor) else parts:
-            if part.numel() != 1:
-                raise ValueError(
-                    f"loss_fn must return a scalar or parts that are scalars, got shape {tuple(part.shape)}"
-                )
-            total += float(part.detach())
-            if weights:
-                if not part.requires_grad:
-                    raise ValueError("the loss does not depend on params; compute it with gradients enabled")
-                for g, new in zip(gradient, torch.autograd.grad(part, weights, allow_unused=True), strict=True):
-                    if new is not None:
-                        g += new
+    parts = loss_fn()
+    for part in (parts,) if isinstance(parts, Tensor) else parts:
+        if part.numel() != 1:
+            raise ValueError(f"loss_fn must return a scalar or parts that are scalars, got shape {tuple(part.shape)}")
+        total += float(part.detach())
+        if weights:
+            if not part.requires_grad:
+                raise ValueError("the loss does not depend on params; compute it with gradients enabled")
+            for g, new in zip(gradient, torch.autograd.grad(part, weights, allow_unused=True), strict=True):
+                if new is not None:
+                    g += new
     return total, gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,8 @@ def write_markdown(path: Path, columns: Sequence[Column], rows: Sequence[Row], *
     path.write_text("\n".join([*lines, "", terms, ""]), encoding="utf-8")
 
 
-def _line(texts: object) -> str:
-    return "| " + " | ".join(texts) + " |"  # type: ignore[arg-type]
+def _line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:

@@ -58,7 +58,3 @@ class InMemoryData(LightningDataModule):
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """The held-out samples; an empty list where there are none."""
         return InMemoryLoader(self.validation, batch_size=1000) if len(self.validation[1]) else []
-
-    def test_dataloader(self) -> InMemoryLoader:
-        """The test samples."""
-        return InMemoryLoader(self.test, batch_size=1000)

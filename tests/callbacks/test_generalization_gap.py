@@ -1,7 +1,7 @@
 import pytest
 import tiny
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from torch.nn.functional import cross_entropy, mse_loss
 from torchmetrics.functional.classification import multiclass_accuracy
 
@@ -114,17 +114,44 @@ def test_several_validation_loaders_are_refused_until_one_is_chosen():
 
 
 @pytest.mark.parametrize("argument", ["every_n_epochs", "samples", "chunk_size"])
-def test_counts_below_one_are_refused(argument):
-    with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
-        GeneralizationGapMonitor(**{argument: 0})
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
+def test_counts_that_are_no_counts_are_refused(argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be a whole number, at least 1, got {value!r}"):
+        GeneralizationGapMonitor(**{argument: value})
 
 
-def test_no_gradients_are_computed():
-    grad_modes = set()
+def test_a_step_that_needs_gradients_can_be_measured():
+    class Penalty(tiny.Validated):
+        def training_step(self, batch, batch_idx):
+            x = batch[0].clone().requires_grad_()
+            loss = cross_entropy(self(x), batch[1])
+            return loss + torch.autograd.grad(loss, x, create_graph=True)[0].square().sum()
 
-    def loss(module, batch):
-        grad_modes.add(torch.is_grad_enabled())
-        return cross_entropy(module(batch[0]), batch[1])
+    _, watch = run(GeneralizationGapMonitor(), module=Penalty(), max_epochs=1)
+    assert len(watch.logged[0]) == 2
 
-    run(GeneralizationGapMonitor(loss_fn=loss), max_epochs=1)
-    assert grad_modes == {False}
+
+class NoForward(tiny.Validated):
+    forward = LightningModule.forward
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class TwoInputs(NoForward):
+    def forward(self, inputs, mask):
+        return self.net(inputs * mask)
+
+
+class OneColumn(NoForward):
+    def forward(self, inputs):
+        return self.net(inputs)[:, :1]
+
+
+@pytest.mark.parametrize("kind", [NoForward, TwoInputs, OneColumn])
+def test_an_accuracy_that_cannot_be_known_is_not_invented(kind):
+    _, watch = run(GeneralizationGapMonitor(), module=kind(), max_epochs=1)
+    assert len(watch.logged[0]) == 1

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import tiny
 import torch
@@ -65,6 +67,7 @@ def test_ghost_layers_that_the_model_brought_along_stay():
     module.net[1] = GhostBatchNorm1d(16, ghost_batch_size=8)
     tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
     assert type(module.net[1]) is GhostBatchNorm1d
+    assert module.net[1].ghost_batch_size == 8
 
 
 def test_the_model_is_restored_after_an_exception():
@@ -114,10 +117,28 @@ def test_a_model_without_batch_norm_is_refused():
         tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
 
 
+def test_layers_that_are_left_alone_are_named_with_the_reason():
+    class Own(nn.BatchNorm1d):
+        pass
+
+    module = tiny.TinyClassifier()
+    module.net[1] = Own(16)
+    with pytest.raises(ValueError, match=r"found no BatchNorm layer .*left net\.1 alone: Own is a subclass"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+    module.net.append(nn.BatchNorm1d(3))
+    with pytest.warns(UserWarning, match=r"left net\.1 alone: Own is a subclass"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+
+
+def test_a_data_set_smaller_than_the_batch_makes_the_batch():
+    with pytest.raises(ValueError, match="ghost_batch_size=32 is larger than the batch of 24 samples"):
+        tiny.trainer(GhostBatchNormSwap(32)).fit(tiny.TinyClassifier(), tiny.loader(24, batch_size=64))
+
+
 def test_sync_batch_norm_is_refused_with_what_to_do():
     trainer = tiny.trainer(GhostBatchNormSwap(4), sync_batchnorm=True, strategy="ddp", devices=1)
     try:
-        with pytest.raises(ValueError, match=r"use Trainer\(sync_batchnorm=False\)"):
+        with mock.patch.dict("os.environ"), pytest.raises(ValueError, match=r"use Trainer\(sync_batchnorm=False\)"):
             trainer.fit(tiny.TinyClassifier(), tiny.loader())
     finally:
         torch.distributed.destroy_process_group()

@@ -207,9 +207,9 @@ def test_a_base_batch_that_is_no_size_is_refused(base):
         LearningRateScaling(base)
 
 
-@pytest.mark.parametrize("epochs", [-1, math.nan])
+@pytest.mark.parametrize("epochs", [-1, math.nan, math.inf])
 def test_a_negative_warmup_is_refused(epochs):
-    with pytest.raises(ValueError, match="warmup_epochs must not be negative"):
+    with pytest.raises(ValueError, match="warmup_epochs must not be negative or infinite"):
         LearningRateScaling(warmup_epochs=epochs)
 
 

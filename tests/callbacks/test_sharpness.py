@@ -141,16 +141,17 @@ def test_mixed_precision_is_measured_in_full_precision():
     assert watch.values[0] == pytest.approx(by_hand.values[0], rel=2e-3)
 
 
-@pytest.mark.parametrize("epsilon", [0, -1e-3, (), (1e-3, 1e-3), math.nan])
+@pytest.mark.parametrize("epsilon", [0, -1e-3, (), (1e-3, 1e-3), math.nan, math.inf, "1e-3"])
 def test_an_epsilon_that_is_no_box_is_refused(epsilon):
     with pytest.raises(ValueError, match="epsilon must be positive"):
         SharpnessMonitor(epsilon)
 
 
 @pytest.mark.parametrize("argument", ["every_n_epochs", "samples", "chunk_size"])
-def test_counts_below_one_are_refused(argument):
-    with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
-        SharpnessMonitor(**{argument: 0})
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
+def test_counts_that_are_no_counts_are_refused(argument, value):
+    with pytest.raises(ValueError, match=f"{argument} must be a whole number, at least 1, got {value!r}"):
+        SharpnessMonitor(**{argument: value})
 
 
 def test_an_unknown_batch_norm_mode_is_refused():
@@ -165,3 +166,81 @@ def test_sharded_weights_are_refused():
     trainer = tiny.trainer(SharpnessMonitor(), strategy=FSDPStrategy(device="cpu"), accelerator="auto")
     with pytest.raises(ValueError, match="needs whole parameters on every process, and FSDPStrategy shards them"):
         trainer.fit(tiny.TinyClassifier(), tiny.loader())
+
+
+def test_the_batch_takes_the_way_of_the_training_loop():
+    class Scales(tiny.TinyClassifier):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            batch[0].mul_(3)  # in place: what the monitor keeps must not grow from one evaluation to the next
+            return {"x": batch[0], "y": batch[1]}
+
+        def training_step(self, batch, batch_idx):
+            seen.append(float(batch["x"].std()))
+            return cross_entropy(self(batch["x"]), batch["y"])
+
+    seen = []
+    fresh = torch.utils.data.DataLoader(
+        list(tiny.dataset()),
+        batch_size=48,
+        collate_fn=lambda s: [torch.stack([x for x, _ in s]).clone(), torch.stack([y for _, y in s])],
+    )
+    tiny.trainer(SharpnessMonitor(chunk_size=48), max_epochs=1).fit(Scales(), fresh)
+    assert len(seen) > 3
+    assert seen == pytest.approx([seen[0]] * len(seen))
+
+
+def test_double_precision_is_measured_in_double_precision():
+    watch = Watch()
+    tiny.trainer(SharpnessMonitor(1e-3), watch, precision="64-true", max_epochs=1).fit(
+        tiny.Validated(), tiny.loader(), tiny.loader(24)
+    )
+    assert watch.values[0][0] > 0
+
+
+def test_a_random_loss_is_the_same_at_every_evaluation():
+    class Noisy(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self(batch[0] + torch.randn_like(batch[0])), batch[1])
+
+    watch = Watch()
+    monitor = SharpnessMonitor((1e-3, 1e-7))
+    trainer = tiny.trainer(monitor, watch, max_epochs=1)
+    trainer.fit(Noisy(), tiny.loader())
+    assert float(trainer.callback_metrics["sharpness/full_eps1e-7"]) < 1e-3 < watch.values[0][0]
+
+
+def test_a_training_step_that_needs_gradients_can_be_measured():
+    class Penalty(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            x = batch[0].clone().requires_grad_()
+            loss = cross_entropy(self(x), batch[1])
+            (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+            return loss + gradient.square().sum()
+
+    for evaluations in (2, 7):
+        watch = Watch()
+        tiny.trainer(SharpnessMonitor(1e-3, max_evaluations=evaluations), watch, max_epochs=1).fit(
+            Penalty(), tiny.loader()
+        )
+        assert watch.values[0][0] > 0
+
+
+def test_a_diverged_run_goes_on_and_its_sharpness_is_missing():
+    class Diverges(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (math.nan if self.current_epoch else 1.0)
+
+    trainer = tiny.trainer(SharpnessMonitor(1e-3), max_epochs=2)
+    with pytest.warns(UserWarning, match="sharpness is logged as NaN: the loss at params must be finite"):
+        trainer.fit(Diverges(), tiny.loader())
+    assert trainer.global_step == 6
+    assert math.isnan(float(trainer.callback_metrics["sharpness/full_eps1e-3"]))
+
+
+def test_batches_of_unknown_size_are_refused_before_the_first_step():
+    class Opaque:
+        pass
+
+    loader = torch.utils.data.DataLoader(list(tiny.dataset()), batch_size=16, collate_fn=lambda _: Opaque())
+    with pytest.raises(ValueError, match=r"cannot tell how many samples a Opaque holds; pass data="):
+        tiny.trainer(SharpnessMonitor()).fit(tiny.TinyClassifier(), loader)

@@ -57,18 +57,30 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     trainer.fit(tiny.TinyClassifier(), tiny.loader())
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     module = tiny.TinyClassifier()
-    module.net[1].weight.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"differ in trained parameters: net\.1\.weight"):
+    module.net.append(nn.Linear(3, 3))
+    module.strict_loading = False
+    with pytest.raises(ValueError, match=r"differ in parameters: net\.5\.bias, net\.5\.weight"):
         tiny.trainer(WeightDistanceMonitor(), max_epochs=2).fit(module, tiny.loader(), ckpt_path=tmp_path / "run.ckpt")
 
 
-def test_frozen_weights_do_not_count():
-    module = tiny.TinyClassifier()
-    for parameter in module.net[0].parameters():
-        parameter.requires_grad_(False)
-    monitor = WeightDistanceMonitor()
-    tiny.trainer(monitor, max_epochs=1).fit(module, tiny.loader())
-    assert not any(name.startswith("net.0") for name in monitor.state_dict()["start"])
+def test_weights_that_are_unfrozen_on_the_way_count():
+    class Unfreezes(tiny.TinyClassifier):
+        def on_train_epoch_start(self):
+            self.net[0].requires_grad_(self.current_epoch > 0)
+
+    by_hand = ByHand()
+    tiny.trainer(WeightDistanceMonitor(), by_hand, max_epochs=3).fit(Unfreezes(), tiny.loader())
+    assert [row[0] for row in by_hand.logged] == pytest.approx(by_hand.distances, rel=1e-5)
+
+
+def test_a_checkpoint_that_knows_no_start_is_said_so(tmp_path):
+    trainer = tiny.trainer(max_epochs=1)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    with pytest.warns(UserWarning, match="saved without WeightDistanceMonitor"):
+        tiny.trainer(WeightDistanceMonitor(), max_epochs=2).fit(
+            tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "run.ckpt"
+        )
 
 
 @pytest.mark.filterwarnings(
@@ -82,7 +94,7 @@ def test_lazy_weights_are_refused_by_name():
 
 
 def test_every_n_epochs_must_be_positive():
-    with pytest.raises(ValueError, match="every_n_epochs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every_n_epochs must be a whole number, at least 1, got 0"):
         WeightDistanceMonitor(every_n_epochs=0)
 
 

@@ -39,6 +39,7 @@ class Data(LightningDataModule):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning against this jsonargparse
+@pytest.mark.filterwarnings("ignore:.*will be overridden by `LightningCLI.configure_optimizers`")
 def test_every_callback_is_configured_from_yaml(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["main.py"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gap.functional import batch_statistics
+from lightning_gap.functional import GhostBatchNorm1d, batch_statistics
 
 
 def test_evaluation_uses_the_batch_and_leaves_no_trace():
@@ -17,6 +17,14 @@ def test_evaluation_uses_the_batch_and_leaves_no_trace():
     torch.testing.assert_close(y.var(0, unbiased=False), torch.ones(4), rtol=1e-3, atol=0)
     assert [part.training for part in model] == [False, True, False]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_ghost_layer_takes_the_whole_batch_as_one():
+    plain, ghost = nn.BatchNorm1d(4).eval(), GhostBatchNorm1d(4, ghost_batch_size=8).eval()
+    x = torch.randn(64, 4)
+    with batch_statistics(plain), batch_statistics(ghost):
+        assert torch.equal(plain(x), ghost(x))
+    assert ghost.ghost_batch_size == 8
 
 
 def test_an_exception_leaves_no_trace_either():

@@ -176,11 +176,19 @@ def test_list_names_every_recipe_data_set_and_regime():
         (["compare", "f1", "small", "small"], "regimes must name at least one regime, each once"),
         (["compare", "f1", "small", "--trials", "0"], "trials must be at least 1, got 0"),
         (["compare", "f1", "small", "--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["compare", "f1", "small", "--epsilon", "[0.001,0]"], "epsilon must be positive numbers, got [0.001, 0.0]"),
-        (["compare", "f1", "small", "--epsilon", "[-1]"], "epsilon must be positive numbers"),
+        (
+            ["compare", "f1", "small", "--epsilon", "[0.001,0]"],
+            "epsilon must be different positive numbers, got [0.001, 0.0]",
+        ),
+        (["compare", "f1", "small", "--epsilon", "[-1]"], "epsilon must be different positive numbers"),
         (["compare", "f1", "ghost", "--ghost_batch_size", "0"], "ghost_batch_size must be at least 1, got 0"),
         (["compare", "f1", "ghost", "--ghost_batch_size", "641"], "ghost_batch_size=641 is larger than the batch"),
-        (["compare", "f1", "small", "--small_batch_size", "0"], "batch_size must be from 1 to the 1280 training"),
+        (["compare", "f1", "large", "--small_batch_size", "0"], "small_batch_size must be at least 1, got 0"),
+        (["compare", "f1", "small", "--epsilon", "[0.001,0.001]"], "epsilon must be different positive numbers"),
+        (["compare", "f1", "small", "--epsilon", "[.inf]"], "epsilon must be different positive numbers"),
+        (["compare", "f1", "small", "--seed", "-1"], "seed must be from 0 to 2147483647, got -1"),
+        (["compare", "f1", "linear-lr", "--warmup_epochs", ".inf"], "warmup_epochs must not be negative or infinite"),
+        (["compare", "f1", "small", "--accelerator", "tpu"], "accelerator='tpu' cannot be used here"),
         (["compare", "f1", "large", "--large_batch_size", "9999"], "batch_size must be from 1 to the 1280 training"),
         (["compare", "f1", "small", "--learning_rate", "-1"], "learning_rate must be positive, got -1"),
         (["run", "f1", "--regime", "gohst"], "unknown regime 'gohst'; did you mean 'ghost'?"),
@@ -195,6 +203,16 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(args, message, tmp_path,
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_regime_that_diverges_does_not_lose_the_others(tmp_path, capsys):
+    folder = tmp_path / "out"
+    arguments = ["large", "small", "--epochs", "1", "--learning_rate", "1e20", "--output", str(folder)]
+    assert main(["compare", "f1", *arguments]) == 0
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sharpness_1e-3"] for row in rows] == ["nan", "nan"]
+    assert "sharpness 1e-3" in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_resume_in_a_new_folder(tmp_path, capsys):
