@@ -32,7 +32,8 @@ class GeneralizationGapMonitor(Callback):
     inputs and integer targets and a `forward` that gives class scores (N, C), or with ``accuracy_fn``.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, and of the last, once validation data is loaded.
+        every_n_epochs: Measure at the end of every n-th epoch, and of the last one planned, once there is
+            validation data.
         samples: Most samples of either kind; the smaller data set decides.
         chunk_size: Most samples in memory at a time.
         seed: Seed of the two subsets.

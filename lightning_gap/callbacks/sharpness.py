@@ -33,7 +33,7 @@ class SharpnessMonitor(Callback):
 
     Args:
         epsilon: Half-widths of the box, relative to ``|x_i| + 1``. The paper uses 1e-3 and 5e-4.
-        every_n_epochs: Measure at the end of every n-th epoch, and of the last.
+        every_n_epochs: Measure at the end of every n-th epoch, and of the last one planned.
         samples: Training samples to measure on. On a well-fitted small-batch solution the value settles only at
             about 10,000; keep the number and ``seed`` equal in runs that you compare.
         chunk_size: Most samples in memory at a time; with ``batch_norm="batch"`` it is part of the definition.

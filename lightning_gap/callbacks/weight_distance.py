@@ -23,7 +23,7 @@ class WeightDistanceMonitor(Callback):
     measurements are part of the checkpoint, so that a resumed run goes on measuring from the same point.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, and of the last.
+        every_n_epochs: Measure at the end of every n-th epoch, and of the last one planned.
         suffix: Appended to the keys, so that two monitors can stand side by side.
 
     Raises:
