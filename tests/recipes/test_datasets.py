@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from lightning_gap.recipes.datasets import DATASETS, InMemoryData
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
+REAL = Path(os.environ.get("LIGHTNING_GAP_DATA", "data"))
 
 
 def test_digits_are_scikit_learns_split_once():
@@ -63,7 +64,7 @@ def test_mnist_files_are_read_as_they_are_written(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "MNIST").exists(), reason="the real MNIST is not beside this checkout")
+@pytest.mark.skipif(not (REAL / "MNIST").exists(), reason="no real MNIST in ./data or $LIGHTNING_GAP_DATA")
 def test_real_mnist_has_its_known_statistics():
     splits = DATASETS["mnist"](REAL)
     assert [len(part[1]) for part in (splits.train, splits.test)] == [60_000, 10_000]
