@@ -190,7 +190,7 @@ def _check(settings: Settings, numbers: Numbers) -> None:
         )
     try:
         Trainer(accelerator=settings.accelerator, devices=1, logger=False, enable_progress_bar=False)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
         raise ValueError(f"accelerator={settings.accelerator!r} cannot be used here: {error}") from error
 
 

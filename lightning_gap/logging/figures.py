@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ def parametric_figure(
         left.annotate(
             name, (position, 0), xycoords=("data", "axes fraction"), xytext=(3, 5), textcoords="offset points"
         )
-    left.set_yscale("log")
+    if any(0 < value < math.inf for curve in loss.values() for value in curve):  # not if both solutions diverged
+        left.set_yscale("log")
     left.set_xlabel(f"alpha ({ends[0]} at 0, {ends[1]} at 1)")
     left.set_ylabel("cross-entropy", color="tab:blue")
     right.set_ylabel("accuracy (%)", color="tab:red")

@@ -16,12 +16,18 @@ from lightning_gap import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
 
-output, with_monitors = Path(sys.argv[1]), sys.argv[2] == "monitors"
-monitors = [SharpnessMonitor(samples=20), WeightDistanceMonitor(), GeneralizationGapMonitor(samples=20)]
-callbacks = [GhostBatchNormSwap(4), LearningRateScaling(8, warmup_epochs=0), *(monitors if with_monitors else [])]
-torch.manual_seed(0)
-module = tiny.Validated()
-trainer = tiny.trainer(*callbacks, strategy="ddp", devices=2)
-trainer.fit(module, tiny.loader(batch_size=8, shuffle=True), tiny.loader(24, seed=2))
-result = {"weights": tiny.state_of(module), "metrics": dict(trainer.callback_metrics)}
-torch.save(result, output / f"rank-{trainer.global_rank}.pt")
+
+def main() -> None:
+    output, with_monitors = Path(sys.argv[1]), sys.argv[2] == "monitors"
+    monitors = [SharpnessMonitor(samples=20), WeightDistanceMonitor(), GeneralizationGapMonitor(samples=20)]
+    callbacks = [GhostBatchNormSwap(4), LearningRateScaling(8, warmup_epochs=0), *(monitors if with_monitors else [])]
+    torch.manual_seed(0)
+    module = tiny.Validated()
+    trainer = tiny.trainer(*callbacks, strategy="ddp", devices=2)
+    trainer.fit(module, tiny.loader(batch_size=8, shuffle=True), tiny.loader(24, seed=2))
+    result = {"weights": tiny.state_of(module), "metrics": dict(trainer.callback_metrics)}
+    torch.save(result, output / f"rank-{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
