@@ -76,6 +76,7 @@ class Plan:
         numbers: The recipe's numbers with the overrides.
         splits: The samples.
         output: Folder of the results.
+        network: Builds the network from (in_features, num_classes).
     """
 
     settings: Settings
@@ -136,8 +137,12 @@ def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome
     Args:
         plan: What to do.
         report: Called with one line for each run.
+
+    Returns:
+        For each regime its outcomes, in the order of the trials.
     """
-    settings, outcomes = plan.settings, {name: list[Outcome]() for name in plan.settings.regimes}
+    settings = plan.settings
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.regimes}
     with progress_bar() as bar:
         for trial in range(1, settings.trials + 1):
             seed = settings.seed + trial - 1
