@@ -65,6 +65,7 @@ def on_paper(step, warmup_epochs, scale):
     return scale if step >= warmup else 1 + (scale - 1) * step / warmup
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR, in older torch
 @pytest.mark.parametrize("warmup_epochs", [0, 2])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_each_step_uses_the_users_rate_times_the_factor(name, warmup_epochs):
