@@ -30,13 +30,13 @@ def large(numbers: Numbers) -> Regime:
 
 
 def linear_lr(numbers: Numbers) -> Regime:
-    """The large batch, learning rate scaled linearly after gradual warmup (Goyal et al. 2017)."""
+    """Large batch, rate scaled linearly after warmup (Goyal et al. 2017)."""
     scaling = LearningRateScaling(numbers.small_batch_size, rule="linear", warmup_epochs=numbers.warmup_epochs)
     return Regime(numbers.large_batch_size, (scaling,))
 
 
 def ghost(numbers: Numbers) -> Regime:
-    """The large batch, BatchNorm over small ghost batches (Hoffer et al. 2017)."""
+    """Large batch, BatchNorm over ghost batches (Hoffer et al. 2017)."""
     return Regime(numbers.large_batch_size, (GhostBatchNormSwap(numbers.ghost_batch_size),))
 
 

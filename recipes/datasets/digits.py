@@ -12,7 +12,7 @@ from lightning_gap.recipes.datasets.splits import Splits
 
 
 def digits(data_dir: Path) -> Splits:  # noqa: ARG001 - every data set is called alike
-    """1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn: works offline.
+    """1,797 digits of 8x8 pixels, bundled with scikit-learn: offline.
 
     1,437 to train and 360 to test, stratified, drawn with seed 0. Pixels divided by 16, inputs (N, 64).
 

@@ -13,7 +13,7 @@ _FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind i
 
 
 def mnist(data_dir: Path) -> Splits:
-    """60,000 + 10,000 handwritten digits of 28x28 pixels, read from data_dir/MNIST/raw.
+    """60,000 + 10,000 digits of 28x28 pixels, from data_dir/MNIST/raw.
 
     Pixels divided by 255 and nothing else, inputs (N, 784).
 
