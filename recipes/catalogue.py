@@ -51,7 +51,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "f1": Recipe(
-        summary="5 x 512 fully connected, BatchNorm (Keskar et al. 2017)",
+        summary="5 x 512, fully connected (Keskar et al. 2017)",
         network=F1,
         numbers={
             # Ours: a minute on two cores shows the effect. The large batch is half the 1,280 training samples.

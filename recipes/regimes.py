@@ -30,7 +30,7 @@ def large(numbers: Numbers) -> Regime:
 
 
 def linear_lr(numbers: Numbers) -> Regime:
-    """Large batch, rate scaled linearly after warmup (Goyal et al. 2017)."""
+    """Large batch, rate scaled linearly, warmup (Goyal et al. 2017)."""
     scaling = LearningRateScaling(numbers.small_batch_size, rule="linear", warmup_epochs=numbers.warmup_epochs)
     return Regime(numbers.large_batch_size, (scaling,))
 
