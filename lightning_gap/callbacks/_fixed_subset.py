@@ -13,10 +13,13 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from .._lightning import same_random_numbers
 
+Chunk = tuple[Any, float]
+"""A batch and its share of all samples measured on."""
+
 
 def fixed_subsets(
     sources: Mapping[str, tuple[Iterable[Any] | None, Any]], *, samples: int, chunk_size: int, seed: int
-) -> dict[str, list[Any]]:
+) -> dict[str, list[Chunk]]:
     """Fix the batches that a monitor measures on: those the user gave, or equally many samples drawn from each loader.
 
     A loader itself is never iterated, which would move its generator and its workers: samples are taken from the data
@@ -29,29 +32,26 @@ def fixed_subsets(
         seed: Seed of the draw, and of random transforms.
 
     Returns:
-        Batches by argument.
+        For each argument its batches, each with its share of all samples.
 
     Raises:
-        ValueError: If a loader has no indexable data set, or there is nothing to measure on.
+        ValueError: If a loader has no indexable data set, there is nothing to measure on, or the number of samples
+            in a batch cannot be told.
     """
     loaders = {name: _single(loader) for name, (given, loader) in sources.items() if given is None}
     size = min([samples, *(len(_indexable(loader, name)) for name, loader in loaders.items())])
-    batches: dict[str, list[Any]] = {}
+    chunks: dict[str, list[Chunk]] = {}
     with same_random_numbers():
         torch.manual_seed(seed)
         for name, (given, _) in sources.items():
-            batches[name] = list(given) if given is not None else _draw(loaders[name], size, chunk_size, seed)
-            if not batches[name]:
+            batches = list(given) if given is not None else _draw(loaders[name], size, chunk_size, seed)
+            if not batches:
                 raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
-    return batches
+            chunks[name] = _with_shares(batches, name)
+    return chunks
 
 
-def with_shares(batches: list[Any], *, argument: str) -> list[tuple[Any, float]]:
-    """Each batch with its share of all samples.
-
-    Raises:
-        ValueError: If the number of samples in a batch cannot be told.
-    """
+def _with_shares(batches: list[Any], argument: str) -> list[Chunk]:
     try:
         sizes = [extract_batch_size(batch) for batch in batches]
     except (MisconfigurationException, RecursionError) as error:

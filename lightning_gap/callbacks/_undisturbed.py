@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,10 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from .._lightning import same_random_numbers
+from .._lightning import same_random_numbers, to_device
+from ._fixed_subset import Chunk
+
+LossFunction = Callable[[LightningModule, Any], Tensor]
 
 _INTERNALS = frozenset(vars(nn.Module())) | {"_trainer", "_fabric"}
 
@@ -51,7 +54,7 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
                 tensor.copy_(original)
 
 
-def check_measurable(module: LightningModule, loss_fn: Any) -> None:
+def check_measurable(module: LightningModule, loss_fn: LossFunction | None) -> None:
     """Raise if the loss has to come from a `training_step` that does more than compute it."""
     if loss_fn is None and not module.automatic_optimization:
         raise ValueError(
@@ -60,7 +63,21 @@ def check_measurable(module: LightningModule, loss_fn: Any) -> None:
         )
 
 
-def training_step_loss(module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
+def chunk_losses(
+    trainer: Trainer, module: LightningModule, chunks: Iterable[Chunk], *, loss_fn: LossFunction | None, seed: int
+) -> Iterator[tuple[Any, Tensor, float]]:
+    """Each batch as the module sees it, its mean loss, and its share of all samples.
+
+    Every pass over the chunks draws the same random numbers. Gradients are not turned off: a `training_step` may
+    need them, for a gradient penalty.
+    """
+    torch.manual_seed(seed)
+    for index, (stored, share) in enumerate(chunks):
+        batch = to_device(trainer, stored)
+        yield batch, loss_fn(module, batch) if loss_fn else _training_step_loss(module, batch, index), share
+
+
+def _training_step_loss(module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
     """Mean loss of one batch from the user's own `training_step`."""
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
     output = module.training_step(batch, batch_idx) if takes_index else module.training_step(batch)

@@ -11,12 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights, to_device
+from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
 from ._arguments import check_counts
-from ._fixed_subset import fixed_subsets, with_shares
-from ._undisturbed import check_measurable, training_step_loss, undisturbed
-
-BatchFunction = Callable[[LightningModule, Any], Tensor]
+from ._fixed_subset import Chunk, fixed_subsets
+from ._undisturbed import LossFunction, check_measurable, chunk_losses, undisturbed
 
 
 class GeneralizationGapMonitor(Callback):
@@ -60,8 +58,8 @@ class GeneralizationGapMonitor(Callback):
         seed: int = 0,
         train_data: Iterable[Any] | None = None,
         validation_data: Iterable[Any] | None = None,
-        loss_fn: BatchFunction | None = None,
-        accuracy_fn: BatchFunction | None = None,
+        loss_fn: LossFunction | None = None,
+        accuracy_fn: Callable[[LightningModule, Any], Tensor] | None = None,
         suffix: str = "",
     ) -> None:
         check_counts(every_n_epochs=every_n_epochs, samples=samples, chunk_size=chunk_size)
@@ -74,7 +72,7 @@ class GeneralizationGapMonitor(Callback):
         self.loss_fn = loss_fn
         self.accuracy_fn = accuracy_fn
         self.suffix = suffix
-        self._batches: dict[str, list[tuple[Any, float]]] = {}
+        self._chunks: dict[str, list[Chunk]] = {}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -88,7 +86,7 @@ class GeneralizationGapMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_measurable(pl_module, self.loss_fn)
-        self._batches = {}
+        self._chunks = {}
         if self.validation_data is None and not trainer.enable_validation:
             raise ValueError(
                 "GeneralizationGapMonitor needs validation data: give the module a validation_step and the Trainer a "
@@ -100,18 +98,18 @@ class GeneralizationGapMonitor(Callback):
         if not is_due(trainer, self.every_n_epochs):
             return
         self._draw(trainer)
-        if self._batches:
+        if self._chunks:
             # BatchNorm buffers differ by process; all log rank zero's
             gaps = trainer.strategy.broadcast(self._gaps(trainer, pl_module))
             pl_module.log_dict(dict(zip(self.keys, gaps, strict=False)), sync_dist=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = {}
+        self._chunks = {}
 
     def _draw(self, trainer: Trainer) -> None:
         """Draw the subsets as soon as validation data is there; Lightning may load it only when first needed."""
-        if not self._batches and (self.validation_data is not None or trainer.val_dataloaders is not None):
-            chosen = fixed_subsets(
+        if not self._chunks and (self.validation_data is not None or trainer.val_dataloaders is not None):
+            self._chunks = fixed_subsets(
                 {
                     "train_data": (self.train_data, trainer.train_dataloader),
                     "validation_data": (self.validation_data, trainer.val_dataloaders),
@@ -120,22 +118,17 @@ class GeneralizationGapMonitor(Callback):
                 chunk_size=self.chunk_size,
                 seed=self.seed,
             )
-            self._batches = {name: with_shares(batches, argument=name) for name, batches in chosen.items()}
 
     def _gaps(self, trainer: Trainer, module: LightningModule) -> list[float]:
         with undisturbed(trainer, module):
-            train = self._measure(trainer, module, self._batches["train_data"])
-            validation = self._measure(trainer, module, self._batches["validation_data"])
+            train = self._measure(trainer, module, self._chunks["train_data"])
+            validation = self._measure(trainer, module, self._chunks["validation_data"])
         return [t - v for t, v in zip(train, validation, strict=False)]
 
-    def _measure(self, trainer: Trainer, module: LightningModule, batches: list[tuple[Any, float]]) -> list[float]:
+    def _measure(self, trainer: Trainer, module: LightningModule, chunks: list[Chunk]) -> list[float]:
         """Mean loss over the samples and, where it can be known, mean accuracy."""
-        torch.manual_seed(self.seed)
         totals: list[float] = []
-        for index, (stored, share) in enumerate(batches):
-            batch = to_device(trainer, stored)
-            # gradients stay enabled: a training_step may need them, for a gradient penalty
-            loss = self.loss_fn(module, batch) if self.loss_fn else training_step_loss(module, batch, index)
+        for batch, loss, share in chunk_losses(trainer, module, chunks, loss_fn=self.loss_fn, seed=self.seed):
             accuracy = self.accuracy_fn(module, batch) if self.accuracy_fn else _accuracy(module, batch)
             values = [float(value.detach()) * share for value in (loss, accuracy) if value is not None]
             totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights, to_device
+from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
 from ..functional.batch_statistics import batch_statistics
 from ..functional.sharpness import Sharpness, UndefinedSharpnessError, checked_params, epsilon_name, sharpness
 from ._arguments import check_counts
-from ._fixed_subset import fixed_subsets, with_shares
-from ._undisturbed import check_measurable, training_step_loss, undisturbed
+from ._fixed_subset import Chunk, fixed_subsets
+from ._undisturbed import LossFunction, check_measurable, chunk_losses, undisturbed
 
 BatchNormMode = Literal["running", "batch"]
 
@@ -64,7 +63,7 @@ class SharpnessMonitor(Callback):
         max_evaluations: int = 7,
         seed: int = 0,
         data: Iterable[Any] | None = None,
-        loss_fn: Callable[[LightningModule, Any], Tensor] | None = None,
+        loss_fn: LossFunction | None = None,
         suffix: str = "",
     ) -> None:
         self.epsilon = tuple(epsilon) if isinstance(epsilon, tuple | list) else (epsilon,)
@@ -87,7 +86,7 @@ class SharpnessMonitor(Callback):
         self.data = data
         self.loss_fn = loss_fn
         self.suffix = suffix
-        self._batches: list[tuple[Any, float]] = []
+        self._chunks: list[Chunk] = []
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -105,7 +104,7 @@ class SharpnessMonitor(Callback):
         checked_params(_trained(pl_module))
         source = {"data": (self.data, trainer.train_dataloader)}
         chosen = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)
-        self._batches = with_shares(chosen["data"], argument="data")
+        self._chunks = chosen["data"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_due(trainer, self.every_n_epochs):
@@ -115,7 +114,7 @@ class SharpnessMonitor(Callback):
             pl_module.log_dict(dict(zip(self.keys, values, strict=True)), sync_dist=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = []
+        self._chunks = []
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> list[Sharpness]:
         """Measure now, inside fit; one result for each epsilon, nothing logged. Where it is undefined, all is NaN."""
@@ -137,11 +136,8 @@ class SharpnessMonitor(Callback):
             return Sharpness(nan, nan, nan, nan, epsilon, evaluations=1, random_start=False)
 
     def _loss_parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
-        """Each chunk's share of the mean loss over all samples, with the same random numbers at every evaluation."""
-        torch.manual_seed(self.seed)
-        for index, (stored, share) in enumerate(self._batches):
-            batch = to_device(trainer, stored)
-            loss = self.loss_fn(module, batch) if self.loss_fn else training_step_loss(module, batch, index)
+        """Each chunk's share of the mean loss over all samples."""
+        for _, loss, share in chunk_losses(trainer, module, self._chunks, loss_fn=self.loss_fn, seed=self.seed):
             yield loss * share
 
 
