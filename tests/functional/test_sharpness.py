@@ -59,18 +59,31 @@ def test_at_an_exact_minimum_the_ascent_starts_at_random_and_says_so():
     assert result.percent == pytest.approx(float(100 * (curvature * box**2 / 2).sum() / 1.5), rel=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6))
-def test_a_dense_convex_quadratic_never_exceeds_its_best_corner_and_nears_it(seed):
+def dense_convex_quadratic(seed):
+    """What is found, the best of all corners, and the corner that the first full step reaches, all in closed form."""
     generator = torch.Generator().manual_seed(seed)
     root = torch.randn(8, 8, generator=generator, dtype=torch.float64)
     hessian, slope = root @ root.T, torch.randn(8, generator=generator, dtype=torch.float64)
     x = torch.zeros(8, dtype=torch.float64, requires_grad=True)
     corners = torch.tensor(list(itertools.product([-0.1, 0.1], repeat=8)), dtype=torch.float64)
     best = float((corners @ slope + ((corners @ hessian) * corners).sum(1) / 2).max())
-    found = sharpness(lambda: slope @ x + x @ hessian @ x / 2, [x], epsilon=0.1, max_evaluations=20).percent / 100
-    assert found <= best * (1 + 1e-12)
-    assert found >= 0.5 * best
+    first = 0.1 * slope.sign()
+    result = sharpness(lambda: slope @ x + x @ hessian @ x / 2, [x], epsilon=0.1, max_evaluations=20)
+    return result.percent / 100, best, float(slope @ first + first @ hessian @ first / 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_dense_convex_quadratic_lies_between_its_first_and_its_best_corner(seed):
+    found, best, first = dense_convex_quadratic(seed)
+    assert first * (1 - 1e-12) <= found <= best * (1 + 1e-12)
+
+
+def test_dense_convex_quadratics_come_near_their_best_corner():
+    """No ascent is promised the best of 256 corners: a local maximum may be far below it. Fixed seeds, so no chance."""
+    shares = sorted(found / best for found, best, _ in map(dense_convex_quadratic, range(200)))
+    assert shares[100] >= 0.9
+    assert shares[4] >= 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))
