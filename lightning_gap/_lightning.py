@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
 
 
 def micro_batch_size(trainer: Trainer) -> int | None:
@@ -23,6 +27,41 @@ def micro_batch_size(trainer: Trainer) -> int | None:
         if isinstance(size, int):
             return min(size, samples)
     return None
+
+
+def last_micro_batch_size(trainer: Trainer) -> int | None:
+    """Samples of the last batch of an epoch on one process, or ``None`` where the loader does not say."""
+    size = micro_batch_size(trainer)
+    loader = trainer.train_dataloader
+    sampler = getattr(loader, "sampler", None)
+    if size is None or not isinstance(sampler, Sized):
+        return size
+    drops_last = any(getattr(source, "drop_last", False) for source in (getattr(loader, "batch_sampler", None), loader))
+    return size if drops_last else len(sampler) % size or size
+
+
+def samples_in(batch: Any) -> int | None:
+    """Samples in a batch, as Lightning guesses for its logs: the first tensor's first axis; ``None`` without one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return extract_batch_size(batch)
+        except (MisconfigurationException, RecursionError):
+            return None
+
+
+def refuse_different_settings(trainer: Trainer, callback: Callback, settings: object) -> None:
+    """Raise on every process if the processes were given different settings; each would train its own way."""
+    if trainer.world_size == 1:
+        return
+    everyone: list[object] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, settings)
+    if any(other != everyone[0] for other in everyone):
+        raise ValueError(
+            f"{type(callback).__name__} has different settings on different processes: "
+            + ", ".join(f"{settings} on rank {rank}" for rank, settings in enumerate(everyone))
+            + "; give all of them the same"
+        )
 
 
 def to_device(trainer: Trainer, batch: Any) -> Any:

@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_debug, rank_zero_info, rank_zero_warn
 
-from .._lightning import micro_batch_size, refuse_second, uses_sync_batch_norm
-from ..functional.ghost_batch_norm import checked_ghost_batch_size, restore_batch_norm, swap_batch_norm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from .._lightning import (
+    last_micro_batch_size,
+    micro_batch_size,
+    refuse_different_settings,
+    refuse_second,
+    samples_in,
+    uses_sync_batch_norm,
+)
+from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
+from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
+from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs
 
 
 class GhostBatchNormSwap(Callback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
     The layers are converted in place when fit starts and are BatchNorm again when it ends; parameters, buffers,
-    `state_dict` keys and checkpoints are those of the plain model throughout. Logs ``ghost/layers`` once.
+    `state_dict` keys and checkpoints are those of the plain model throughout. Logs ``ghost/layers`` once; a table of
+    the layers goes to Python's logger at debug level.
 
     Args:
         ghost_batch_size: Samples per ghost, at most the batch of one process. Hoffer et al. use 128.
+        leftover: What the samples do that fill no ghost: ``"merge"``, ``"balance"`` or ``"error"``; see
+            `GhostBatchNorm2d`.
+        running_stats: How ghosts enter the running statistics: ``"sequential"``, as in the authors' code, or
+            ``"mean"``; see `GhostBatchNorm2d`.
 
     Raises:
         TypeError: If ``ghost_batch_size`` is not an integer.
-        ValueError: If ``ghost_batch_size`` is below 1; at fit start, if it exceeds the batch, the model has no
-            BatchNorm layer, the Trainer has ``sync_batchnorm=True``, or a second swap.
+        ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown. At fit start,
+            if the ghost exceeds the batch of one process, ``leftover="error"`` and a batch leaves one, the model has
+            no BatchNorm layer or a lazy one, the Trainer has ``sync_batchnorm=True`` or a second swap, or the
+            processes have different settings.
 
     Reference:
         Hoffer, Hubara and Soudry (2017), section 4.
     """
 
-    def __init__(self, ghost_batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        ghost_batch_size: int = 128,
+        *,
+        leftover: Leftover = "merge",
+        running_stats: RunningStats = "sequential",
+    ) -> None:
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
-        self._converted: list[str] = []
-        self._resized: dict[str, int] = {}
-        self._layers = 0
+        self.leftover = checked_leftover(leftover)
+        self.running_stats = checked_running_stats(running_stats)
+        self._converted: list[str] = []  # layers that are ghosts while fit runs, and BatchNorm before and after
+        self._former: dict[str, Mapping[str, Any]] = {}  # ghost layers of the model's own, and their own settings
         self._skipped: Mapping[str, str] = {}
+        self._asks_the_batch = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -48,25 +75,31 @@ class GhostBatchNormSwap(Callback):
         self._swap(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_different_settings(trainer, self, self._settings)
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
-        if not self._layers:
-            reasons = "".join(f"; left {name} alone: {reason}" for name, reason in self._skipped.items())
-            raise ValueError(
-                f"GhostBatchNormSwap found no BatchNorm layer in {type(pl_module).__name__}{reasons}; "
-                "remove the callback or use a model with torch.nn.BatchNorm1d, 2d or 3d"
-            )
+        self._refuse_unswappable(pl_module)
         for name, reason in self._skipped.items():
             rank_zero_warn(f"GhostBatchNormSwap left {name} alone: {reason}")
-        rank_zero_info(f"{self._layers} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
+        rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
+        rank_zero_debug(self._table(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        batch_size = micro_batch_size(trainer)
-        if batch_size is not None and self.ghost_batch_size > batch_size:
-            raise ValueError(
-                f"ghost_batch_size={self.ghost_batch_size} is larger than the batch of {batch_size} samples that each "
-                f"process normalises at a time; use at most {batch_size}"
-            )
-        pl_module.log("ghost/layers", float(self._layers), sync_dist=True)
+        size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
+        self._asks_the_batch = size is None or last is None
+        if size is not None and last is not None:
+            self._check_batch(size)
+            ghost_runs(last, self.ghost_batch_size, self.leftover, positions=2)  # raises where it must be whole ghosts
+        pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._asks_the_batch:
+            self._asks_the_batch = False
+            size = samples_in(batch)
+            if size is not None and size <= self.ghost_batch_size:  # a guess, so no error
+                rank_zero_warn(
+                    f"the first batch seems to hold {size} samples, so that ghost_batch_size={self.ghost_batch_size} "
+                    "changes nothing; use a smaller size"
+                )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore(pl_module)
@@ -74,18 +107,78 @@ class GhostBatchNormSwap(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore(pl_module)
 
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict != self._settings:
+            rank_zero_warn(
+                f"the checkpoint was trained with GhostBatchNormSwap settings {state_dict}, this run continues with "
+                f"{self._settings}"
+            )
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "ghost_batch_size": self.ghost_batch_size,
+            "leftover": self.leftover,
+            "running_stats": self.running_stats,
+        }
+
+    @property
+    def _layers(self) -> list[str]:
+        return [*self._converted, *self._former]
+
     def _swap(self, module: LightningModule) -> None:
-        report = swap_batch_norm(module, self.ghost_batch_size)
+        report = swap_batch_norm(module, **self._settings)
         self._converted += report.converted
-        for name, size in report.resized.items():
+        for name, settings in report.changed.items():
             if name not in self._converted:
-                self._resized.setdefault(name, size)  # the second pass sees the sizes that the first one set
-        self._layers = len(report.converted) + len(report.resized)
+                self._former.setdefault(name, settings)  # the second pass sees the settings that the first one gave
         self._skipped = report.skipped
 
     def _restore(self, module: LightningModule) -> None:
         for name in self._converted:
             restore_batch_norm(module.get_submodule(name))
-        for name, size in self._resized.items():  # ghost layers that the model brought along stay what they were
-            swap_batch_norm(module.get_submodule(name), size)
-        self._converted, self._resized = [], {}
+        for name, settings in self._former.items():
+            swap_batch_norm(module.get_submodule(name), **settings)
+        self._converted, self._former = [], {}
+
+    def _refuse_unswappable(self, module: LightningModule) -> None:
+        for name, reason in self._skipped.items():
+            if name in self._layers:
+                raise ValueError(
+                    f"{name} was swapped in setup and is a {type(module.get_submodule(name)).__name__} now: {reason}; "
+                    "convert layers before fit or not at all"
+                )
+            if isinstance(module.get_submodule(name), LazyModuleMixin):
+                raise ValueError(f"GhostBatchNormSwap cannot swap {name}: {reason}")
+        if not self._layers:
+            reasons = "".join(f"; left {name} alone: {reason}" for name, reason in self._skipped.items())
+            raise ValueError(
+                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{reasons}; "
+                "remove the callback or use a model with torch.nn.BatchNorm1d, 2d or 3d"
+            )
+
+    def _check_batch(self, size: int) -> None:
+        if self.ghost_batch_size > size:
+            raise ValueError(
+                f"ghost_batch_size={self.ghost_batch_size} is larger than the batch of {size} samples that each "
+                f"process normalises at a time; use at most {size}"
+            )
+        runs = ghost_runs(size, self.ghost_batch_size, self.leftover, positions=2)
+        if sum(count for count, _ in runs) == 1:
+            rank_zero_warn(
+                f"ghost_batch_size={self.ghost_batch_size} makes one ghost of the batch of {size} samples that each "
+                "process normalises at a time, which is plain BatchNorm; use a smaller size"
+            )
+
+    def _table(self, module: LightningModule) -> str:
+        rows = [("layer", "class", "channels")]
+        for name in self._layers:
+            layer = module.get_submodule(name)
+            rows.append((name, type(layer).__name__, str(layer.num_features)))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join([f"ghost batch norm, {settings}", *lines])

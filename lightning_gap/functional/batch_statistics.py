@@ -36,16 +36,16 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     modes = [layer.training for layer in layers]
     buffers = [buffer for layer in layers for buffer in layer.buffers()]
     originals = [buffer.clone() for buffer in buffers]
-    ghosts = [(layer, layer.ghost_batch_size) for layer in layers if isinstance(layer, _GhostBatchNorm)]
+    ghosts = [(layer, layer.ghost_batch_size, layer.leftover) for layer in layers if isinstance(layer, _GhostBatchNorm)]
     for layer in layers:
         layer.train()
-    for ghost, _ in ghosts:
-        ghost.ghost_batch_size = sys.maxsize
+    for ghost, _, _ in ghosts:
+        ghost.ghost_batch_size, ghost.leftover = sys.maxsize, "merge"
     try:
         yield
     finally:
-        for ghost, size in ghosts:
-            ghost.ghost_batch_size = size
+        for ghost, size, leftover in ghosts:
+            ghost.ghost_batch_size, ghost.leftover = size, leftover
         for layer, mode in zip(layers, modes, strict=True):
             layer.train(mode)
         with torch.no_grad():

@@ -1,27 +1,34 @@
-"""Batch normalisation over small "ghost" slices of a large batch (Hoffer et al., 2017)."""
+"""Batch normalisation over small "ghost" slices of a large batch (Hoffer et al., 2017): the layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from functools import lru_cache
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .ghost_normalisation import ghost_batch_norm
+from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, ghost_runs
+
+RunningStats = Literal["sequential", "mean"]
 
 
 class _GhostBatchNorm(_BatchNorm):
     """What the three ghost layers share: BatchNorm, except that training sees one ghost at a time."""
 
     ghost_batch_size: int
+    leftover: Leftover
+    running_stats: RunningStats
 
     def __init__(
         self,
         num_features: int,
         *,
         ghost_batch_size: int,
+        leftover: Leftover = "merge",
+        running_stats: RunningStats = "sequential",
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
@@ -31,45 +38,48 @@ class _GhostBatchNorm(_BatchNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
+        self.leftover = checked_leftover(leftover)
+        self.running_stats = checked_running_stats(running_stats)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         uses_batch_statistics = self.training or self.running_mean is None
-        if not uses_batch_statistics or len(input) <= self.ghost_batch_size:
-            return super().forward(input)  # evaluation, or a batch of one ghost: BatchNorm itself, bit for bit
-        return torch.cat([self._normalise(ghost) for ghost in torch.split(input, self._ghost_sizes(input))])
+        if not uses_batch_statistics or input.numel() == 0 or self._has_wrong_channels(input):
+            return super().forward(input)  # evaluation is BatchNorm itself, bit for bit, and so are its errors
+        leftover = self.leftover if self.training or self.leftover != "error" else "merge"
+        runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=input[0, 0].numel())
+        if len(runs) == 1 and runs[0][0] == 1:
+            return super().forward(input)  # one ghost, too
+        output, mean, variance = ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps)
+        if self.training and self.track_running_stats:
+            self._update_running_stats(input, mean, variance, runs)
+        return output
 
-    def _ghost_sizes(self, input: Tensor) -> list[int]:
-        """Full ghosts and a shorter last one, which joins its neighbour where it would hold one value per channel."""
-        full, leftover = divmod(len(input), self.ghost_batch_size)
-        sizes = [self.ghost_batch_size] * full
-        if leftover == 1 and input[0, 0].numel() == 1:
-            sizes[-1] += 1
-        elif leftover:
-            sizes.append(leftover)
-        return sizes
+    def _has_wrong_channels(self, input: Tensor) -> bool:
+        expected = self.weight if self.weight is not None else self.running_mean
+        return expected is not None and expected.shape[0] != input.shape[1]
 
-    def _normalise(self, ghost: Tensor) -> Tensor:
-        """One ordinary BatchNorm step, running statistics included: k ghosts make k updates (the authors' code)."""
-        updates = self.training and self.track_running_stats
-        momentum = self.momentum
-        if updates and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # cumulative average, as BatchNorm defines it
-                momentum = 1.0 / float(self.num_batches_tracked)
-        return F.batch_norm(
-            ghost,
-            self.running_mean if updates else None,
-            self.running_var if updates else None,
-            self.weight,
-            self.bias,
-            training=True,
-            momentum=0.0 if momentum is None else momentum,
-            eps=self.eps,
-        )
+    @torch.no_grad()
+    def _update_running_stats(self, input: Tensor, mean: Tensor, variance: Tensor, runs: Runs) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        # Under the compiler sizes may be symbols, which are no keys of a cache.
+        weights_of = _update_weights.__wrapped__ if torch.compiler.is_compiling() else _update_weights
+        old, *new = weights_of(runs, input[0, 0].numel(), self.running_stats, self.momentum, mean.dtype, mean.device)
+        if self.num_batches_tracked is not None:
+            if self.momentum is None:  # cumulative mean: counted on the device, where plain BatchNorm waits for it
+                total = self.num_batches_tracked + old
+                old, new = self.num_batches_tracked / total, [weight / total for weight in new]
+            self.num_batches_tracked.add_(mean.shape[0] if self.running_stats == "sequential" else 1)
+        for running, value, weight in zip((self.running_mean, self.running_var), (mean, variance), new, strict=True):
+            running.mul_(old).add_((value * weight).sum(0))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, ghost_batch_size={self.ghost_batch_size}"  # type: ignore[no-untyped-call]
+        plain = super().extra_repr()  # type: ignore[no-untyped-call]
+        return (
+            f"{plain}, ghost_batch_size={self.ghost_batch_size}, "
+            f"leftover={self.leftover!r}, running_stats={self.running_stats!r}"
+        )
 
 
 class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
@@ -79,14 +89,19 @@ class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
 class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
     """BatchNorm2d that normalises each slice of ``ghost_batch_size`` samples with its own statistics.
 
-    In training a batch of N samples is cut into consecutive ghosts; weight and bias are shared. A leftover makes a
-    shorter last ghost; where that would hold a single value per channel, it joins the ghost before it. A batch of
-    at most one ghost is plain BatchNorm. The running statistics take one ordinary update per ghost, first ghost
-    first, with the unchanged momentum. In evaluation the layer *is* BatchNorm, at any batch size.
+    In training a batch of N samples is cut into consecutive ghosts; weight and bias are shared. A batch of at most
+    one ghost is plain BatchNorm, bit for bit. In evaluation the layer *is* BatchNorm, at any batch size. Parameters,
+    buffers and `state_dict` keys are those of BatchNorm; a plain checkpoint loads, whatever the ghost size.
 
     Args:
         num_features: Channels C of an input of shape (N, C, H, W).
-        ghost_batch_size: Samples per ghost. Hoffer et al. use 128.
+        ghost_batch_size: Samples per ghost. Hoffer et al. use 128. May be changed at any time.
+        leftover: The N mod ghost_batch_size last samples: ``"merge"`` makes them a shorter ghost, which joins the one
+            before where it would hold a single value per channel; ``"balance"`` makes N / ghost_batch_size ghosts,
+            rounded half up, whose sizes differ by at most one; ``"error"`` refuses them in training.
+        running_stats: How k ghosts enter the running statistics. ``"sequential"``: k ordinary updates, first ghost
+            first, with the unchanged momentum, as in the authors' code. ``"mean"``: one update with the mean over
+            the samples' ghosts, quieter by about sqrt(k) where k is large.
         eps: Added to the variance.
         momentum: Weight of the new value in the running statistics; ``None`` is their cumulative mean.
         affine: Whether to learn weight and bias, both of shape (C,).
@@ -96,11 +111,12 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
 
     Raises:
         TypeError: If ``ghost_batch_size`` is not an integer.
-        ValueError: If ``ghost_batch_size`` is below 1, or a ghost holds a single value per channel.
+        ValueError: If ``ghost_batch_size`` is below 1, ``leftover`` or ``running_stats`` is unknown, a ghost would
+            hold a single value per channel, or ``leftover="error"`` meets a leftover.
 
     Reference:
         Hoffer, Hubara and Soudry (2017), section 4 and Algorithm 1. Its printed running-statistics line does not
-        sum to one; this is the update of the authors' code.
+        sum to one; ``"sequential"`` is the update of the authors' code.
 
     Example:
         >>> layer = GhostBatchNorm2d(3, ghost_batch_size=4)
@@ -114,100 +130,38 @@ class GhostBatchNorm3d(_GhostBatchNorm, nn.BatchNorm3d):
     """BatchNorm3d over ghosts of ``ghost_batch_size`` samples; input (N, C, D, H, W). See `GhostBatchNorm2d`."""
 
 
-_GHOST_OF: dict[type[nn.Module], type[_GhostBatchNorm]] = {
-    nn.BatchNorm1d: GhostBatchNorm1d,
-    nn.BatchNorm2d: GhostBatchNorm2d,
-    nn.BatchNorm3d: GhostBatchNorm3d,
-}
-_PLAIN_OF = {ghost: plain for plain, ghost in _GHOST_OF.items()}
+def checked_running_stats(running_stats: RunningStats) -> RunningStats:
+    """Give ``running_stats`` back, or raise the one error that names it."""
+    if running_stats not in get_args(RunningStats):
+        raise ValueError(f"running_stats must be 'sequential' or 'mean', got {running_stats!r}")
+    return running_stats
 
 
-@dataclass(frozen=True)
-class SwapReport:
-    """What `swap_batch_norm` did.
+@lru_cache(maxsize=256)
+def _update_weights(
+    runs: Runs,
+    positions: int,
+    running_stats: RunningStats,
+    momentum: float | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor | float, Tensor, Tensor]:
+    """Weight of the old running value, of each ghost's mean, (k, 1), and of each ghost's biased variance, (k, 1).
 
-    Attributes:
-        converted: Names of the layers that were BatchNorm and are ghost layers now.
-        resized: Name and former size of the layers that were ghost layers before and took the new size.
-        skipped: Name and reason of each batch-norm layer that was left alone.
+    Old and mean weights sum to one; those of the variance hold the factor M / (M - 1) of a ghost of M values. For the
+    cumulative mean (``momentum=None``) the first is the number of updates, by which the caller divides.
     """
-
-    converted: tuple[str, ...]
-    resized: Mapping[str, int] = field(default_factory=dict)
-    skipped: Mapping[str, str] = field(default_factory=dict)
-
-
-def swap_batch_norm(module: nn.Module, ghost_batch_size: int) -> SwapReport:
-    """Turn every BatchNorm layer inside ``module`` into its ghost twin, in place.
-
-    A layer changes its class and gains one attribute. Parameters, buffers, hooks and `state_dict` keys stay the very
-    same objects, so optimizers and checkpoints need not know. Swapping again changes the ghost size.
-
-    Args:
-        module: Any module; may itself be a BatchNorm layer.
-        ghost_batch_size: Samples per ghost.
-
-    Returns:
-        The names of the converted and resized layers, and the layers left alone with the reason: `SyncBatchNorm`,
-        lazy layers, and subclasses, whose own behaviour a swap could lose.
-
-    Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
-        ValueError: If ``ghost_batch_size`` is below 1.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
-        >>> swap_batch_norm(model, 32).converted
-        ('1',)
-    """
-    checked_ghost_batch_size(ghost_batch_size)
-    converted: list[str] = []
-    resized: dict[str, int] = {}
-    skipped: dict[str, str] = {}
-    for name, layer in module.named_modules():
-        if type(layer) in _GHOST_OF:
-            layer.__class__ = _GHOST_OF[type(layer)]
-            converted.append(name)
-        elif isinstance(layer, _GhostBatchNorm):
-            resized[name] = layer.ghost_batch_size
-        elif isinstance(layer, _BatchNorm):
-            skipped[name] = _why_skipped(layer)
-            continue
-        if isinstance(layer, _GhostBatchNorm):
-            layer.ghost_batch_size = ghost_batch_size
-    return SwapReport(tuple(converted), resized, skipped)
-
-
-def restore_batch_norm(module: nn.Module) -> tuple[str, ...]:
-    """Turn every ghost layer inside ``module`` back into the BatchNorm it was, in place; the exact reverse of a swap.
-
-    Args:
-        module: Any module; may itself be a ghost layer.
-
-    Returns:
-        The names of the restored layers.
-    """
-    restored: list[str] = []
-    for name, layer in module.named_modules():
-        if type(layer) in _PLAIN_OF:
-            layer.__class__ = _PLAIN_OF[cast(type[_GhostBatchNorm], type(layer))]
-            del layer.ghost_batch_size
-            restored.append(name)
-    return tuple(restored)
-
-
-def checked_ghost_batch_size(ghost_batch_size: int) -> int:
-    """Give ``ghost_batch_size`` back, or raise the one error that names it."""
-    if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, int):
-        raise TypeError(f"ghost_batch_size must be an integer number of samples, got {ghost_batch_size!r}; try 128")
-    if ghost_batch_size < 1:
-        raise ValueError(f"ghost_batch_size must be at least 1 sample, got {ghost_batch_size}; try 128")
-    return ghost_batch_size
-
-
-def _why_skipped(layer: _BatchNorm) -> str:
-    if isinstance(layer, nn.SyncBatchNorm):
-        return "SyncBatchNorm shares statistics across processes, the opposite of ghost batches"
-    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-        return "lazy layer without a size yet; run one batch through the model first"
-    return f"{type(layer).__name__} is a subclass, whose own behaviour a swap could lose"
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    ghosts = sum(count for count, _ in runs)
+    sizes = [torch.full((count, 1), size, dtype=exact, device=device) for count, size in runs]
+    values = torch.cat(sizes) * positions
+    shares = values / values.sum()
+    if momentum is None:
+        old: Tensor | float = ghosts if running_stats == "sequential" else 1
+        new = torch.ones_like(shares) if running_stats == "sequential" else shares
+    elif running_stats == "mean":
+        old, new = 1 - momentum, momentum * shares
+    else:  # k updates r <- (1 - m) r + m s: powers k, ..., 1, 0 of (1 - m)
+        powers = (1 - momentum) ** torch.arange(ghosts, -1, -1, dtype=exact, device=device)[:, None]
+        old, new = powers[0].to(dtype), momentum * powers[1:]
+    return old, new.to(dtype), (new * values / (values - 1)).to(dtype)

@@ -174,7 +174,7 @@ def test_swapping_again_changes_the_size():
     model = nn.Sequential(nn.BatchNorm1d(3))
     swap_batch_norm(model, 4)
     report = swap_batch_norm(model, 8)
-    assert (report.converted, report.resized, model[0].ghost_batch_size) == ((), {"0": 4}, 8)
+    assert (report.converted, report.changed["0"]["ghost_batch_size"], model[0].ghost_batch_size) == ((), 4, 8)
 
 
 def test_the_root_itself_can_be_swapped():

@@ -1,0 +1,239 @@
+"""Ghost batch norm beside plain BatchNorm, a chunk loop and the folding view: time and memory, forward and backward.
+
+    python benchmarks/ghost_batch_norm.py                       # one CPU thread
+    python benchmarks/ghost_batch_norm.py --allocator keeping   # without page faults
+    python benchmarks/ghost_batch_norm.py --device cuda
+
+In every round each variant runs twice and the second run counts, so that none meets another's caches; a ratio is the
+median over rounds of a variant's time over plain BatchNorm's in the same round. Time is CPU time of one thread, or
+CUDA events. Running statistics are left out: all variants but the view keep them in the same way.
+
+With glibc's defaults large tensors go back to the operating system when they are freed, and their pages are faulted
+in anew at the next step; that can cost as much as BatchNorm itself. It is what a user gets, and what the default
+measures; ``--allocator keeping`` asks glibc to keep what it has, and so measures the arithmetic alone.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from lightning_gap.functional import ghost_batch_norm, ghost_runs
+
+Variant = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "1000000000"}
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor, size: int) -> Tensor:  # noqa: ARG001
+    """One BatchNorm over the whole batch: the yardstick."""
+    return F.batch_norm(x, None, None, weight, bias, training=True)
+
+
+def loop(x: Tensor, weight: Tensor, bias: Tensor, size: int) -> Tensor:
+    """BatchNorm on each chunk, then `cat`: what most public code does."""
+    return torch.cat([plain(chunk, weight, bias, size) for chunk in x.split(size)])
+
+
+def view(x: Tensor, weight: Tensor, bias: Tensor, size: int) -> Tensor:
+    """Ghosts folded into the channels: one kernel, but sample i joins ghost i mod k, and all ghosts must be full."""
+    ghosts = len(x) // size
+    folded = x.reshape(size, -1, *x.shape[2:])
+    return plain(folded, weight.repeat(ghosts), bias.repeat(ghosts), size).reshape(x.shape)
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor, size: int) -> Tensor:
+    """`lightning_gap.functional.ghost_batch_norm`, as the layers call it."""
+    return ghost_batch_norm(x, ghost_runs(len(x), size, positions=x[0, 0].numel()), weight, bias).output
+
+
+VARIANTS: dict[str, Variant] = {"plain": plain, "loop": loop, "view": view, "ours": ours}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input shape, samples per ghost, and whether it lies in channels_last."""
+
+    shape: tuple[int, ...]
+    ghost: int
+    channels_last: bool = False
+    of: str = ""
+
+    def __str__(self) -> str:
+        """As a row of the table names it."""
+        of = f" ({self.of})" if self.of else ""
+        return f"{'×'.join(map(str, self.shape))}{of} | {self.ghost} | {'channels_last' if self.channels_last else '-'}"
+
+
+CASES = [
+    *(Case((4096, 512), ghost) for ghost in (128, 32)),
+    *(
+        Case(shape, ghost, layout)
+        for layout in (False, True)
+        for shape in ((1024, 256, 8, 8), (4096, 64, 16, 16))
+        for ghost in (32, 128)
+    ),
+    Case((1000, 512), 128),
+    Case((1024, 512), 128),
+    Case((1000, 64, 16, 16), 128),
+    Case((1024, 64, 16, 16), 128),
+    Case((1000, 64, 16, 16), 128, channels_last=True),
+    Case((1024, 64, 16, 16), 128, channels_last=True),
+    *(Case((1024, *shape), 128, of="C1") for shape in ((64, 32, 32), (64, 16, 16), (384,), (192,))),
+    *(
+        Case((1024, *shape), 128, of="C2")
+        for shape in ((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2), (512,))
+    ),
+    *(
+        Case((256, *shape), 32, layout, of="ResNet-50")
+        for layout in (False, True)
+        for shape in ((64, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds of plain BatchNorm, then ratios to it by variant: time, peak memory above input and output gradient."""
+
+    seconds: float
+    time: dict[str, float]
+    memory: dict[str, float]
+
+
+def measure(case: Case, device: torch.device, seconds: float) -> Result:
+    """Run every variant in turn until about ``seconds`` have passed, at least five rounds after one to warm up."""
+    torch.manual_seed(0)
+    layout = torch.channels_last if case.channels_last else torch.contiguous_format
+    x = torch.randn(case.shape, device=device).contiguous(memory_format=layout).requires_grad_()
+    gradient = torch.randn_like(x)
+    weight = torch.rand(case.shape[1], device=device, requires_grad=True)
+    bias = torch.rand(case.shape[1], device=device, requires_grad=True)
+    foldable = case.shape[0] % case.ghost == 0 and not case.channels_last
+    variants = {name: variant for name, variant in VARIANTS.items() if foldable or name != "view"}
+
+    def step(variant: Variant) -> None:
+        torch.autograd.grad(variant(x, weight, bias, case.ghost), (x, weight, bias), gradient)
+
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for variant in variants.values():
+        step(variant)
+    began = time.perf_counter()
+    while len(times["plain"]) < 5 or (time.perf_counter() - began < seconds and len(times["plain"]) < 200):
+        for name, variant in variants.items():
+            step(variant)
+            times[name].append(timed(lambda variant=variant: step(variant), device))
+    pairs = {name: zip(found, times["plain"], strict=True) for name, found in times.items()}
+    ratios = {name: statistics.median(own / base for own, base in pair) for name, pair in pairs.items()}
+    peaks = {name: peak_memory(lambda variant=variant: step(variant), device) for name, variant in variants.items()}
+    memory = {name: peak / peaks["plain"] for name, peak in peaks.items()}
+    return Result(statistics.median(times["plain"]), ratios, memory)
+
+
+def timed(run: Callable[[], None], device: torch.device) -> float:
+    """Seconds: CPU time of this thread, or between two CUDA events."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
+def peak_memory(run: Callable[[], None], device: torch.device) -> int:
+    """Most bytes allocated at once beyond what was there before; on the CPU by the profiler's trace."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        run()
+    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def table(results: dict[Case, Result]) -> str:
+    """Markdown: one line a case, ratios to plain BatchNorm."""
+    others = [name for name in VARIANTS if name != "plain"]
+    lines = [
+        f"| shape | ghost | layout | plain, ms | {' | '.join(others)} | {' | '.join(f'{n}, memory' for n in others)} |",
+        "|---|---|---|---|" + "---|" * 2 * len(others),
+    ]
+    for case, result in results.items():
+        cells = [*(result.time.get(name) for name in others), *(result.memory.get(name) for name in others)]
+        text = " | ".join("-" if cell is None else f"{cell:.2f}" for cell in cells)
+        lines.append(f"| {case} | {result.seconds * 1000:.2f} | {text} |")
+    return "\n".join(lines)
+
+
+def machine(device: torch.device) -> str:
+    """What the numbers were measured on."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, one thread, torch {torch.__version__}"
+
+
+def main(
+    device: str = "cpu",
+    seconds: float = 10.0,
+    allocator: Literal["default", "keeping"] = "default",
+    output: Path | None = None,
+) -> None:
+    """Measure every case and print ratios to plain BatchNorm.
+
+    Args:
+        device: Where to run.
+        seconds: About how long a case may take.
+        allocator: On the CPU, glibc's: as it is, or keeping freed memory for the next round.
+        output: Markdown file to write as well.
+    """
+    if device == "cpu" and allocator == "keeping" and not os.environ.keys() >= KEEPS_MEMORY.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)  # glibc reads them at start
+    torch.set_num_threads(1)
+    where = torch.device(device)
+    results: dict[Case, Result] = {}
+    for case in CASES:
+        results[case] = measure(case, where, seconds)
+        times = "  ".join(f"{name} {ratio:.2f}" for name, ratio in results[case].time.items())
+        print(f"{case} | {results[case].seconds * 1000:.2f} ms  {times}", flush=True)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    lines = [
+        "# Ghost batch norm: ratios to plain BatchNorm, forward and backward",
+        "",
+        f"{machine(where)}; allocator: {allocator}, {faults:,} page faults. Made by `benchmarks/ghost_batch_norm.py`,",
+        "whose head says how. Columns are median ratios of time, then of peak memory beyond input and output gradient.",
+        "",
+        table(results),
+    ]
+    print("\n".join(lines))
+    if output is not None:
+        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main, as_positional=False)
