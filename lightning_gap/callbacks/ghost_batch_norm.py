@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_debug, rank_zero_info, rank_zero_warn
-
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from .._lightning import (

@@ -39,6 +39,9 @@ _DEVICE_BLOCK = 2**28
 _LARGE_GHOST = 2**19
 """Bytes from which a ghost is worth a kernel call of its own."""
 
+_FEW_GHOSTS, _SMALL_BATCH = 16, 2**22
+"""Ghosts and bytes of a batch up to which a call for each ghost is fastest for (N, C)."""
+
 _LONG_PLANE = 16
 """Positions from which BatchNorm's kernels pass well over planes."""
 
@@ -77,15 +80,15 @@ def ghost_batch_norm(
         >>> mean.flatten().tolist(), variance.flatten().tolist()
         ([2.0, 20.0], [1.0, 100.0])
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _is_transformed(input, weight, bias):
         return _by_formula(input, runs, weight, bias, eps)
-    if _is_transformed(input, weight, bias):
-        return _by_slices(input, runs, weight, bias, eps)
+    if _is_small(input, runs):
+        return _by_slices(input, runs, weight, bias, eps=eps)
     return Normalised(*_InBlocks.apply(input, weight, bias, runs, eps))
 
 
 def _by_formula(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor | None, eps: float) -> Normalised:
-    """The definition on whole tensors, for the compiler: it fuses this, and sizes may stay symbolic."""
+    """The definition on whole tensors: the compiler fuses it for any size, and every transform knows its parts."""
     outputs, means, variances = [], [], []
     per_channel = (-1,) + (1,) * (input.dim() - 2)
     start = 0
@@ -107,8 +110,10 @@ def _by_formula(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor |
     return Normalised(torch.cat(outputs), torch.cat(means), torch.cat(variances))
 
 
-def _by_slices(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor | None, eps: float) -> Normalised:
-    """BatchNorm of torch on each ghost: slow, but every transform that torch knows for BatchNorm works."""
+def _by_slices(
+    input: Tensor, runs: Runs, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
+) -> Normalised:
+    """The same from torch's BatchNorm on each ghost: for few ghosts, and for gradients of gradients."""
     sizes = [size for count, size in runs for _ in range(count)]
     dtype = torch.promote_types(input.dtype, torch.float32) if weight is None else weight.dtype
     mean = torch.zeros(len(sizes), input.shape[1], dtype=dtype, device=input.device)
@@ -118,12 +123,12 @@ def _by_slices(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor | 
         F.batch_norm(ghost, m, v, weight, bias, training=True, momentum=1.0, eps=eps)
         for ghost, m, v in zip(torch.split(input, sizes), mean.unbind(), variance.unbind(), strict=True)
     ]
-    values = torch.tensor(sizes, device=input.device) * input[0, 0].numel()
-    return Normalised(torch.cat(outputs), mean, variance * ((values - 1) / values).to(dtype)[:, None])
+    values = torch.tensor(sizes, dtype=dtype, device=input.device)[:, None] * input[0, 0].numel()
+    return Normalised(torch.cat(outputs), mean, variance * ((values - 1) / values))
 
 
 def _is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether a function transform or forward-mode differentiation looks on, which must not meet a custom Function."""
+    """Whether `torch.func` or forward-mode differentiation looks on, which no custom Function may meet unprepared."""
     if torch._C._are_functorch_transforms_active():
         return True
     duals = (forward_ad.unpack_dual(tensor) for tensor in tensors if tensor is not None)  # type: ignore[no-untyped-call]
@@ -147,7 +152,10 @@ class _InBlocks(torch.autograd.Function):
             _moments(x_block, mean[here], variance[here], scratch=y)
             torch.add(variance[here], eps, out=inverse[here]).rsqrt_()
             slope = inverse[here] * scale
-            _affine(x_block, slope, torch.addcmul(shift, mean[here], slope, value=-1), out=y)
+            if _has_long_planes(x_block):
+                y.mul_(slope).add_(shift)  # it holds x - mean
+            else:
+                _affine(x_block, slope, torch.addcmul(shift, mean[here], slope, value=-1), out=y)
             if y is not y_block:
                 y_block.copy_(y)
         ctx.save_for_backward(input, weight, bias, mean, inverse)
@@ -165,7 +173,7 @@ class _InBlocks(torch.autograd.Function):
         if gradient is None:
             return (None,) * 5
         if torch.is_grad_enabled():  # the backward pass is to be differentiated again
-            output = _by_slices(input, ctx.runs, weight, bias, ctx.eps).output
+            output = _by_slices(input, ctx.runs, weight, bias, eps=ctx.eps).output
             sources = [source for source, want in zip((input, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(output, sources, gradient, create_graph=True))
             return (*(next(found) if want else None for want in wanted), None, None)
@@ -181,11 +189,16 @@ class _InBlocks(torch.autograd.Function):
             dy_sum, dyx_sum = dy_sums[here], dyx_sums[here]
             _sums(dy, x_block, mean, dy_sum, dyx_sum, scratch=dx)
             dyx_sum.mul_(inverse)
-            if wanted[0]:  # dx = slope (dy - sum(dy) / M - xhat sum(dy xhat) / M), as slope dy + b x + c
+            if wanted[0]:  # dx = slope (dy - sum(dy) / M - xhat sum(dy xhat) / M), as slope dy + b (x - mean) + c
                 slope = inverse * scale
                 c = slope / -x_block[0, :, 0].numel()
                 b = (c * dyx_sum).mul_(inverse)
-                _affine(x_block, b, c.mul_(dy_sum).addcmul_(mean, b, value=-1), out=dx).addcmul_(dy, slope)
+                c.mul_(dy_sum)
+                if _has_long_planes(x_block):
+                    torch.sub(x_block, mean, out=dx).mul_(b).add_(c)
+                else:
+                    _affine(x_block, b, c.addcmul_(mean, b, value=-1), out=dx)
+                dx.addcmul_(dy, _spread(slope, dx))
                 if dx is not dx_block:
                     dx_block.copy_(dx)
         return (
@@ -198,7 +211,10 @@ class _InBlocks(torch.autograd.Function):
 
 
 def _moments(x: Tensor, mean: Tensor, variance: Tensor, scratch: Tensor) -> None:
-    """Write mean and biased variance of each ghost; the variance from squared deviations, for large means."""
+    """Write mean and biased variance of each ghost; the variance from squared deviations, for large means.
+
+    Where planes are long the deviations are left in ``scratch``.
+    """
     if not _is_on_cpu(x):
         for statistic, value in zip(
             (variance, mean), torch.var_mean(x, (1, 3), correction=0, keepdim=True), strict=True
@@ -208,9 +224,14 @@ def _moments(x: Tensor, mean: Tensor, variance: Tensor, scratch: Tensor) -> None
         for rows, *found in zip(x[..., 0], mean[:, 0, :, 0], variance[:, 0, :, 0], strict=True):
             for statistic, value in zip(found, torch.batch_norm_update_stats(rows, None, None, 0.0), strict=True):
                 statistic.copy_(value)
+    elif _has_long_planes(x):
+        torch.mean(x.mean(3, keepdim=True), 1, keepdim=True, out=mean)
+        lengths = torch.linalg.vector_norm(torch.sub(x, mean, out=scratch), dim=3, keepdim=True)
+        torch.mean(lengths.square_().div_(x.shape[3]), 1, keepdim=True, out=variance)
     else:
-        torch.mean(x, (1, 3), keepdim=True, out=mean)
-        torch.mean(torch.sub(x, mean, out=scratch).square_(), (1, 3), keepdim=True, out=variance)
+        torch.mean(x.mean(1, keepdim=True), 3, keepdim=True, out=mean)
+        squares = torch.sub(x, _spread(mean, x), out=scratch).square_()
+        torch.mean(squares.mean(1, keepdim=True), 3, keepdim=True, out=variance)
 
 
 def _sums(dy: Tensor, x: Tensor, mean: Tensor, dy_sum: Tensor, dyx_sum: Tensor, scratch: Tensor) -> None:
@@ -227,8 +248,9 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, dy_sum: Tensor, dyx_sum: Tensor, 
             for total, part in zip((by_dy, by_dyx), _sums_per_channel(*ghost), strict=True):
                 total.copy_(part)
     else:
-        torch.sum(dy, (1, 3), keepdim=True, out=dy_sum)
-        torch.sum(torch.sub(x, mean, out=scratch).mul_(dy), (1, 3), keepdim=True, out=dyx_sum)
+        products = torch.sub(x, _spread(mean, x), out=scratch).mul_(dy)
+        for total, part in zip((dy_sum, dyx_sum), (dy, products), strict=True):
+            torch.sum(part.sum(1, keepdim=True), 3, keepdim=True, out=total)
 
 
 def _sums_per_channel(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,11 +265,16 @@ def _sums_per_channel(dy: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tens
     return dy_sum, dyx_sum
 
 
-def _affine(x: Tensor, slope: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-    """Write ``slope x + shift``; one fused pass where that is the faster one."""
-    if x.shape[3] == 1 or not _is_on_cpu(x):
-        return torch.addcmul(shift, x, slope, out=out)
-    return torch.mul(x, slope, out=out).add_(shift)  # on the CPU addcmul along a plane is not vectorised
+def _affine(x: Tensor, slope: Tensor, shift: Tensor, out: Tensor) -> None:
+    """Write ``slope x + shift`` in one pass."""
+    torch.addcmul(_spread(shift, x), x, _spread(slope, x), out=out)
+
+
+def _spread(statistic: Tensor, x: Tensor) -> Tensor:
+    """A statistic (ghosts, 1, C, 1) for use with ``x``: along short planes a full row, which the CPU can vectorise."""
+    if x.shape[3] == 1 or x.shape[3] >= _LONG_PLANE or not _is_on_cpu(x) or statistic.numel() == 1:
+        return statistic
+    return statistic.expand(-1, -1, -1, x.shape[3]).contiguous()
 
 
 def _blocks(runs: Runs, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
@@ -271,6 +298,13 @@ def _blocks(runs: Runs, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
                 views = (part.movedim(1, -1).view(ghosts, -1, first.shape[1], 1) for part in parts)
             yield slice(ghost, ghost + ghosts), *views
             ghost, sample = ghost + ghosts, sample + ghosts * size
+
+
+def _is_small(input: Tensor, runs: Runs) -> bool:
+    """Whether a few BatchNorm calls take less time than the Python around blocks: fully connected layers mostly."""
+    ghosts = sum(count for count, _ in runs)
+    size = input.numel() * input.element_size()
+    return _is_on_cpu(input) and input.dim() == 2 and ghosts <= _FEW_GHOSTS and size <= _SMALL_BATCH
 
 
 def _is_on_cpu(x: Tensor) -> bool:
@@ -301,6 +335,11 @@ def _scratch(block: Tensor) -> Tensor:
 
 def _has_large_rows(x: Tensor) -> bool:
     return x.shape[3] == 1 and x[0].numel() * x.element_size() >= _LARGE_GHOST
+
+
+def _has_long_planes(x: Tensor) -> bool:
+    """Whether to work along planes; other devices have a fused kernel for the moments instead."""
+    return x.shape[3] >= _LONG_PLANE and _is_on_cpu(x)
 
 
 def _per_channel(parameter: Tensor | None, x: Tensor, default: float) -> Tensor:

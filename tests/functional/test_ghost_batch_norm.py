@@ -1,25 +1,27 @@
 import copy
-import io
+import math
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 
 from lightning_gap.functional import (
     GhostBatchNorm1d,
     GhostBatchNorm2d,
     GhostBatchNorm3d,
-    restore_batch_norm,
     swap_batch_norm,
 )
 
-PAIRS = [(nn.BatchNorm1d, GhostBatchNorm1d), (nn.BatchNorm2d, GhostBatchNorm2d), (nn.BatchNorm3d, GhostBatchNorm3d)]
 
-
-def ghosts_on_paper(samples, size, positions):
+def ghosts_on_paper(samples, size, positions, leftover):
     """Index ranges of the ghosts, written out from the rule."""
+    if leftover == "balance":
+        ghosts = min(max(1, math.floor(samples / size + 0.5)), max(1, samples // (1 if positions > 1 else 2)))
+        return [part.tolist() for part in numpy.array_split(range(samples), ghosts)]
     ranges = [range(start, min(start + size, samples)) for start in range(0, samples, size)]
     if len(ranges) > 1 and len(ranges[-1]) * positions == 1:
         ranges[-2:] = [range(ranges[-2].start, samples)]
@@ -30,18 +32,22 @@ def on_paper(x, layer, size, running_mean, running_var, count):
     """The formula of section 1 of the method, ghost by ghost, with its own running statistics."""
     positions = x[0, 0].numel()
     shape = (1, -1) + (1,) * (x.ndim - 2)
-    outputs = []
-    for ghost in ghosts_on_paper(len(x), size, positions):
+    outputs, news = [], []
+    for ghost in ghosts_on_paper(len(x), size, positions, layer.leftover):
         part = x[list(ghost)]
         axes = [axis for axis in range(x.ndim) if axis != 1]
         mean = part.mean(axes)
         variance = ((part - mean.view(shape)) ** 2).mean(axes)
         values = len(ghost) * positions
         outputs.append((part - mean.view(shape)) / torch.sqrt(variance.view(shape) + layer.eps))
+        news.append((len(ghost) / len(x), mean.detach(), variance.detach() * values / (values - 1)))
+    if layer.running_stats == "mean":
+        news = [(1.0, *(sum(share * new[index] for share, *new in news) for index in (0, 1)))]
+    for _, mean, variance in news:
         count += 1
         weight = 1 / count if layer.momentum is None else layer.momentum
-        running_mean = (1 - weight) * running_mean + weight * mean.detach()
-        running_var = (1 - weight) * running_var + weight * variance.detach() * values / (values - 1)
+        running_mean = (1 - weight) * running_mean + weight * mean
+        running_var = (1 - weight) * running_var + weight * variance
     y = torch.cat(outputs)
     if layer.affine:
         y = y * layer.weight.view(shape) + layer.bias.view(shape)
@@ -75,27 +81,66 @@ def random_affine(layer):
     return layer
 
 
+POLICIES = [(leftover, rule) for leftover in ("merge", "balance") for rule in ("sequential", "mean")]
+
+
+@pytest.mark.parametrize(("leftover", "rule"), POLICIES)
 @pytest.mark.parametrize("positions", [1, 9])
 @pytest.mark.parametrize("samples", [2, 3, 4, 5, 7, 8, 9, 14])  # around one, two and three ghosts of four
-def test_agrees_with_the_formula_over_the_leftover_grid(samples, positions):
+def test_agrees_with_the_formula_over_the_leftover_grid(samples, positions, leftover, rule):
     shape = (samples, 3) if positions == 1 else (samples, 3, 3, 3)
     kind = GhostBatchNorm1d if positions == 1 else GhostBatchNorm2d
-    check_two_steps(random_affine(kind(3, ghost_batch_size=4).double()), 4, shape)
+    layer = kind(3, ghost_batch_size=4, leftover=leftover, running_stats=rule).double()
+    check_two_steps(random_affine(layer), 4, shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     samples=st.integers(2, 40),
     channels=st.integers(1, 4),
     size=st.integers(2, 12),
     positions=st.sampled_from([(), (3,), (2, 2), (2, 1, 2)]),
-    momentum=st.sampled_from([0.1, 0.5, 1.0, None]),
+    momentum=st.sampled_from([0.0, 0.1, 0.5, 1.0, None]),
     affine=st.booleans(),
+    policy=st.sampled_from(POLICIES),
 )
-def test_agrees_with_the_formula_for_any_shape(samples, channels, size, positions, momentum, affine):
+def test_agrees_with_the_formula_for_any_shape(samples, channels, size, positions, momentum, affine, policy):
     kind = {0: GhostBatchNorm1d, 1: GhostBatchNorm1d, 2: GhostBatchNorm2d, 3: GhostBatchNorm3d}[len(positions)]
-    layer = kind(channels, ghost_batch_size=size, momentum=momentum, affine=affine).double()
+    leftover, rule = policy
+    layer = kind(
+        channels, ghost_batch_size=size, momentum=momentum, affine=affine, leftover=leftover, running_stats=rule
+    ).double()
     check_two_steps(random_affine(layer), size, (samples, channels, *positions))
+
+
+@pytest.mark.parametrize("rule", ["sequential", "mean"])
+def test_running_statistics_weigh_ghosts_as_the_rule_says(rule):
+    layer = GhostBatchNorm1d(1, ghost_batch_size=2, running_stats=rule)
+    fingerprint = torch.tensor([1.0, 100.0, 10_000.0]).repeat_interleave(2)[:, None]
+    layer(fingerprint)
+    weights = [0.1 * 0.9**2, 0.1 * 0.9, 0.1] if rule == "sequential" else [0.1 / 3] * 3
+    expected = weights[0] + 100 * weights[1] + 10_000 * weights[2]
+    torch.testing.assert_close(float(layer.running_mean), expected, rtol=1e-6, atol=0)
+    assert int(layer.num_batches_tracked) == (3 if rule == "sequential" else 1)
+
+
+def test_running_statistics_of_the_sequential_rule_are_those_of_batch_norm_on_the_slices():
+    ghost, plain = GhostBatchNorm1d(3, ghost_batch_size=32), nn.BatchNorm1d(3)
+    for _ in range(3):
+        x = torch.randn(1000, 3)
+        ghost(x)
+        for part in x.split(32):
+            plain(part)
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(ghost.get_buffer(name), buffer, rtol=1e-5, atol=1e-6)
+
+
+def test_buffers_are_updated_where_they_are_and_carry_no_graph():
+    layer = GhostBatchNorm1d(3, ghost_batch_size=4)
+    before = [buffer.data_ptr() for buffer in layer.buffers()]
+    layer(torch.randn(12, 3, requires_grad=True))
+    assert [buffer.data_ptr() for buffer in layer.buffers()] == before
+    assert not any(buffer.requires_grad for buffer in layer.buffers())
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -152,101 +197,190 @@ def test_second_derivatives_are_right():
     assert torch.autograd.gradgradcheck(layer, (x,))
 
 
-@pytest.mark.parametrize(("plain", "ghost"), PAIRS)
-def test_swap_keeps_every_object_and_restore_undoes_it(plain, ghost):
-    model = nn.Sequential(nn.Conv1d(2, 3, 1), plain(3))
-    calls = []
-    model[1].register_forward_hook(lambda *_: calls.append(1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
-    keys, attributes = list(model.state_dict()), set(vars(model[1]))
-    assert swap_batch_norm(model, 4).converted == ("1",)
-    assert type(model[1]) is ghost
-    assert {id(tensor) for tensor in [*model.parameters(), *model.buffers()]} == before
-    assert optimizer.param_groups[0]["params"][2] is model[1].weight
-    assert list(model.state_dict()) == keys
-    assert restore_batch_norm(model) == ("1",)
-    assert type(model[1]) is plain
-    assert set(vars(model[1])) == attributes
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_empty_batch_is_passed_on_as_batch_norm_does(mode):
+    layer, plain = GhostBatchNorm2d(3, ghost_batch_size=4).train(mode), nn.BatchNorm2d(3).train(mode)
+    empty = torch.empty(0, 3, 2, 2)
+    assert torch.equal(layer(empty), plain(empty))
+    assert torch.equal(layer.running_mean, torch.zeros(3))
 
 
-def test_swapping_again_changes_the_size():
-    model = nn.Sequential(nn.BatchNorm1d(3))
-    swap_batch_norm(model, 4)
-    report = swap_batch_norm(model, 8)
-    assert (report.converted, report.changed["0"]["ghost_batch_size"], model[0].ghost_batch_size) == ((), 4, 8)
+def test_frozen_statistics_stay_frozen():
+    layer = GhostBatchNorm1d(3, ghost_batch_size=4).eval()
+    layer(torch.randn(12, 3))
+    assert torch.equal(layer.running_mean, torch.zeros(3))
+    assert int(layer.num_batches_tracked) == 0
 
 
-def test_the_root_itself_can_be_swapped():
-    layer = nn.BatchNorm2d(3)
-    assert swap_batch_norm(layer, 4).converted == ("",)
-    assert isinstance(layer, GhostBatchNorm2d)
+def test_the_size_may_change_at_any_time():
+    layer, x = GhostBatchNorm1d(3, ghost_batch_size=4), torch.randn(12, 3)
+    first = layer(x)
+    layer.ghost_batch_size = 6
+    torch.testing.assert_close(layer(x), torch.cat([nn.BatchNorm1d(3)(part) for part in x.split(6)]))
+    layer.ghost_batch_size = 4
+    assert torch.equal(layer(x), first)
 
 
-def test_a_shared_layer_is_swapped_once():
-    shared = nn.BatchNorm1d(3)
-    assert len(swap_batch_norm(nn.Sequential(shared, nn.ReLU(), shared), 4).converted) == 1
+def test_ghosts_of_one_sample_are_instance_norm():
+    x = torch.randn(6, 3, 4, 4)
+    torch.testing.assert_close(GhostBatchNorm2d(3, ghost_batch_size=1)(x), nn.InstanceNorm2d(3)(x))
 
 
-def test_layers_with_a_forward_of_their_own_are_left_alone_and_reported():
-    class Own(nn.BatchNorm1d):
-        pass
-
-    model = nn.ModuleDict(
-        {"own": Own(3), "sync": nn.SyncBatchNorm(3), "lazy": nn.LazyBatchNorm1d(), "instance": nn.InstanceNorm1d(3)}
-    )
-    report = swap_batch_norm(model, 4)
-    assert report.converted == ()
-    assert set(report.skipped) == {"own", "sync", "lazy"}
-    assert type(model["own"]) is Own
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_keeps_its_type_and_the_statistics_theirs(dtype):
+    layer = GhostBatchNorm2d(3, ghost_batch_size=4)
+    exact = GhostBatchNorm2d(3, ghost_batch_size=4)
+    x = torch.randn(12, 3, 4, 4).to(dtype)
+    assert layer(x).dtype == dtype
+    exact(x.float())
+    assert layer.running_var.dtype == torch.float32
+    torch.testing.assert_close(layer.running_var, exact.running_var, rtol=1e-6, atol=0)
 
 
-def test_a_swapped_model_can_be_saved_whole_and_its_weights_load_without_us():
-    model = nn.Sequential(nn.BatchNorm1d(3))
-    swap_batch_norm(model, 4)
-    model(torch.randn(9, 3))
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    assert torch.load(file, weights_only=False)[0].ghost_batch_size == 4
-    plain = nn.Sequential(nn.BatchNorm1d(3))
-    plain.load_state_dict(model.state_dict(), strict=True)
-    assert torch.equal(plain[0].running_mean, model[0].running_mean)
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+@pytest.mark.parametrize("rule", ["sequential", "mean"])
+def test_function_transforms_find_the_same_gradients_and_running_statistics(rule, momentum):
+    torch.manual_seed(0)
+    ghost = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6, momentum=momentum), nn.Tanh(), nn.Linear(6, 1)).double()
+    swap_batch_norm(ghost, 8, running_stats=rule)
+    usual = copy.deepcopy(ghost)
+    for _ in range(2):
+        x = torch.randn(20, 5, dtype=torch.float64)
+        usual.zero_grad()
+        usual(x).square().mean().backward()
+        # BatchNorm, too, wants its buffers as arguments here.
+        found = torch.func.grad(lambda p, b, x: torch.func.functional_call(ghost, (p, b), (x,)).square().mean())(
+            dict(ghost.named_parameters()), dict(ghost.named_buffers()), x
+        )
+    for name, parameter in usual.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-12)
+    for name, buffer in usual.named_buffers():
+        torch.testing.assert_close(ghost.get_buffer(name), buffer, rtol=0, atol=1e-12)
 
 
-def test_an_empty_batch_is_passed_on_as_batch_norm_does():
-    layer, plain = GhostBatchNorm2d(3, ghost_batch_size=4).eval(), nn.BatchNorm2d(3).eval()
-    assert layer(torch.empty(0, 3, 2, 2)).shape == plain(torch.empty(0, 3, 2, 2)).shape
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by forward mode itself
+def test_forward_mode_leaves_no_tangent_in_the_running_statistics():
+    layer, usual = (GhostBatchNorm1d(3, ghost_batch_size=4).double() for _ in range(2))
+    x = torch.randn(12, 3, dtype=torch.float64)
+    with forward_ad.dual_level():
+        layer(forward_ad.make_dual(x, torch.ones_like(x)))
+        assert forward_ad.unpack_dual(layer.running_mean).tangent is None
+    usual(x)
+    torch.testing.assert_close(layer.running_var, usual.running_var, rtol=0, atol=1e-12)
 
 
-def test_the_layer_says_its_ghost_size():
-    assert "ghost_batch_size=4" in repr(GhostBatchNorm1d(3, ghost_batch_size=4))
+def test_vmap_works_without_running_statistics_as_in_batch_norm():
+    layer = GhostBatchNorm1d(3, ghost_batch_size=4, track_running_stats=False)
+    x = torch.randn(2, 12, 3)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([layer(part) for part in x]))
 
 
-@pytest.mark.parametrize("size", [0, -3])
-def test_a_size_below_one_is_refused(size):
-    with pytest.raises(ValueError, match=rf"ghost_batch_size must be at least 1 sample, got {size}"):
-        swap_batch_norm(nn.BatchNorm1d(3), size)
+def test_hessian_vector_products_are_those_of_the_slices():
+    torch.manual_seed(0)
+    ghost = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1)).double()
+    plain = copy.deepcopy(ghost)
+    swap_batch_norm(ghost, 8)
+    x = torch.randn(20, 5, dtype=torch.float64)
+    products = []
+    for model, batches in ((ghost, [x]), (plain, x.split(8))):
+        parameters = list(model.parameters())
+        loss = torch.cat([model(batch) for batch in batches]).square().mean()
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        products.append(torch.autograd.grad(sum(gradient.sum() for gradient in gradients), parameters))
+    for found, expected in zip(*products, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("size", [True, 2.5, "32", None, float("nan")])
-def test_a_size_that_is_no_integer_is_refused(size):
-    with pytest.raises(TypeError, match="ghost_batch_size must be an integer number of samples, got"):
-        GhostBatchNorm1d(3, ghost_batch_size=size)
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("rule", ["sequential", "mean"])
+def test_it_compiles_whole_with_its_running_statistics(momentum, rule):
+    torch.compiler.reset()
+    layer = GhostBatchNorm2d(3, ghost_batch_size=4, momentum=momentum, running_stats=rule)
+    eager = copy.deepcopy(layer)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for samples in (16, 32, 48, 51, 30):
+        x = torch.randn(samples, 3, 2, 2)
+        torch.testing.assert_close(compiled(x), eager(x), rtol=1e-5, atol=1e-5)
+    for name, buffer in eager.named_buffers():
+        torch.testing.assert_close(layer.get_buffer(name), buffer)
+    plain = nn.BatchNorm2d(3).eval()
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(5, 3, 2, 2)
+    outputs = [torch.compile(module, fullgraph=True, backend="aot_eager")(x) for module in (layer.eval(), plain)]
+    assert torch.equal(*outputs)
 
 
-def test_a_refused_size_leaves_the_model_as_it_was():
-    model = nn.Sequential(nn.BatchNorm1d(3))
-    with pytest.raises(ValueError, match="ghost_batch_size"):
-        swap_batch_norm(model, 0)
-    assert type(model[0]) is nn.BatchNorm1d
+@pytest.mark.slow
+def test_it_compiles_to_machine_code():
+    torch.compiler.reset()
+    layer = GhostBatchNorm2d(3, ghost_batch_size=4)
+    eager = copy.deepcopy(layer)
+    compiled = torch.compile(layer, fullgraph=True)
+    for samples in (16, 32, 51):
+        x = torch.randn(samples, 3, 2, 2).requires_grad_()
+        y = x.detach().clone().requires_grad_()
+        compiled(x).square().sum().backward()
+        eager(y).square().sum().backward()
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.running_var, eager.running_var)
+
+
+def test_evaluation_exports_as_batch_norm():
+    layer = GhostBatchNorm2d(3, ghost_batch_size=4).eval()
+    exported = torch.export.export(layer, (torch.randn(2, 3, 4, 4),))
+    operations = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert operations == {"aten.batch_norm.default"}
+
+
+def test_checkpointing_activations_runs_the_forward_pass_and_so_the_update_twice_as_in_batch_norm():
+    layer, plain = GhostBatchNorm1d(3, ghost_batch_size=4), nn.BatchNorm1d(3)
+    for module in (layer, plain):
+        x = torch.randn(12, 3, requires_grad=True)
+        torch.utils.checkpoint.checkpoint(module, x, use_reentrant=True).sum().backward()
+    assert (int(layer.num_batches_tracked), int(plain.num_batches_tracked)) == (6, 2)
+
+
+def test_the_layer_says_its_settings():
+    text = repr(GhostBatchNorm1d(3, ghost_batch_size=4, leftover="balance", running_stats="mean"))
+    assert "ghost_batch_size=4, leftover='balance', running_stats='mean'" in text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: GhostBatchNorm1d(3, ghost_batch_size=4, **options),
+        lambda **options: swap_batch_norm(nn.BatchNorm1d(3), 4, **options),
+    ],
+    ids=["layer", "swap"],
+)
+def test_unknown_policies_are_refused(make):
+    with pytest.raises(ValueError, match="leftover must be 'merge', 'balance' or 'error', got 'drop'"):
+        make(leftover="drop")
+    with pytest.raises(ValueError, match="running_stats must be 'sequential' or 'mean', got 'last'"):
+        make(running_stats="last")
+
+
+def test_a_leftover_is_refused_in_training_only():
+    layer = GhostBatchNorm1d(3, ghost_batch_size=4, leftover="error", track_running_stats=False)
+    layer(torch.randn(8, 3))
+    with pytest.raises(ValueError, match=r"a batch of 9 samples leaves 1 over with ghost_batch_size=4"):
+        layer(torch.randn(9, 3))
+    layer.eval()(torch.randn(9, 3))
 
 
 def test_one_value_per_channel_is_refused_as_batch_norm_does():
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .*ghost_batch_size=1"):
         GhostBatchNorm1d(3, ghost_batch_size=1)(torch.randn(4, 3))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        GhostBatchNorm1d(3, ghost_batch_size=4)(torch.randn(1, 3))
 
 
-def test_a_wrong_rank_is_refused_as_batch_norm_does():
-    with pytest.raises(ValueError, match="expected 4D input"):
-        GhostBatchNorm2d(3, ghost_batch_size=2)(torch.randn(8, 3))
+@pytest.mark.parametrize("kind", [GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d])
+def test_a_wrong_rank_is_refused_as_batch_norm_does(kind):
+    with pytest.raises(ValueError, match=r"expected .*D input \(got 0D input\)"):
+        kind(3, ghost_batch_size=2)(torch.tensor(1.0))
+
+
+def test_wrong_channels_are_refused_as_batch_norm_does():
+    with pytest.raises(RuntimeError, match="running_mean should contain 5 elements not 3"):
+        GhostBatchNorm1d(3, ghost_batch_size=2)(torch.randn(8, 5))
