@@ -106,15 +106,13 @@ class GhostBatchNormSwap(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore(pl_module)
 
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self._settings)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["GhostBatchNormSwap"] = self._settings
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict != self._settings:
-            rank_zero_warn(
-                f"the checkpoint was trained with GhostBatchNormSwap settings {state_dict}, this run continues with "
-                f"{self._settings}"
-            )
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("GhostBatchNormSwap", self._settings)
+        if saved != self._settings:
+            rank_zero_warn(f"the checkpoint was trained with ghosts of {saved}, this run goes on with {self._settings}")
 
     @property
     def _settings(self) -> dict[str, Any]:

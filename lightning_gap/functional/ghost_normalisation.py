@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import functional as F
 
 from .ghosts import Runs
 
@@ -115,16 +114,12 @@ def _by_slices(
 ) -> Normalised:
     """The same from torch's BatchNorm on each ghost: for few ghosts, and for gradients of gradients."""
     sizes = [size for count, size in runs for _ in range(count)]
-    dtype = torch.promote_types(input.dtype, torch.float32) if weight is None else weight.dtype
-    mean = torch.zeros(len(sizes), input.shape[1], dtype=dtype, device=input.device)
-    variance = torch.zeros_like(mean)
-    outputs = [
-        # Running statistics with momentum 1 are the statistics of this ghost, the variance unbiased.
-        F.batch_norm(ghost, m, v, weight, bias, training=True, momentum=1.0, eps=eps)
-        for ghost, m, v in zip(torch.split(input, sizes), mean.unbind(), variance.unbind(), strict=True)
+    found = [
+        torch.native_batch_norm(ghost, weight, bias, None, None, True, 0.0, eps) for ghost in torch.split(input, sizes)
     ]
-    values = torch.tensor(sizes, dtype=dtype, device=input.device)[:, None] * input[0, 0].numel()
-    return Normalised(torch.cat(outputs), mean, variance * ((values - 1) / values))
+    outputs, means, inverses = zip(*found, strict=True)
+    variance = torch.stack(inverses).detach().pow_(-2).sub_(eps).clamp_min_(0)
+    return Normalised(torch.cat(outputs), torch.stack(means).detach(), variance)
 
 
 def _is_transformed(*tensors: Tensor | None) -> bool:

@@ -1,3 +1,5 @@
+import logging
+import warnings
 from unittest import mock
 
 import pytest
@@ -5,8 +7,10 @@ import tiny
 import torch
 from lightning.pytorch import Callback, callbacks
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_gap import GhostBatchNorm1d, GhostBatchNormSwap
+from lightning_gap.functional import ghost_runs
 
 
 class Watch(Callback):
@@ -63,10 +67,72 @@ def test_layers_made_in_configure_model_are_found():
 
 def test_ghost_layers_that_the_model_brought_along_stay():
     module = tiny.TinyClassifier()
-    module.net[1] = GhostBatchNorm1d(16, ghost_batch_size=8)
+    module.net[1] = GhostBatchNorm1d(16, ghost_batch_size=8, leftover="balance", running_stats="mean")
     tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
-    assert type(module.net[1]) is GhostBatchNorm1d
-    assert module.net[1].ghost_batch_size == 8
+    layer = module.net[1]
+    assert type(layer) is GhostBatchNorm1d
+    assert (layer.ghost_batch_size, layer.leftover, layer.running_stats) == (8, "balance", "mean")
+
+
+def test_the_policies_reach_the_layers():
+    class Policies(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.seen = pl_module.net[1].leftover, pl_module.net[1].running_stats
+
+    seen = Policies()
+    tiny.trainer(GhostBatchNormSwap(5, leftover="balance", running_stats="mean"), seen).fit(
+        tiny.TinyClassifier(), tiny.loader()
+    )
+    assert seen.seen == ("balance", "mean")
+
+
+def test_a_callback_can_be_used_for_a_second_fit():
+    swap, module, watch = GhostBatchNormSwap(4), tiny.TinyClassifier(), Watch()
+    for _ in range(2):
+        tiny.trainer(swap, watch).fit(module, tiny.loader())
+        assert type(module.net[1]) is nn.BatchNorm1d
+    assert watch.kinds == {GhostBatchNorm1d}
+
+
+def test_layers_shared_by_two_parents_are_swapped_and_restored_once():
+    class Shared(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.again = nn.Sequential(self.net[1])
+
+    module, watch = Shared(), Watch()
+    tiny.trainer(GhostBatchNormSwap(4), watch).fit(module, tiny.loader())
+    assert watch.kinds == {GhostBatchNorm1d}
+    assert type(module.again[0]) is nn.BatchNorm1d
+    assert float(watch.metrics["ghost/layers"]) == 1
+
+
+def test_layers_frozen_by_the_user_stay_frozen():
+    class Frozen(tiny.TinyClassifier):
+        def on_train_epoch_start(self):
+            self.net[1].eval()
+
+    module = Frozen()
+    module.net[1].requires_grad_(False)
+    tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+    assert torch.equal(module.net[1].running_mean, torch.zeros(16))
+    assert torch.equal(module.net[1].weight, torch.ones(16))
+
+
+def test_evaluation_batches_may_be_smaller_than_a_ghost():
+    tiny.trainer(GhostBatchNormSwap(8)).fit(tiny.Validated(), tiny.loader(), tiny.loader(3, batch_size=1))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support custom")
+def test_a_compiled_model_trains_with_ghosts():
+    torch.compiler.reset()
+    ours, by_hand = tiny.TinyClassifier(dropout=0.0), tiny.TinyClassifier(dropout=0.0)
+    by_hand.net[1] = GhostBatchNorm1d(16, ghost_batch_size=4)
+    ours.net = torch.compile(ours.net, backend="aot_eager")
+    tiny.trainer(GhostBatchNormSwap(4)).fit(ours, tiny.loader())
+    tiny.trainer().fit(by_hand, tiny.loader())
+    for name, value in by_hand.net.state_dict().items():
+        torch.testing.assert_close(ours.net._orig_mod.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_the_model_is_restored_after_an_exception():
@@ -98,6 +164,52 @@ def test_it_composes_with_lightnings_weight_averaging():
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
 
 
+def test_it_composes_with_stochastic_weight_averaging():
+    module, inputs = tiny.TinyClassifier(), []
+    module.net[1].register_forward_pre_hook(lambda layer, args: inputs.append(args[0].detach().clone()))
+    averaging = callbacks.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1, annealing_epochs=1)
+    tiny.trainer(averaging, GhostBatchNormSwap(4), max_epochs=3).fit(module, tiny.loader())
+    layer = module.net[1]
+    assert type(layer) is nn.BatchNorm1d
+    assert layer.momentum == 0.1
+    # The last epoch, of three batches, only recomputes the statistics: their cumulative mean over ghosts.
+    ghosts = [ghost for batch in inputs[-3:] for ghost in batch.split(4)]
+    torch.testing.assert_close(layer.running_mean, torch.stack([ghost.mean(0) for ghost in ghosts]).mean(0))
+    torch.testing.assert_close(layer.running_var, torch.stack([ghost.var(0) for ghost in ghosts]).mean(0))
+    assert int(layer.num_batches_tracked) == 12
+
+
+def test_every_layer_is_in_the_debug_log_and_one_line_in_the_info_log(caplog):
+    with caplog.at_level(logging.DEBUG, logger="lightning.pytorch"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(tiny.TinyClassifier(), tiny.loader())
+    info = [record.message for record in caplog.records if record.levelno == logging.INFO]
+    debug = [record.message for record in caplog.records if record.levelno == logging.DEBUG]
+    assert info.count("1 BatchNorm layers use ghosts of 4 samples") == 1
+    assert "net.1  GhostBatchNorm1d  16" in next(text for text in debug if text.startswith("ghost batch norm"))
+
+
+def test_resuming_with_other_settings_is_said(tmp_path):
+    trainer = tiny.trainer(GhostBatchNormSwap(4))
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "ghost.ckpt")
+    with pytest.warns(UserWarning, match=r"'ghost_batch_size': 4.* this run goes on with .*'ghost_batch_size': 8"):
+        tiny.trainer(GhostBatchNormSwap(8), max_epochs=3).fit(
+            tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt", weights_only=True
+        )
+
+
+def test_a_checkpoint_resumes_with_and_without_the_callback(tmp_path):
+    module = tiny.TinyClassifier()
+    trainer = tiny.trainer(GhostBatchNormSwap(4))
+    trainer.fit(module, tiny.loader())
+    trainer.save_checkpoint(tmp_path / "ghost.ckpt")
+    plain = tiny.TinyClassifier()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used")
+        tiny.trainer(max_epochs=3).fit(plain, tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt", weights_only=True)
+    assert int(plain.net[1].num_batches_tracked) == 2 * 3 * 4 + 3
+
+
 def test_a_ghost_larger_than_the_batch_is_refused_before_the_first_step():
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -109,6 +221,88 @@ def test_a_ghost_larger_than_the_batch_is_refused_before_the_first_step():
 def test_accumulation_does_not_enlarge_what_is_normalised():
     with pytest.raises(ValueError, match="larger than the batch of 16 samples"):
         tiny.trainer(GhostBatchNormSwap(32), accumulate_grad_batches=3).fit(tiny.TinyClassifier(), tiny.loader())
+
+
+def test_a_ghost_of_the_whole_batch_is_said_to_change_nothing():
+    with pytest.warns(UserWarning, match="ghost_batch_size=16 makes one ghost of the batch of 16 samples"):
+        tiny.trainer(GhostBatchNormSwap(16)).fit(tiny.TinyClassifier(), tiny.loader())
+    with pytest.warns(UserWarning, match="ghost_batch_size=12 makes one ghost of the batch of 16 samples"):
+        tiny.trainer(GhostBatchNormSwap(12, leftover="balance")).fit(tiny.TinyClassifier(), tiny.loader())
+
+
+def test_a_loader_that_does_not_say_its_batch_size_is_judged_by_its_first_batch():
+    class Batches:
+        def __iter__(self):
+            return iter(DataLoader(tiny.dataset(), batch_size=16))
+
+    with pytest.warns(UserWarning, match="the first batch seems to hold 16 samples, so that ghost_batch_size=32"):
+        tiny.trainer(GhostBatchNormSwap(32), limit_train_batches=3).fit(tiny.TinyClassifier(), Batches())
+    tiny.trainer(GhostBatchNormSwap(4), limit_train_batches=3).fit(tiny.TinyClassifier(), Batches())
+
+
+@pytest.mark.parametrize(("samples", "batch_size", "size"), [(48, 16, 5), (50, 16, 4)])
+def test_a_leftover_is_refused_before_the_first_step_where_it_is_to_be_an_error(samples, batch_size, size):
+    module = tiny.TinyClassifier()
+    before = tiny.state_of(module)
+    with pytest.raises(ValueError, match=rf"samples leaves . over with ghost_batch_size={size} .*drop_last=True"):
+        tiny.trainer(GhostBatchNormSwap(size, leftover="error")).fit(
+            module, tiny.loader(samples, batch_size=batch_size)
+        )
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_a_loader_that_drops_its_last_batch_has_no_leftover():
+    tiny.trainer(GhostBatchNormSwap(4, leftover="error")).fit(tiny.TinyClassifier(), tiny.loader(50, drop_last=True))
+
+
+@pytest.mark.parametrize("leftover", ["merge", "balance"])
+def test_a_last_batch_that_leaves_a_ghost_of_one_trains(leftover):
+    assert ghost_runs(9, 4) == ((1, 4), (1, 5))
+    module = tiny.TinyClassifier()
+    tiny.trainer(GhostBatchNormSwap(4, leftover=leftover)).fit(module, tiny.loader(41))
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_a_ghost_of_one_sample_without_positions_is_refused_before_a_step():
+    module = tiny.TinyClassifier()
+    before = tiny.state_of(module)
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel.*ghost_batch_size=1.*at least 2"):
+        tiny.trainer(GhostBatchNormSwap(1)).fit(module, tiny.loader())
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_lazy_layer_is_refused_with_what_to_do():
+    module = tiny.TinyClassifier()
+    module.net.append(nn.LazyBatchNorm1d())
+    with pytest.raises(ValueError, match=r"cannot swap net\.5: lazy layer .*run one batch through the model first"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+    assert type(module.net[1]) is nn.BatchNorm1d
+
+
+def test_a_sync_batch_norm_in_the_model_is_left_alone_and_said():
+    module = tiny.TinyClassifier()
+    module.net.append(nn.SyncBatchNorm(3).eval())
+    with pytest.warns(UserWarning, match=r"left net\.5 alone: SyncBatchNorm shares statistics across processes"):
+        tiny.trainer(GhostBatchNormSwap(4), limit_train_batches=0).fit(module, tiny.loader())
+
+
+def test_a_conversion_to_sync_batch_norm_after_setup_is_refused():
+    class Converts(tiny.TinyClassifier):
+        def configure_model(self):
+            self.net = nn.SyncBatchNorm.convert_sync_batchnorm(self.net)
+
+    with pytest.raises(ValueError, match=r"net\.1 was swapped in setup and is a SyncBatchNorm now"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(Converts(), tiny.loader())
+
+
+def test_a_scripted_model_is_refused_with_the_reason():
+    module = tiny.TinyClassifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module.net = torch.jit.script(module.net)
+    with pytest.raises(ValueError, match=r"left net\.1 alone: scripted layer.*swap before torch\.jit\.script"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
 
 
 def test_a_model_without_batch_norm_is_refused():
@@ -145,7 +339,22 @@ def test_sync_batch_norm_is_refused_with_what_to_do():
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (2.5, TypeError)])
-def test_a_size_that_cannot_be_is_refused_at_construction(size, error):
-    with pytest.raises(error, match="ghost_batch_size must be"):
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_below_one_is_refused_at_construction(size):
+    with pytest.raises(ValueError, match=rf"ghost_batch_size must be at least 1 sample, got {size}; try 128"):
         GhostBatchNormSwap(size)
+
+
+@pytest.mark.parametrize("size", [True, 2.5, "32", float("nan"), None])
+def test_a_size_that_is_no_integer_is_refused_at_construction(size):
+    with pytest.raises(
+        TypeError, match=f"ghost_batch_size must be an integer number of samples, got {size!r}; try 128"
+    ):
+        GhostBatchNormSwap(size)
+
+
+def test_unknown_policies_are_refused_at_construction():
+    with pytest.raises(ValueError, match="leftover must be 'merge', 'balance' or 'error', got 'drop'"):
+        GhostBatchNormSwap(leftover="drop")
+    with pytest.raises(ValueError, match="running_stats must be 'sequential' or 'mean', got 'last'"):
+        GhostBatchNormSwap(running_stats="last")
