@@ -21,6 +21,7 @@ from ghost_batch_norm import machine
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 from lightning_gap import GhostBatchNormSwap
 from lightning_gap.recipes.networks import C1, F1
@@ -79,7 +80,7 @@ def seconds_per_step(name: str, device: str, steps: int, callbacks: list[Callbac
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(network()), [batch] * steps)
+    trainer.fit(Classifier(network()), DataLoader([batch] * steps, batch_size=None))  # ready batches
     return times.median()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_debug, rank_zero_info, rank_zero_warn
+from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from .._lightning import (
@@ -57,8 +58,10 @@ class GhostBatchNormSwap(Callback):
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
         self.leftover = checked_leftover(leftover)
         self.running_stats = checked_running_stats(running_stats)
-        self._converted: list[str] = []  # layers that are ghosts while fit runs, and BatchNorm before and after
-        self._former: dict[str, Mapping[str, Any]] = {}  # ghost layers of the model's own, and their own settings
+        # Layers that are ghosts while fit runs, and ghost layers of the model's own with their settings; the layers
+        # themselves, because names change where configure_model wraps or compiles.
+        self._converted: dict[nn.Module, str] = {}
+        self._former: dict[nn.Module, tuple[str, Mapping[str, Any]]] = {}
         self._skipped: Mapping[str, str] = {}
         self._asks_the_batch = False
 
@@ -80,7 +83,7 @@ class GhostBatchNormSwap(Callback):
         for name, reason in self._skipped.items():
             rank_zero_warn(f"GhostBatchNormSwap left {name} alone: {reason}")
         rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
-        rank_zero_debug(self._table(pl_module))
+        rank_zero_debug(self._table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
@@ -101,10 +104,10 @@ class GhostBatchNormSwap(Callback):
                 )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore(pl_module)
+        self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore(pl_module)
+        self._restore()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["GhostBatchNormSwap"] = self._settings
@@ -123,27 +126,28 @@ class GhostBatchNormSwap(Callback):
         }
 
     @property
-    def _layers(self) -> list[str]:
-        return [*self._converted, *self._former]
+    def _layers(self) -> dict[nn.Module, str]:
+        return self._converted | {layer: name for layer, (name, _) in self._former.items()}
 
     def _swap(self, module: LightningModule) -> None:
         report = swap_batch_norm(module, **self._settings)
-        self._converted += report.converted
+        self._converted |= {module.get_submodule(name): name for name in report.converted}
         for name, settings in report.changed.items():
-            if name not in self._converted:
-                self._former.setdefault(name, settings)  # the second pass sees the settings that the first one gave
+            layer = module.get_submodule(name)
+            if layer not in self._layers:  # the second pass meets the layers of the first one again
+                self._former[layer] = name, settings
         self._skipped = report.skipped
 
-    def _restore(self, module: LightningModule) -> None:
-        for name in self._converted:
-            restore_batch_norm(module.get_submodule(name))
-        for name, settings in self._former.items():
-            swap_batch_norm(module.get_submodule(name), **settings)
-        self._converted, self._former = [], {}
+    def _restore(self) -> None:
+        for layer in self._converted:
+            restore_batch_norm(layer)
+        for layer, (_, settings) in self._former.items():
+            swap_batch_norm(layer, **settings)
+        self._converted, self._former = {}, {}
 
     def _refuse_unswappable(self, module: LightningModule) -> None:
         for name, reason in self._skipped.items():
-            if name in self._layers:
+            if name in self._layers.values():
                 raise ValueError(
                     f"{name} was swapped in setup and is a {type(module.get_submodule(name)).__name__} now: {reason}; "
                     "convert layers before fit or not at all"
@@ -170,11 +174,9 @@ class GhostBatchNormSwap(Callback):
                 "process normalises at a time, which is plain BatchNorm; use a smaller size"
             )
 
-    def _table(self, module: LightningModule) -> str:
+    def _table(self) -> str:
         rows = [("layer", "class", "channels")]
-        for name in self._layers:
-            layer = module.get_submodule(name)
-            rows.append((name, type(layer).__name__, str(layer.num_features)))
+        rows += [(name, type(layer).__name__, str(layer.num_features)) for layer, name in self._layers.items()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

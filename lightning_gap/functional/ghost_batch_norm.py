@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .ghost_normalisation import ghost_batch_norm
+from .ghost_normalisation import ghost_batch_norm, is_eager
 from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, ghost_runs
 
 RunningStats = Literal["sequential", "mean"]
@@ -63,8 +63,7 @@ class _GhostBatchNorm(_BatchNorm):
     def _update_running_stats(self, input: Tensor, mean: Tensor, variance: Tensor, runs: Runs) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
-        # Under the compiler sizes may be symbols, which are no keys of a cache.
-        weights_of = _update_weights.__wrapped__ if torch.compiler.is_compiling() else _update_weights
+        weights_of = _update_weights if is_eager(input, self.weight, self.bias) else _update_weights.__wrapped__
         old, *new = weights_of(runs, input[0, 0].numel(), self.running_stats, self.momentum, mean.dtype, mean.device)
         if self.num_batches_tracked is not None:
             if self.momentum is None:  # cumulative mean: counted on the device, where plain BatchNorm waits for it

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .ghosts import Runs
@@ -79,10 +79,10 @@ def ghost_batch_norm(
         >>> mean.flatten().tolist(), variance.flatten().tolist()
         ([2.0, 20.0], [1.0, 100.0])
     """
-    if torch.compiler.is_compiling() or _is_transformed(input, weight, bias):
+    if not is_eager(input, weight, bias):
         return _by_formula(input, runs, weight, bias, eps)
     if _is_small(input, runs):
-        return _by_slices(input, runs, weight, bias, eps=eps)
+        return _by_slices(input, runs, weight, bias, eps)
     return Normalised(*_InBlocks.apply(input, weight, bias, runs, eps))
 
 
@@ -109,10 +109,8 @@ def _by_formula(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor |
     return Normalised(torch.cat(outputs), torch.cat(means), torch.cat(variances))
 
 
-def _by_slices(
-    input: Tensor, runs: Runs, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
-) -> Normalised:
-    """The same from torch's BatchNorm on each ghost: for few ghosts, and for gradients of gradients."""
+def _by_slices(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor | None, eps: float) -> Normalised:
+    """BatchNorm's own kernel on each ghost: for few small ghosts, and for gradients of gradients on the CPU."""
     sizes = [size for count, size in runs for _ in range(count)]
     found = [
         torch.native_batch_norm(ghost, weight, bias, None, None, True, 0.0, eps) for ghost in torch.split(input, sizes)
@@ -122,12 +120,19 @@ def _by_slices(
     return Normalised(torch.cat(outputs), torch.stack(means).detach(), variance)
 
 
-def _is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether `torch.func` or forward-mode differentiation looks on, which no custom Function may meet unprepared."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    duals = (forward_ad.unpack_dual(tensor) for tensor in tensors if tensor is not None)  # type: ignore[no-untyped-call]
-    return any(dual.tangent is not None for dual in duals)
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Whether these are ordinary tensors in ordinary execution.
+
+    Not so for the compiler, `torch.func`, forward-mode differentiation and tensor subclasses, such as fake or
+    distributed ones: they must see every operation, and nothing that they touch may be kept.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    present = [tensor for tensor in tensors if tensor is not None]
+    return all(
+        type(tensor) in (Tensor, nn.Parameter) and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
+        for tensor in present
+    )
 
 
 class _InBlocks(torch.autograd.Function):
@@ -168,7 +173,8 @@ class _InBlocks(torch.autograd.Function):
         if gradient is None:
             return (None,) * 5
         if torch.is_grad_enabled():  # the backward pass is to be differentiated again
-            output = _by_slices(input, ctx.runs, weight, bias, eps=ctx.eps).output
+            again = _by_slices if _is_on_cpu(input) else _by_formula
+            output = again(input, ctx.runs, weight, bias, ctx.eps).output
             sources = [source for source, want in zip((input, weight, bias), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(output, sources, gradient, create_graph=True))
             return (*(next(found) if want else None for want in wanted), None, None)

@@ -94,6 +94,21 @@ def test_a_callback_can_be_used_for_a_second_fit():
     assert watch.kinds == {GhostBatchNorm1d}
 
 
+def test_layers_that_get_another_name_in_configure_model_are_restored():
+    class Compiles(tiny.TinyClassifier):
+        def configure_model(self):
+            self.layer, self.net = self.net[1], torch.compile(self.net, backend="eager")
+
+        def on_train_epoch_end(self):
+            assert type(self.layer) is GhostBatchNorm1d
+
+    torch.compiler.reset()
+    module = Compiles()
+    tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+    assert type(module.layer) is nn.BatchNorm1d
+    assert int(module.layer.num_batches_tracked) == 2 * 3 * 4
+
+
 def test_layers_shared_by_two_parents_are_swapped_and_restored_once():
     class Shared(tiny.TinyClassifier):
         def __init__(self):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from lightning_gap.functional import (
@@ -15,6 +16,7 @@ from lightning_gap.functional import (
     GhostBatchNorm3d,
     swap_batch_norm,
 )
+from lightning_gap.functional.ghost_batch_norm import _update_weights
 
 
 def ghosts_on_paper(samples, size, positions, leftover):
@@ -267,6 +269,20 @@ def test_forward_mode_leaves_no_tangent_in_the_running_statistics():
         assert forward_ad.unpack_dual(layer.running_mean).tangent is None
     usual(x)
     torch.testing.assert_close(layer.running_var, usual.running_var, rtol=0, atol=1e-12)
+
+
+def test_nothing_of_a_transform_or_of_fake_tensors_is_kept():
+    _update_weights.cache_clear()
+    layer = GhostBatchNorm1d(3, ghost_batch_size=4)
+    x = torch.randn(12, 3)
+    state = dict(layer.named_parameters()), dict(layer.named_buffers())
+    torch.func.grad(lambda x, *state: torch.func.functional_call(layer, state, (x,)).square().sum())(x, *state)
+    with FakeTensorMode():
+        GhostBatchNorm1d(3, ghost_batch_size=4)(torch.randn(12, 3))
+    assert _update_weights.cache_info().currsize == 0
+    layer(x)
+    assert _update_weights.cache_info().currsize == 1
+    assert int(layer.num_batches_tracked) == 6
 
 
 def test_vmap_works_without_running_statistics_as_in_batch_norm():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from lightning_gap.functional import ghost_batch_norm, ghost_normalisation, ghost_runs
+from lightning_gap.functional import GhostBatchNorm2d, ghost_batch_norm, ghost_normalisation, ghost_runs
 
 SHAPES = {"1d": (), "length": (5,), "2d": (3, 3), "long planes": (4, 4), "3d": (2, 1, 2)}
 LAYOUTS = ["contiguous", "channels last", "sliced", "expanded"]
@@ -77,11 +77,15 @@ def check(x, runs, weight, bias, gradient, *, tolerance, way=ghost_batch_norm):
     return result
 
 
+def by_slices(x, runs, weight, bias, *, eps):
+    return ghost_normalisation._by_slices(x, runs, weight, bias, eps)
+
+
 def by_formula(x, runs, weight, bias, *, eps):
     return ghost_normalisation._by_formula(x, runs, weight, bias, eps)
 
 
-WAYS = {"eager": ghost_batch_norm, "slices": ghost_normalisation._by_slices, "formula": by_formula}
+WAYS = {"eager": ghost_batch_norm, "slices": by_slices, "formula": by_formula}
 
 
 @pytest.fixture(params=["as it comes", "a block at once", "many blocks", "a call for each ghost", "another device"])
@@ -151,7 +155,7 @@ def test_it_is_the_formula_for_any_shape_size_layout_and_policy(
 def test_single_precision_is_good_to_a_millionth_or_as_batch_norm_itself(shape, layout, strategy):
     x, weight, bias, gradient = (t.float() for t in sample(shape, layout=layout))
     runs = ghost_runs(shape[0], 128 if shape[0] > 128 else 16, positions=x[0, 0].numel())
-    stock, _ = errors(x, runs, weight, bias, gradient, ghost_normalisation._by_slices)
+    stock, _ = errors(x, runs, weight, bias, gradient, by_slices)
     check(x, runs, weight, bias, gradient, tolerance=max(1e-6, 1.5 * stock))
 
 
@@ -349,3 +353,29 @@ def test_the_input_and_the_gradient_are_not_written_to():
     before = copy.deepcopy((x, weight, bias, gradient))
     check(x, ghost_runs(14, G), weight, bias, gradient, tolerance=1e-12)
     assert all(torch.equal(old, new) for old, new in zip(before, (x, weight, bias, gradient), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("spatial", [(), (3, 3), (8, 8)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.float16, 4e-3)])
+def test_on_a_gpu_it_is_the_formula(dtype, tolerance, spatial, layout):
+    x, weight, bias, gradient = (t.cuda() for t in sample((300, 16, *spatial), layout=layout, dtype=dtype))
+    parameter_dtype = torch.promote_types(dtype, torch.float32)
+    runs = ghost_runs(300, 32, positions=x[0, 0].numel())
+    check(x, runs, weight.to(parameter_dtype), bias.to(parameter_dtype), gradient, tolerance=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_on_a_gpu_nothing_waits_for_it(momentum):
+    layer = GhostBatchNorm2d(16, ghost_batch_size=32, momentum=momentum).cuda()
+    x = torch.randn(300, 16, 8, 8, device="cuda", requires_grad=True)
+    layer(x).sum().backward()  # the first call fills caches
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        layer(x).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -5,6 +5,8 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -188,3 +190,38 @@ def test_sync_batch_norm_conversion_swallows_a_ghost_layer_and_a_new_swap_says_s
     swap_batch_norm(model, 4)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert "SyncBatchNorm" in swap_batch_norm(model, 4).skipped["0"]
+
+
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("first", ["swap", "shard"])
+@pytest.mark.parametrize("shard", [fully_shard, FullyShardedDataParallel])
+def test_a_sharded_model_can_be_swapped_before_and_after(shard, first):
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
+    reference = copy.deepcopy(model)
+    swap_batch_norm(reference, 4)
+    if first == "swap":
+        swap_batch_norm(model, 4)
+    options = {"mesh": init_device_mesh("cpu", (1,))} if shard is fully_shard else {"device_id": torch.device("cpu")}
+    sharded = shard(model, **options)
+    if first == "shard":
+        assert len(swap_batch_norm(sharded, 4).converted) == 1
+    x = torch.randn(12, 4)
+    output = sharded(x)
+    torch.testing.assert_close(output, reference(x))
+    output.sum().backward()
+    assert len(restore_batch_norm(sharded)) == 1
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_layer_that_is_sharded_by_itself_is_reported():
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    fully_shard(model[0], mesh=init_device_mesh("cpu", (1,)))
+    assert "FSDPBatchNorm1d is a subclass" in swap_batch_norm(model, 4).skipped["0"]
