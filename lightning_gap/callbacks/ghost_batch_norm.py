@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_debug, rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -22,13 +23,15 @@ from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
 from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs
 
+_log = logging.getLogger(__name__)
+
 
 class GhostBatchNormSwap(Callback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
     The layers are converted in place when fit starts and are BatchNorm again when it ends; parameters, buffers,
     `state_dict` keys and checkpoints are those of the plain model throughout. Logs ``ghost/layers`` once; a table of
-    the layers goes to Python's logger at debug level.
+    the layers goes to the logger of this module at debug level.
 
     Args:
         ghost_batch_size: Samples per ghost, at most the batch of one process. Hoffer et al. use 128.
@@ -83,7 +86,8 @@ class GhostBatchNormSwap(Callback):
         for name, reason in self._skipped.items():
             rank_zero_warn(f"GhostBatchNormSwap left {name} alone: {reason}")
         rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
-        rank_zero_debug(self._table())
+        if trainer.is_global_zero:
+            _log.debug(self._table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)

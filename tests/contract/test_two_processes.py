@@ -9,18 +9,15 @@ import pytest
 import torch
 
 
+def run(script, *arguments):
+    command = [sys.executable, Path(__file__).with_name(script), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+
+
 def fit(folder, mode):
     folder.mkdir()
-    script = Path(__file__).with_name("two_processes.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, script, folder, mode],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment,
-        check=False,
-    )
+    done = run("two_processes.py", folder, mode)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
 
@@ -45,3 +42,16 @@ def test_the_batch_is_that_of_all_processes(results):
 def test_the_monitors_change_no_bit_of_the_run(results):
     for plain, seen in zip(results["plain"], results["monitors"], strict=True):
         assert all(torch.equal(value, seen["weights"][name]) for name, value in plain["weights"].items())
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("different", "GhostBatchNormSwap has different settings on different processes: {'ghost_batch_size': 4"),
+        ("large", "ghost_batch_size=9 is larger than the batch of 8 samples that each process normalises at a time"),
+    ],
+)
+def test_a_fit_that_cannot_be_right_ends_on_both_processes(mode, message):
+    done = run("refused_on_two_processes.py", mode)
+    assert done.returncode != 0
+    assert message in done.stderr
