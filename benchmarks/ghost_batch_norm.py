@@ -187,13 +187,13 @@ def table(results: dict[Case, Result]) -> str:
     return "\n".join(lines)
 
 
-def machine(device: torch.device) -> str:
+def machine(device: torch.device, threads: int = 1) -> str:
     """What the numbers were measured on."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, one thread, torch {torch.__version__}"
+    return f"{names[0] if names else platform.processor()}, {threads} thread(s), torch {torch.__version__}"
 
 
 def main(

@@ -15,14 +15,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
+from torch.utils.data import BatchSampler
 
 
 def micro_batch_size(trainer: Trainer) -> int | None:
     """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
     loader = trainer.train_dataloader
-    sampler = getattr(loader, "sampler", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(batch_sampler, "sampler", getattr(loader, "sampler", None))
     samples = len(sampler) if isinstance(sampler, Sized) else sys.maxsize  # a small data set makes one smaller batch
-    for source in (getattr(loader, "batch_sampler", None), loader):
+    for source in (batch_sampler, loader):
         size = getattr(source, "batch_size", None)
         if isinstance(size, int):
             return min(size, samples)
@@ -30,14 +32,16 @@ def micro_batch_size(trainer: Trainer) -> int | None:
 
 
 def last_micro_batch_size(trainer: Trainer) -> int | None:
-    """Samples of the last batch of an epoch on one process, or ``None`` where the loader does not say."""
-    size = micro_batch_size(trainer)
+    """Samples of the last batch of an epoch on one process; ``None`` where only the batches themselves would tell."""
     loader = trainer.train_dataloader
-    sampler = getattr(loader, "sampler", None)
-    if size is None or not isinstance(sampler, Sized):
-        return size
-    drops_last = any(getattr(source, "drop_last", False) for source in (getattr(loader, "batch_sampler", None), loader))
-    return size if drops_last else len(sampler) % size or size
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if type(batch_sampler) is not BatchSampler or not isinstance(batch_sampler.sampler, Sized):
+        return None
+    size, samples = batch_sampler.batch_size, len(batch_sampler.sampler)
+    steps_end_sooner = 0 <= trainer.max_steps * trainer.accumulate_grad_batches < len(batch_sampler)
+    if batch_sampler.drop_last or trainer.num_training_batches < len(batch_sampler) or steps_end_sooner:
+        return min(size, samples)
+    return samples % size or size
 
 
 def samples_in(batch: Any) -> int | None:

@@ -91,9 +91,10 @@ class GhostBatchNormSwap(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
-        self._asks_the_batch = size is None or last is None
-        if size is not None and last is not None:
+        self._asks_the_batch = size is None
+        if size is not None:
             self._check_batch(size)
+        if last is not None:
             ghost_runs(last, self.ghost_batch_size, self.leftover, positions=2)  # raises where it must be whole ghosts
         pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)
 
@@ -107,8 +108,8 @@ class GhostBatchNormSwap(Callback):
                     "changes nothing; use a smaller size"
                 )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()  # not in on_fit_end, which a Tuner skips
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
@@ -143,8 +144,9 @@ class GhostBatchNormSwap(Callback):
         self._skipped = report.skipped
 
     def _restore(self) -> None:
-        for layer in self._converted:
-            restore_batch_norm(layer)
+        for layer, name in self._converted.items():
+            if not restore_batch_norm(layer):
+                rank_zero_warn(f"{name} became {type(layer).__name__} during fit and cannot be turned back")
         for layer, (_, settings) in self._former.items():
             swap_batch_norm(layer, **settings)
         self._converted, self._former = {}, {}

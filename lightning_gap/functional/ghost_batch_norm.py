@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -33,10 +34,12 @@ class _GhostBatchNorm(_BatchNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        without_bias = {} if bias else {"bias": False}  # a keyword of recent torch only
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **without_bias)
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
         self.leftover = checked_leftover(leftover)
         self.running_stats = checked_running_stats(running_stats)
@@ -44,34 +47,38 @@ class _GhostBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         uses_batch_statistics = self.training or self.running_mean is None
-        if not uses_batch_statistics or input.numel() == 0 or self._has_wrong_channels(input):
-            return super().forward(input)  # evaluation is BatchNorm itself, bit for bit, and so are its errors
+        if not uses_batch_statistics or self._is_for_batch_norm(input):
+            return super().forward(input)  # evaluation is BatchNorm itself, bit for bit
         leftover = self.leftover if self.training or self.leftover != "error" else "merge"
-        runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=input[0, 0].numel())
+        positions = math.prod(input.shape[2:])
+        runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=positions)
         if len(runs) == 1 and runs[0][0] == 1:
             return super().forward(input)  # one ghost, too
         output, mean, variance = ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps)
-        if self.training and self.track_running_stats:
-            self._update_running_stats(input, mean, variance, runs)
+        if self.training and self.track_running_stats and self.running_mean is not None:
+            self._update_running_stats(mean, variance, runs, positions)
         return output
 
-    def _has_wrong_channels(self, input: Tensor) -> bool:
+    def _is_for_batch_norm(self, input: Tensor) -> bool:
+        """Whether BatchNorm is to say what it says: to an empty batch, and in its errors."""
         expected = self.weight if self.weight is not None else self.running_mean
-        return expected is not None and expected.shape[0] != input.shape[1]
+        wrong_channels = expected is not None and expected.shape[0] != input.shape[1]
+        return wrong_channels or input.numel() == 0 or not input.is_floating_point()
 
     @torch.no_grad()
-    def _update_running_stats(self, input: Tensor, mean: Tensor, variance: Tensor, runs: Runs) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        weights_of = _update_weights if is_eager(input, self.weight, self.bias) else _update_weights.__wrapped__
-        old, *new = weights_of(runs, input[0, 0].numel(), self.running_stats, self.momentum, mean.dtype, mean.device)
+    def _update_running_stats(self, mean: Tensor, variance: Tensor, runs: Runs, positions: int) -> None:
+        weights_of = _update_weights if is_eager(mean, self.weight, self.bias) else _update_weights.__wrapped__
+        old, *new = weights_of(runs, positions, self.running_stats, self.momentum, mean.dtype, mean.device)
         if self.num_batches_tracked is not None:
             if self.momentum is None:  # cumulative mean: counted on the device, where plain BatchNorm waits for it
-                total = self.num_batches_tracked + old
+                total = (self.num_batches_tracked + old).to(mean.dtype)
                 old, new = self.num_batches_tracked / total, [weight / total for weight in new]
             self.num_batches_tracked.add_(mean.shape[0] if self.running_stats == "sequential" else 1)
+        elif self.momentum is None:
+            return  # nothing counts, so nothing changes, as in BatchNorm
         for running, value, weight in zip((self.running_mean, self.running_var), (mean, variance), new, strict=True):
-            running.mul_(old).add_((value * weight).sum(0))
+            if running is not None:
+                running.mul_(old).add_((value * weight).sum(0))
 
     def extra_repr(self) -> str:
         plain = super().extra_repr()  # type: ignore[no-untyped-call]
@@ -105,6 +112,7 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
         momentum: Weight of the new value in the running statistics; ``None`` is their cumulative mean.
         affine: Whether to learn weight and bias, both of shape (C,).
         track_running_stats: Without running statistics evaluation uses batch statistics too, ghost by ghost.
+        bias: Whether to learn a bias where ``affine``; ``False`` needs a torch whose BatchNorm knows it.
         device: Where the parameters live.
         dtype: Type of the parameters.
 

@@ -25,13 +25,16 @@ def ghost_runs(samples: int, ghost_batch_size: int, leftover: Leftover = "merge"
         At most two runs ``(count, size)``, whose sizes add up to ``samples``.
 
     Raises:
-        ValueError: If ``leftover`` is ``"error"`` and there is one, or if ghosts would hold one value per channel,
-            whose variance is zero whatever the value.
+        TypeError: If ``ghost_batch_size`` is not an integer.
+        ValueError: If ``ghost_batch_size`` is below 1, ``leftover`` is unknown or is ``"error"`` and there is one,
+            or ghosts would hold one value per channel, whose variance is zero whatever the value.
 
     Example:
         >>> ghost_runs(1000, 128), ghost_runs(1000, 128, "balance"), ghost_runs(129, 128)
         (((7, 128), (1, 104)), ((8, 125),), ((1, 129),))
     """
+    checked_ghost_batch_size(ghost_batch_size)
+    checked_leftover(leftover)
     if leftover == "error" and samples % ghost_batch_size:
         raise ValueError(
             f"a batch of {samples} samples leaves {samples % ghost_batch_size} over with "

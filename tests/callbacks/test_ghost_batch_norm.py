@@ -6,8 +6,9 @@ import pytest
 import tiny
 import torch
 from lightning.pytorch import Callback, callbacks
+from lightning.pytorch.tuner import Tuner
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from lightning_gap import GhostBatchNorm1d, GhostBatchNormSwap
 from lightning_gap.functional import ghost_runs
@@ -92,6 +93,25 @@ def test_a_callback_can_be_used_for_a_second_fit():
         tiny.trainer(swap, watch).fit(module, tiny.loader())
         assert type(module.net[1]) is nn.BatchNorm1d
     assert watch.kinds == {GhostBatchNorm1d}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_model_is_restored_after_a_tuner(tmp_path):
+    module = tiny.TinyClassifier()
+    trainer = tiny.trainer(GhostBatchNormSwap(4), default_root_dir=tmp_path)
+    Tuner(trainer).lr_find(module, tiny.loader(), num_training=4)
+    assert type(module.net[1]) is nn.BatchNorm1d
+    trainer.fit(module, tiny.loader())
+    assert type(module.net[1]) is nn.BatchNorm1d
+
+
+def test_a_layer_that_changes_its_class_during_fit_is_named():
+    class Wraps(tiny.TinyClassifier):
+        def on_train_start(self):
+            self.net[1].__class__ = type("Wrapped", (type(self.net[1]),), {})
+
+    with pytest.warns(UserWarning, match=r"net\.1 became Wrapped during fit and cannot be turned back"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(Wraps(), tiny.loader())
 
 
 def test_layers_that_get_another_name_in_configure_model_are_restored():
@@ -265,6 +285,21 @@ def test_a_leftover_is_refused_before_the_first_step_where_it_is_to_be_an_error(
             module, tiny.loader(samples, batch_size=batch_size)
         )
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("limit", [{"limit_train_batches": 2}, {"max_steps": 2}, {"max_epochs": 1}])
+def test_a_leftover_that_is_not_met_is_not_refused(limit):
+    full = [list(range(16)), list(range(16, 32))]
+    loader = DataLoader(tiny.dataset(50), batch_sampler=full) if "max_epochs" in limit else tiny.loader(50)
+    tiny.trainer(GhostBatchNormSwap(4, leftover="error"), **limit).fit(tiny.TinyClassifier(), loader)
+
+
+def test_a_sampler_inside_a_batch_sampler_tells_the_last_batch():
+    sampler = BatchSampler(SubsetRandomSampler(range(36)), 16, drop_last=False)
+    with pytest.raises(ValueError, match=r"a batch of 4 samples leaves 4 over with ghost_batch_size=8"):
+        tiny.trainer(GhostBatchNormSwap(8, leftover="error")).fit(
+            tiny.TinyClassifier(), DataLoader(tiny.dataset(50), batch_sampler=sampler)
+        )
 
 
 def test_a_loader_that_drops_its_last_batch_has_no_leftover():

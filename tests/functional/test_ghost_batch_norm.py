@@ -1,4 +1,5 @@
 import copy
+import inspect
 import math
 
 import numpy
@@ -60,7 +61,7 @@ def check_two_steps(layer, size, shape):
     """Output, gradients and running statistics over two steps: the second catches a wrong starting weight."""
     generator = torch.Generator().manual_seed(0)
     mean, var, count = torch.zeros(shape[1]).double(), torch.ones(shape[1]).double(), 0
-    for _ in range(2):
+    for _ in range(3):  # a cumulative mean has weights 0, 1/2 and 2/3
         x = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         upstream = torch.randn(shape, generator=generator, dtype=torch.float64)
         expected, mean, var, count = on_paper(x, layer, size, mean, var, count)
@@ -395,6 +396,31 @@ def test_one_value_per_channel_is_refused_as_batch_norm_does():
 def test_a_wrong_rank_is_refused_as_batch_norm_does(kind):
     with pytest.raises(ValueError, match=r"expected .*D input \(got 0D input\)"):
         kind(3, ghost_batch_size=2)(torch.tensor(1.0))
+
+
+def test_integer_input_is_refused_as_batch_norm_does():
+    with pytest.raises(RuntimeError, match="not implemented for 'Long'"):
+        GhostBatchNorm1d(3, ghost_batch_size=2)(torch.ones(8, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_missing_buffers_are_taken_as_batch_norm_takes_them(momentum):
+    ghost, plain = GhostBatchNorm1d(3, ghost_batch_size=4, momentum=momentum), nn.BatchNorm1d(3, momentum=momentum)
+    x = torch.randn(8, 3)
+    for layer in (ghost, plain):
+        layer.num_batches_tracked = None
+    ghost(x)
+    for part in x.split(4):
+        plain(part)
+    torch.testing.assert_close(ghost.running_var, plain.running_var)
+    ghost.running_mean = ghost.running_var = None
+    ghost(x)
+
+
+def test_a_layer_without_bias_is_made_where_torch_makes_one():
+    if "bias" not in inspect.signature(nn.BatchNorm1d).parameters:
+        pytest.skip("this torch has none")
+    assert GhostBatchNorm1d(3, ghost_batch_size=4, bias=False).bias is None
 
 
 def test_wrong_channels_are_refused_as_batch_norm_does():

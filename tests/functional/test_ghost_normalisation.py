@@ -10,10 +10,10 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from lightning_gap.functional import GhostBatchNorm2d, ghost_batch_norm, ghost_normalisation, ghost_runs
+from lightning_gap.functional import GhostBatchNorm2d, ghost_batch_norm, ghost_blocks, ghost_normalisation, ghost_runs
 
 SHAPES = {"1d": (), "length": (5,), "2d": (3, 3), "long planes": (4, 4), "3d": (2, 1, 2)}
-LAYOUTS = ["contiguous", "channels last", "sliced", "expanded"]
+LAYOUTS = ["contiguous", "channels last", "sliced", "channels last, sliced", "expanded"]
 
 
 def on_paper(x, runs, weight, bias, eps=1e-5):
@@ -40,6 +40,8 @@ def on_paper(x, runs, weight, bias, eps=1e-5):
 def laid_out(x, layout):
     if layout == "channels last":
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if layout == "channels last, sliced":
+        return torch.cat([x, x], 1).movedim(1, -1).contiguous().movedim(-1, 1)[:, : x.shape[1]]
     if layout == "sliced":
         return torch.stack([x, -x], -1)[..., 0]
     if layout == "expanded":
@@ -77,33 +79,35 @@ def check(x, runs, weight, bias, gradient, *, tolerance, way=ghost_batch_norm):
     return result
 
 
-def by_slices(x, runs, weight, bias, *, eps):
-    return ghost_normalisation._by_slices(x, runs, weight, bias, eps)
+def by_stock_batch_norm(x, runs, weight, bias, *, eps):
+    """BatchNorm of torch on each ghost."""
+    sizes = [size for count, size in runs for _ in range(count)]
+    found = [torch.native_batch_norm(ghost, weight, bias, None, None, True, 0.0, eps) for ghost in x.split(sizes)]
+    outputs, means, inverses = zip(*found, strict=True)
+    return ghost_normalisation.Normalised(torch.cat(outputs), torch.stack(means), torch.stack(inverses) ** -2 - eps)
 
 
 def by_formula(x, runs, weight, bias, *, eps):
     return ghost_normalisation._by_formula(x, runs, weight, bias, eps)
 
 
-WAYS = {"eager": ghost_batch_norm, "slices": by_slices, "formula": by_formula}
+WAYS = {"eager": ghost_batch_norm, "formula": by_formula}
 
 
-@pytest.fixture(params=["as it comes", "a block at once", "many blocks", "a call for each ghost", "another device"])
+@pytest.fixture(params=["a block at once", "many blocks", "a call for each ghost", "another device"])
 def strategy(request, monkeypatch):
     """Each branch of the eager way, whatever the size of the example."""
-    if request.param != "as it comes":
-        monkeypatch.setattr(ghost_normalisation, "_FEW_GHOSTS", 0)
     if request.param == "many blocks":
-        monkeypatch.setattr(ghost_normalisation, "_CPU_BLOCK", 1)
+        monkeypatch.setattr(ghost_blocks, "_CPU_BLOCK", 1)
     if request.param == "a call for each ghost":
-        monkeypatch.setattr(ghost_normalisation, "_LARGE_GHOST", 1)
+        monkeypatch.setattr(ghost_blocks, "_LARGE_GHOST", 1)
     if request.param == "another device":  # its arithmetic, on the CPU
-        monkeypatch.setattr(ghost_normalisation, "_is_on_cpu", lambda x: False)
+        monkeypatch.setattr(ghost_blocks, "_is_on_cpu", lambda x: False)
     return request.param
 
 
 G = 4
-GRID = [2, G - 1, G, G + 1, 2 * G - 1, 2 * G, 2 * G + 1, 3 * G + 2]
+GRID = [1, 2, G - 1, G, G + 1, 2 * G - 1, 2 * G, 2 * G + 1, 3 * G + 2]
 
 
 @pytest.mark.parametrize("leftover", ["merge", "balance"])
@@ -111,6 +115,8 @@ GRID = [2, G - 1, G, G + 1, 2 * G - 1, 2 * G, 2 * G + 1, 3 * G + 2]
 @pytest.mark.parametrize("samples", GRID)
 def test_it_is_the_formula_over_the_leftover_grid(samples, spatial, leftover, strategy):
     positions = torch.empty(spatial).numel()
+    if samples * positions == 1:
+        pytest.skip("one value has no variance: BatchNorm refuses it")
     runs = ghost_runs(samples, G, leftover, positions=positions)
     for layout in LAYOUTS:
         example = sample((samples, 3, *spatial), layout=layout)
@@ -134,19 +140,17 @@ def test_every_way_is_the_formula(spatial, way):
     spatial=st.sampled_from(list(SHAPES.values())),
     layout=st.sampled_from(LAYOUTS),
     leftover=st.sampled_from(["merge", "balance"]),
-    few=st.sampled_from([0, 16]),
     block=st.sampled_from([1, 2**9, 2**21]),
     large=st.sampled_from([1, 2**19]),
 )
 def test_it_is_the_formula_for_any_shape_size_layout_and_policy(
-    samples, channels, size, spatial, layout, leftover, few, block, large
+    samples, channels, size, spatial, layout, leftover, block, large
 ):
     runs = ghost_runs(samples, size, leftover, positions=torch.empty(spatial).numel())
     x, *rest = sample((samples, channels, *spatial), layout=layout)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ghost_normalisation, "_FEW_GHOSTS", few)
-        patch.setattr(ghost_normalisation, "_CPU_BLOCK", block)
-        patch.setattr(ghost_normalisation, "_LARGE_GHOST", large)
+        patch.setattr(ghost_blocks, "_CPU_BLOCK", block)
+        patch.setattr(ghost_blocks, "_LARGE_GHOST", large)
         check(x, runs, *rest, tolerance=1e-12)
 
 
@@ -155,7 +159,7 @@ def test_it_is_the_formula_for_any_shape_size_layout_and_policy(
 def test_single_precision_is_good_to_a_millionth_or_as_batch_norm_itself(shape, layout, strategy):
     x, weight, bias, gradient = (t.float() for t in sample(shape, layout=layout))
     runs = ghost_runs(shape[0], 128 if shape[0] > 128 else 16, positions=x[0, 0].numel())
-    stock, _ = errors(x, runs, weight, bias, gradient, by_slices)
+    stock, _ = errors(x, runs, weight, bias, gradient, by_stock_batch_norm)
     check(x, runs, weight, bias, gradient, tolerance=max(1e-6, 1.5 * stock))
 
 
@@ -167,6 +171,10 @@ def test_half_precision_has_single_precision_statistics(dtype, layout, spatial, 
     runs = ghost_runs(14, G, positions=torch.empty(spatial).numel())
     result = check(x, runs, weight.float(), bias.float(), gradient, tolerance=4 * torch.finfo(dtype).eps)
     assert result.mean.dtype == result.variance.dtype == torch.float32
+    unscaled = check(x, runs, None, None, gradient, tolerance=4 * torch.finfo(dtype).eps)
+    assert unscaled.mean.dtype == torch.float32
+    halves = ghost_batch_norm(x, runs, weight.to(dtype), bias.to(dtype))
+    assert torch.equal(halves.variance, result.variance)
     _, mean, variance = on_paper(x, runs, weight, bias)
     torch.testing.assert_close(result.mean.double(), mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(result.variance.double(), variance, rtol=1e-5, atol=0)
@@ -183,7 +191,7 @@ def test_a_large_mean_does_not_spoil_the_variance(shape, strategy):
     assert (result.output - output).abs().max() <= 2 * (plain - output).abs().max()
 
 
-def test_constant_input_gives_the_bias():
+def test_constant_input_gives_the_bias(strategy):
     result = ghost_batch_norm(torch.full((8, 2), 3.0), ((2, 4),), torch.ones(2), torch.tensor([1.0, -1.0]))
     torch.testing.assert_close(result.output, torch.tensor([1.0, -1.0]).expand(8, 2), rtol=0, atol=1e-4)
     assert float(result.variance.max()) < 1e-9
@@ -208,6 +216,13 @@ def test_the_memory_format_is_kept(layout):
     assert output.is_contiguous(memory_format=layout)
     output.sum().backward()  # an expanded gradient
     assert x.grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("part", [(slice(None), slice(3)), (slice(None, None, 2),), (..., slice(1, 4), slice(1, 4))])
+def test_the_memory_format_of_a_part_is_kept(part):
+    x = torch.randn(16, 6, 5, 5).contiguous(memory_format=torch.channels_last)[part]
+    assert nn.BatchNorm2d(x.shape[1])(x).is_contiguous(memory_format=torch.channels_last)
+    assert ghost_batch_norm(x, ghost_runs(len(x), 4)).output.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_three_dimensional_channels_last_is_kept():
@@ -237,7 +252,7 @@ def test_first_and_second_derivatives_are_right(way, spatial, strategy):
     def normalise(*inputs):
         return way(inputs[0], runs, *inputs[1:], eps=1e-5).output
 
-    assert torch.autograd.gradcheck(normalise, leaves)
+    assert torch.autograd.gradcheck(normalise, leaves, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(normalise, leaves)
 
 
@@ -246,6 +261,38 @@ def test_second_derivatives_with_frozen_parameters():
     assert torch.autograd.gradgradcheck(
         lambda x: ghost_batch_norm(x, ghost_runs(7, 3), weight, bias).output, x.requires_grad_()
     )
+
+
+def test_third_derivatives_are_right():
+    x, weight, bias, _ = sample((7, 2))
+    x.requires_grad_()
+
+    def slope(x):
+        output = ghost_batch_norm(x, ghost_runs(7, 3), weight, bias).output
+        return torch.autograd.grad(output.pow(3).sum(), x, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(slope, x)
+
+
+@pytest.mark.parametrize("spatial", [(), (3, 3)])
+def test_sources_that_depend_on_one_another_are_counted_once(spatial):
+    """Weights used twice, a layer applied twice, and hooks: with and without a graph of the gradients."""
+    x, weight, bias, _ = sample((9, 2, *spatial))
+    runs = ghost_runs(9, 4, positions=x[0, 0].numel())
+
+    def gradients(normalise, create_graph):
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, weight, bias)]
+        for leaf in leaves:
+            leaf.register_hook(lambda gradient: 2 * gradient)
+        inner = normalise(leaves[0], leaves[1], leaves[1])
+        output = normalise(inner.tanh(), leaves[1], leaves[2])
+        return torch.autograd.grad(output.pow(3).sum(), leaves, create_graph=create_graph)
+
+    expected = gradients(lambda x, w, b: on_paper(x, runs, w, b)[0], False)
+    for create_graph in (False, True):
+        found = gradients(lambda x, w, b: ghost_batch_norm(x, runs, w, b).output, create_graph)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def loss_on_paper(x, weight, bias):
@@ -308,8 +355,10 @@ def test_autocast_changes_nothing():
     assert all(torch.equal(off, on) for off, on in zip(*results, strict=True))
 
 
-def test_the_memory_of_forward_and_backward_is_below_batch_norms():
-    x = torch.randn(64, 16, 16, 16).requires_grad_()
+@pytest.mark.parametrize("strategy", ["a block at once", "another device"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_memory_of_forward_and_backward_is_below_batch_norms(dtype, strategy):
+    x = torch.randn(512, 16, 8, 8, dtype=dtype).requires_grad_()
     gradient = torch.randn_like(x)
 
     def peak(normalise):
@@ -322,9 +371,10 @@ def test_the_memory_of_forward_and_backward_is_below_batch_norms():
             most = max(most, held)
         return most
 
-    ours, plain = peak(lambda x: ghost_batch_norm(x, ((4, 16),)).output), peak(nn.BatchNorm2d(16))
+    ours, plain = peak(lambda x: ghost_batch_norm(x, ((32, 16),)).output), peak(nn.BatchNorm2d(16))
     assert ours < plain
-    assert ours < 2.2 * x.numel() * x.element_size()  # the output, the input gradient, and statistics
+    # the output, the input gradient, and statistics; half precision has three blocks in single precision beside them
+    assert ours < (2.2 if dtype == torch.float32 else 2.7) * x.numel() * x.element_size()
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -348,7 +398,7 @@ def test_it_compiles_whole_and_seldom(backend, spatial):
     assert len(graphs) <= 3  # one size, any multiple of the ghost, anything else
 
 
-def test_the_input_and_the_gradient_are_not_written_to():
+def test_the_input_and_the_gradient_are_not_written_to(strategy):
     x, weight, bias, gradient = sample((14, 3))
     before = copy.deepcopy((x, weight, bias, gradient))
     check(x, ghost_runs(14, G), weight, bias, gradient, tolerance=1e-12)
@@ -379,3 +429,10 @@ def test_on_a_gpu_nothing_waits_for_it(momentum):
         layer(x).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_runs_that_do_not_fit_the_batch_are_refused():
+    with pytest.raises(ValueError, match=r"runs must add up .* they hold 4, input has shape \(8, 3\)"):
+        ghost_batch_norm(torch.randn(8, 3), ((1, 4),))
+    with pytest.raises(ValueError, match=r"at least one: they hold 0, input has shape \(0, 3\)"):
+        ghost_batch_norm(torch.empty(0, 3), ((1, 0),))

@@ -61,3 +61,14 @@ def test_a_leftover_can_be_refused(samples):
 def test_ghosts_of_a_single_value_are_refused():
     with pytest.raises(ValueError, match=r"Expected more than 1 value per channel.*ghost_batch_size=1.*at least 2"):
         ghost_runs(4, 1)
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-4, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_a_size_that_cannot_be_is_refused(size, error):
+    with pytest.raises(error, match="ghost_batch_size must be"):
+        ghost_runs(10, size)
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ValueError, match="leftover must be 'merge', 'balance' or 'error', got 'drop'"):
+        ghost_runs(10, 4, "drop")
