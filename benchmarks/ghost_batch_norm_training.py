@@ -84,7 +84,7 @@ def seconds_per_step(name: str, device: str, steps: int, callbacks: list[Callbac
     return times.median()
 
 
-def main(device: str = "cpu", steps: int = 8, rounds: int = 7, threads: int = 2, output: Path | None = None) -> None:
+def main(device: str = "cpu", steps: int = 14, rounds: int = 16, threads: int = 2, output: Path | None = None) -> None:
     """Print the step rate with ghosts relative to plain BatchNorm.
 
     Args:
@@ -109,9 +109,10 @@ def main(device: str = "cpu", steps: int = 8, rounds: int = 7, threads: int = 2,
     ]
     for name, (_, _, batch_size) in NETWORKS.items():
         plain, ghosts = [], []
-        for _ in range(rounds):
-            plain.append(seconds_per_step(name, device, steps, []))
-            ghosts.append(seconds_per_step(name, device, steps, [GhostBatchNormSwap(GHOST)]))
+        for turn in range(rounds):
+            for ghosted in (False, True) if turn % 2 else (True, False):  # neither always comes first
+                callbacks: list[Callback] = [GhostBatchNormSwap(GHOST)] if ghosted else []
+                (ghosts if ghosted else plain).append(seconds_per_step(name, device, steps, callbacks))
         rates = sorted(base / own for base, own in zip(plain, ghosts, strict=True))
         milliseconds = 1000 * statistics.median(plain)
         lines.append(
