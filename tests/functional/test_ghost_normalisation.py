@@ -10,7 +10,14 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from lightning_gap.functional import GhostBatchNorm2d, ghost_batch_norm, ghost_blocks, ghost_normalisation, ghost_runs
+from lightning_gap.functional import (
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    ghost_batch_norm,
+    ghost_blocks,
+    ghost_normalisation,
+    ghost_runs,
+)
 
 SHAPES = {"1d": (), "length": (5,), "2d": (3, 3), "long planes": (4, 4), "3d": (2, 1, 2)}
 LAYOUTS = ["contiguous", "channels last", "sliced", "channels last, sliced", "expanded"]
@@ -115,8 +122,10 @@ GRID = [1, 2, G - 1, G, G + 1, 2 * G - 1, 2 * G, 2 * G + 1, 3 * G + 2]
 @pytest.mark.parametrize("samples", GRID)
 def test_it_is_the_formula_over_the_leftover_grid(samples, spatial, leftover, strategy):
     positions = torch.empty(spatial).numel()
-    if samples * positions == 1:
-        pytest.skip("one value has no variance: BatchNorm refuses it")
+    if samples * positions == 1:  # one value has no variance
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            GhostBatchNorm1d(3, ghost_batch_size=G, leftover=leftover)(torch.randn(1, 3))
+        return
     runs = ghost_runs(samples, G, leftover, positions=positions)
     for layout in LAYOUTS:
         example = sample((samples, 3, *spatial), layout=layout)
