@@ -230,7 +230,7 @@ def test_resuming_with_other_settings_is_said(tmp_path):
     trainer.save_checkpoint(tmp_path / "ghost.ckpt")
     with pytest.warns(UserWarning, match=r"'ghost_batch_size': 4.* this run goes on with .*'ghost_batch_size': 8"):
         tiny.trainer(GhostBatchNormSwap(8), max_epochs=3).fit(
-            tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt", weights_only=True
+            tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt"
         )
 
 
@@ -242,7 +242,7 @@ def test_a_checkpoint_resumes_with_and_without_the_callback(tmp_path):
     plain = tiny.TinyClassifier()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used")
-        tiny.trainer(max_epochs=3).fit(plain, tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt", weights_only=True)
+        tiny.trainer(max_epochs=3).fit(plain, tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt")
     assert int(plain.net[1].num_batches_tracked) == 2 * 3 * 4 + 3
 
 
