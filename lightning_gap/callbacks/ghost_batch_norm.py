@@ -21,7 +21,7 @@ from .._lightning import (
 )
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
 from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
-from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs
+from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
 
 _log = logging.getLogger(__name__)
 
@@ -173,8 +173,7 @@ class GhostBatchNormSwap(Callback):
                 f"ghost_batch_size={self.ghost_batch_size} is larger than the batch of {size} samples that each "
                 f"process normalises at a time; use at most {size}"
             )
-        runs = ghost_runs(size, self.ghost_batch_size, self.leftover, positions=2)
-        if sum(count for count, _ in runs) == 1:
+        if number_of_ghosts(ghost_runs(size, self.ghost_batch_size, self.leftover, positions=2)) == 1:
             rank_zero_warn(
                 f"ghost_batch_size={self.ghost_batch_size} makes one ghost of the batch of {size} samples that each "
                 "process normalises at a time, which is plain BatchNorm; use a smaller size"

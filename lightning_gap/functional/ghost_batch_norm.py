@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .ghost_normalisation import ghost_batch_norm, is_eager
-from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, ghost_runs
+from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
 
 RunningStats = Literal["sequential", "mean"]
 
@@ -52,7 +52,7 @@ class _GhostBatchNorm(_BatchNorm):
         leftover = self.leftover if self.training or self.leftover != "error" else "merge"
         positions = math.prod(input.shape[2:])
         runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=positions)
-        if len(runs) == 1 and runs[0][0] == 1:
+        if number_of_ghosts(runs) == 1:
             return super().forward(input)  # one ghost, too
         output, mean, variance = ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps)
         if self.training and self.track_running_stats and self.running_mean is not None:
@@ -159,7 +159,7 @@ def _update_weights(
     cumulative mean (``momentum=None``) the first is the number of updates, by which the caller divides.
     """
     exact = torch.float32 if device.type == "mps" else torch.float64
-    ghosts = sum(count for count, _ in runs)
+    ghosts = number_of_ghosts(runs)
     sizes = [torch.full((count, 1), size, dtype=exact, device=device) for count, size in runs]
     values = torch.cat(sizes) * positions
     shares = values / values.sum()

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ghosts import Runs
+from .ghosts import Runs, number_of_ghosts
 
 _CPU_BLOCK = 2**21
 """Bytes of a block on the CPU: few enough to stay in the cache, many enough to hide the cost of a call."""
@@ -49,10 +49,11 @@ def forward(
     x = _dense(input)
     output = torch.empty_like(x)
     scale, shift = _per_channel(weight, x, 1.0), _per_channel(bias, x, 0.0)
-    ghosts = sum(count for count, _ in runs)
-    mean, variance, inverse = torch.empty(3, ghosts, 1, x.shape[1], 1, dtype=scale.dtype, device=x.device)
+    mean, variance, inverse = torch.empty(
+        3, number_of_ghosts(runs), 1, x.shape[1], 1, dtype=scale.dtype, device=x.device
+    )
     for here, x_block, y_block in _blocks(runs, x, output):
-        x_block, y = x_block.to(scale.dtype), _scratch(y_block)
+        x_block, y = x_block.to(scale.dtype), _scratch(y_block, scale.dtype)
         _moments(x_block, mean[here], variance[here], scratch=y)
         torch.add(variance[here], eps, out=inverse[here]).rsqrt_()
         slope = inverse[here] * scale
@@ -82,7 +83,7 @@ def backward(
     dy_sums, dyx_sums = torch.empty(2, *mean.shape, dtype=mean.dtype, device=x.device)
     slopes = inverse * _per_channel(weight, x, 1.0)
     for here, x_block, dy, dx_block in _blocks(runs, x, gradient, result):
-        x_block, dy, dx = x_block.to(mean.dtype), dy.to(mean.dtype), _scratch(dx_block)
+        x_block, dy, dx = x_block.to(mean.dtype), dy.to(mean.dtype), _scratch(dx_block, mean.dtype)
         _sums(dy, x_block, mean[here], dy_sums[here], dyx_sums[here], scratch=dx)
         dyx_sums[here].mul_(inverse[here])
         if wanted_input:  # dx = slope (dy - sum(dy) / M - xhat sum(dy xhat) / M), as slope dy + b (x - mean) + c
@@ -131,7 +132,7 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, dy_sum: Tensor, dyx_sum: Tensor, 
         parts = _sums_per_channel(dy.reshape(1, -1, positions), x.reshape(1, -1, positions), planes)
         for total, part in zip((dy_sum, dyx_sum), parts, strict=True):
             torch.sum(part.view(count, size, channels, 1), 1, keepdim=True, out=total)
-    elif _is_on_cpu(x) and _has_large_rows(x):
+    elif _has_large_rows(x):
         by_ghost = (dy[..., 0], x[..., 0], *(t[:, 0, :, 0] for t in (mean, dy_sum, dyx_sum)))
         for *ghost, by_dy, by_dyx in zip(*by_ghost, strict=True):
             for total, part in zip((by_dy, by_dyx), _sums_per_channel(*ghost), strict=True):
@@ -204,14 +205,14 @@ def _as_rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def _scratch(block: Tensor) -> Tensor:
+def _scratch(block: Tensor, dtype: torch.dtype) -> Tensor:
     """Where to compute the block: in place, or for half precision beside it."""
-    dtype = torch.promote_types(block.dtype, torch.float32)
     return block if block.dtype == dtype else torch.empty_like(block, dtype=dtype)
 
 
 def _has_large_rows(x: Tensor) -> bool:
-    return x.shape[3] == 1 and x[0].numel() * x.element_size() >= _LARGE_GHOST
+    """Whether each ghost is worth a kernel call of its own; on other devices a call costs too much."""
+    return _is_on_cpu(x) and x.shape[3] == 1 and x[0].numel() * x.element_size() >= _LARGE_GHOST
 
 
 def _has_long_planes(x: Tensor) -> bool:

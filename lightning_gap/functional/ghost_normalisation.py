@@ -72,8 +72,9 @@ def _by_formula(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor |
         ghosts = ghosts.to(torch.promote_types(input.dtype, torch.float32))
         over = [1, *range(3, ghosts.dim())]
         mean = ghosts.mean(over, keepdim=True)
-        squares = (ghosts - mean).square().mean(over, keepdim=True)
-        output = (ghosts - mean) * torch.rsqrt(squares + eps)
+        centred = ghosts - mean
+        squares = centred.square().mean(over, keepdim=True)
+        output = centred * torch.rsqrt(squares + eps)
         if weight is not None:
             output = output * weight.view(per_channel)
         if bias is not None:

@@ -59,6 +59,16 @@ def ghost_runs(samples: int, ghost_batch_size: int, leftover: Leftover = "merge"
     return _without_empty((count, ghost_batch_size), (1 if rest else 0, rest))
 
 
+def number_of_ghosts(runs: Runs) -> int:
+    """How many ghosts the runs hold.
+
+    Example:
+        >>> number_of_ghosts(((7, 128), (1, 104)))
+        8
+    """
+    return sum(count for count, _ in runs)
+
+
 def checked_ghost_batch_size(ghost_batch_size: int) -> int:
     """Give ``ghost_batch_size`` back, or raise the one error that names it."""
     if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, int):
