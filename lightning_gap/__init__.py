@@ -1,6 +1,7 @@
 """Large batches in Lightning without the generalization gap: close it, and see why it opens."""
 
 from ._version import __version__ as __version__
+from .callbacks import CurvatureMonitor as CurvatureMonitor
 from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
 from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
 from .callbacks import LearningRateScaling as LearningRateScaling
@@ -10,6 +11,7 @@ from .data import InMemoryLoader as InMemoryLoader
 from .functional import GhostBatchNorm1d as GhostBatchNorm1d
 from .functional import GhostBatchNorm2d as GhostBatchNorm2d
 from .functional import GhostBatchNorm3d as GhostBatchNorm3d
+from .functional import hessian_eigenvalues as hessian_eigenvalues
 from .functional import restore_batch_norm as restore_batch_norm
 from .functional import sharpness as sharpness
 from .functional import swap_batch_norm as swap_batch_norm

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
+from torch.distributed import ProcessGroup
 from torch.utils.data import BatchSampler
 
 
@@ -75,6 +76,15 @@ def to_device(trainer: Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
+def learning_rate_in_use(trainer: Trainer) -> float:
+    """The largest rate of all parameter groups now, times what callbacks multiply it by in each step."""
+    scale = math.prod(getattr(callback, "current_scale", 1.0) for callback in _callbacks(trainer))
+    rates = [
+        float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups if "lr" in group
+    ]
+    return scale * max(rates, default=0.0)
+
+
 def optimizer_steps_taken(trainer: Trainer) -> int:
     """Optimizer steps so far; in manual optimization, where one batch may step several optimizers, batches so far."""
     if trainer.lightning_module.automatic_optimization:
@@ -88,14 +98,27 @@ def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
     return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
 
 
-def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
-    """Whether a monitor measures at the end of this epoch: every n-th one, and the last one planned.
+def is_last_planned(trainer: Trainer) -> bool:
+    """Whether this epoch is the last one by ``max_epochs`` or ``max_steps``.
 
     Not `should_stop`: whether it is set by now depends on which callback comes first.
     """
-    done = trainer.current_epoch + 1
     steps_are_up = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    return done % every_n_epochs == 0 or done == trainer.max_epochs or steps_are_up
+    return trainer.current_epoch + 1 == trainer.max_epochs or steps_are_up
+
+
+def log_now(trainer: Trainer, values: dict[str, float]) -> None:
+    """Log where `self.log` is refused: to all loggers, at the step of the last optimizer step, and for callbacks."""
+    connector = trainer._logger_connector
+    metrics = {name: torch.tensor(value) for name, value in values.items()}
+    connector._callback_metrics.update(metrics)
+    if not trainer.barebones:
+        connector.log_metrics(metrics, step=max(0, trainer.global_step - 1))
+
+
+def process_group(trainer: Trainer) -> ProcessGroup | None:
+    """The processes that train together; None for a single one."""
+    return torch.distributed.group.WORLD if trainer.world_size > 1 else None
 
 
 def writes_logs_now(trainer: Trainer) -> bool:
@@ -106,6 +129,15 @@ def writes_logs_now(trainer: Trainer) -> bool:
 def uses_sync_batch_norm(trainer: Trainer) -> bool:
     """Whether the Trainer will turn BatchNorm layers into SyncBatchNorm."""
     return getattr(trainer.strategy, "_layer_sync", None) is not None
+
+
+def refuse_sync_batch_norm(trainer: Trainer, argument: str) -> None:
+    """Raise if BatchNorm would gather its statistics from all processes, which measure different batches."""
+    if uses_sync_batch_norm(trainer):
+        raise ValueError(
+            f"{argument} cannot be measured under sync_batchnorm=True, where each batch has the statistics of all "
+            "processes; use batch_norm='running'"
+        )
 
 
 def refuse_sharded_weights(trainer: Trainer, callback: Callback) -> None:
@@ -135,9 +167,13 @@ def refuse_same_keys(trainer: Trainer, callback: Callback, keys: tuple[str, ...]
             )
 
 
-def _of_class(trainer: Trainer, callback: Callback) -> list[Callback]:
+def _callbacks(trainer: Trainer) -> list[Callback]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [other for other in callbacks if type(other) is type(callback)]
+    return callbacks
+
+
+def _of_class(trainer: Trainer, callback: Callback) -> list[Callback]:
+    return [other for other in _callbacks(trainer) if type(other) is type(callback)]
 
 
 @contextmanager

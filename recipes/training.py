@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,10 +19,15 @@ from lightning_gap import (
     InMemoryLoader,
     SharpnessMonitor,
     WeightDistanceMonitor,
-    sharpness,
     weight_distance,
 )
-from lightning_gap.functional import UndefinedSharpnessError, batch_statistics, epsilon_name
+from lightning_gap.functional import (
+    BatchNormMode,
+    DatasetLoss,
+    UndefinedSharpnessError,
+    epsilon_name,
+    sharpness_profile,
+)
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import InMemoryData, Samples
 from lightning_gap.recipes.progress import EpochProgress
@@ -97,11 +100,11 @@ def train(
     """
     initial = [weight.detach().clone() for weight in network.parameters()]
     monitors: list[Callback] = [
-        SharpnessMonitor(epsilon, every_n_epochs=measure_every_n_epochs),
+        SharpnessMonitor(epsilon, every_n_epochs=measure_every_n_epochs, max_time_share=None),
         WeightDistanceMonitor(every_n_epochs=measure_every_n_epochs),
     ]
     if len(data.validation[1]):
-        monitors.append(GeneralizationGapMonitor(every_n_epochs=measure_every_n_epochs))
+        monitors.append(GeneralizationGapMonitor(every_n_epochs=measure_every_n_epochs, max_time_share=None))
     module = Classifier(network, learning_rate=learning_rate, callbacks=[*regime.callbacks, *monitors])
     checkpoint = ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, epochs // 10))
     trainer = Trainer(
@@ -166,30 +169,26 @@ def _measure(
         train_accuracy=train_accuracy,
         test_loss=test_loss,
         test_accuracy=test_accuracy,
-        sharpness=_sharpness(network, measured, epsilon, use_batch_statistics=False),
-        sharpness_batch=_sharpness(network, measured, epsilon, use_batch_statistics=True),
+        sharpness=_sharpness(network, measured, epsilon, "running"),
+        sharpness_batch=_sharpness(network, measured, epsilon, "batch"),
         distance=weight_distance(network.parameters(), initial),
         seconds=seconds,
     )
 
 
 def _sharpness(
-    network: nn.Module, samples: Samples, epsilon: tuple[float, ...], *, use_batch_statistics: bool
+    network: nn.Module, samples: Samples, epsilon: tuple[float, ...], batch_norm: BatchNormMode
 ) -> dict[str, float]:
+    def mean_loss(network: nn.Module, batch: Samples) -> Tensor:
+        return cross_entropy(network(batch[0]), batch[1])
+
     chunks = list(InMemoryLoader(samples, batch_size=EVALUATION_CHUNK))
-
-    def loss_parts() -> Iterator[Tensor]:
-        for inputs, targets in chunks:
-            yield cross_entropy(network(inputs), targets) * (len(targets) / len(samples[1]))
-
-    def percent(epsilon: float) -> float:
-        try:
-            return sharpness(loss_parts, network.parameters(), epsilon=epsilon).percent
-        except UndefinedSharpnessError:  # the run diverged; the other regimes' rows are still of use
-            return math.nan
-
-    with batch_statistics(network) if use_batch_statistics else nullcontext():
-        return {epsilon_name(e): percent(e) for e in epsilon}
+    loss = DatasetLoss(network, mean_loss, chunks, batch_norm=batch_norm)
+    try:
+        results = sharpness_profile(loss, network.parameters(), epsilon)
+    except UndefinedSharpnessError:  # the run diverged; the other regimes' rows are still of use
+        return {epsilon_name(e): math.nan for e in epsilon}
+    return {epsilon_name(r.epsilon): r.percent for r in results}
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

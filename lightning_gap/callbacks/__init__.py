@@ -1,5 +1,6 @@
 """Thin Lightning callbacks over `lightning_gap.functional`: when to call, and where the result goes."""
 
+from .curvature import CurvatureMonitor as CurvatureMonitor
 from .generalization_gap import GeneralizationGapMonitor as GeneralizationGapMonitor
 from .ghost_batch_norm import GhostBatchNormSwap as GhostBatchNormSwap
 from .learning_rate import LearningRateScaling as LearningRateScaling

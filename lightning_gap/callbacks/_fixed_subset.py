@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset
 
 from .._lightning import same_random_numbers
+from ..functional.fixed_subset import FixedSubset
 
-Chunk = tuple[Any, float]
-"""A batch and its share of all samples measured on."""
+
+class Batches(NamedTuple):
+    """Batches to measure on, and the samples in each."""
+
+    batches: Sequence[Any]
+    sizes: list[int]
 
 
 def fixed_subsets(
     sources: Mapping[str, tuple[Iterable[Any] | None, Any]], *, samples: int, chunk_size: int, seed: int
-) -> dict[str, list[Chunk]]:
+) -> dict[str, Batches]:
     """Fix the batches that a monitor measures on: those the user gave, or equally many samples drawn from each loader.
 
     A loader itself is never iterated, which would move its generator and its workers: samples are taken from the data
@@ -32,42 +36,41 @@ def fixed_subsets(
         seed: Seed of the draw, and of random transforms.
 
     Returns:
-        For each argument its batches, each with its share of all samples.
+        For each argument its batches.
 
     Raises:
         ValueError: If a loader has no indexable data set, there is nothing to measure on, or the number of samples
             in a batch cannot be told.
     """
-    loaders = {name: _single(loader) for name, (given, loader) in sources.items() if given is None}
-    size = min([samples, *(len(_indexable(loader, name)) for name, loader in loaders.items())])
-    chunks: dict[str, list[Chunk]] = {}
+    loaders = {name: loader for name, (given, loader) in sources.items() if given is None}
+    size = min([samples, *(len(_dataset(loader, name)) for name, loader in loaders.items())])
+    found: dict[str, Batches] = {}
     with same_random_numbers():
         torch.manual_seed(seed)
         for name, (given, _) in sources.items():
-            batches = list(given) if given is not None else _draw(loaders[name], size, chunk_size, seed)
+            drawn = given is None and size > 0
+            batches = list(subset(loaders[name], name, size, chunk_size, seed) if drawn else given or ())
             if not batches:
                 raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
-            chunks[name] = _with_shares(batches, name)
-    return chunks
+            found[name] = Batches(batches, _sizes(batches, name))
+    return found
 
 
-def _with_shares(batches: list[Any], argument: str) -> list[Chunk]:
+def subset(loader: Any, argument: str, samples: int | None, chunk_size: int, seed: int) -> FixedSubset:
+    """Samples of the loader's data set, read when asked for; for one seed a smaller choice begins a larger one."""
+    dataset = _dataset(loader, argument)
+    collate = getattr(_single(loader), "collate_fn", None)
+    return FixedSubset(dataset, samples=samples, chunk_size=chunk_size, seed=seed, collate_fn=collate)
+
+
+def _sizes(batches: list[Any], argument: str) -> list[int]:
     try:
-        sizes = [extract_batch_size(batch) for batch in batches]
+        return [extract_batch_size(batch) for batch in batches]
     except (MisconfigurationException, RecursionError) as error:
         raise ValueError(
             f"cannot tell how many samples a {type(batches[0]).__name__} holds; pass {argument}=..., a list of batches "
             "made of tensors, lists, tuples and dicts"
         ) from error
-    return [(batch, size / sum(sizes)) for batch, size in zip(batches, sizes, strict=True)]
-
-
-def _draw(loader: Any, size: int, chunk_size: int, seed: int) -> list[Any]:
-    dataset = loader.dataset
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    chunks = order[:size].sort().values.tensor_split(math.ceil(size / chunk_size)) if size else ()
-    collate = getattr(loader, "collate_fn", None) or default_collate
-    return [collate([dataset[index] for index in chunk.tolist()]) for chunk in chunks]
 
 
 def _single(loader: Any) -> Any:
@@ -75,7 +78,8 @@ def _single(loader: Any) -> Any:
     return loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader
 
 
-def _indexable(loader: Any, argument: str) -> Any:
+def _dataset(loader: Any, argument: str) -> Any:
+    loader = _single(loader)
     dataset = getattr(loader, "dataset", None)
     of_single_samples = not (isinstance(loader, DataLoader) and loader.batch_sampler is None)
     indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
-from .._lightning import same_random_numbers, to_device
-from ._fixed_subset import Chunk
-
-LossFunction = Callable[[LightningModule, Any], Tensor]
+from .._lightning import process_group, same_random_numbers
 
 _INTERNALS = frozenset(vars(nn.Module())) | {"_trainer", "_fabric"}
 
@@ -27,7 +23,8 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
     Buffers, frozen parameters, gradients, the mode of every submodule, random-number generators, and the plain
     attributes of every submodule (counters, lists, torchmetrics states; containers one level deep) end as they
-    began. Nothing is logged inside. Trained parameters are left to whoever perturbs them.
+    began. Nothing is logged inside. Trained parameters are left to whoever perturbs them. On several processes all
+    measure with the buffers of the first: BatchNorm's differ after each step.
     """
     modes = [(part, part.training) for part in module.modules()]
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
@@ -40,6 +37,9 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
             module.eval()
             trainer.loggers = [DummyLogger()] if loggers else []
             vars(module).update(log=_ignore, log_dict=_ignore)
+            if process_group(trainer) is not None:
+                for buffer in module.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
             yield
     finally:
         trainer.loggers = loggers
@@ -52,39 +52,6 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
         with torch.no_grad():
             for tensor, original in zip(tensors, originals, strict=True):
                 tensor.copy_(original)
-
-
-def check_measurable(module: LightningModule, loss_fn: LossFunction | None) -> None:
-    """Raise if the loss has to come from a `training_step` that does more than compute it."""
-    if loss_fn is None and not module.automatic_optimization:
-        raise ValueError(
-            f"{type(module).__name__} optimizes manually, so its training_step takes steps and cannot be used to "
-            "measure; pass loss_fn=..., a function of (module, batch) that returns the mean loss"
-        )
-
-
-def chunk_losses(
-    trainer: Trainer, module: LightningModule, chunks: Iterable[Chunk], *, loss_fn: LossFunction | None, seed: int
-) -> Iterator[tuple[Any, Tensor, float]]:
-    """Each batch as the module sees it, its mean loss, and its share of all samples.
-
-    Every pass over the chunks draws the same random numbers. Gradients are not turned off: a `training_step` may
-    need them, for a gradient penalty.
-    """
-    torch.manual_seed(seed)
-    for index, (stored, share) in enumerate(chunks):
-        batch = to_device(trainer, stored)
-        yield batch, loss_fn(module, batch) if loss_fn else _training_step_loss(module, batch, index), share
-
-
-def _training_step_loss(module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
-    """Mean loss of one batch from the user's own `training_step`."""
-    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-    output = module.training_step(batch, batch_idx) if takes_index else module.training_step(batch)
-    loss = output.get("loss") if isinstance(output, Mapping) else output
-    if not isinstance(loss, Tensor):
-        raise ValueError(f"training_step gave no loss but {output!r}; pass loss_fn=..., a function of (module, batch)")
-    return loss
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,10 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
+from .._lightning import log_now, process_group, refuse_same_keys, refuse_sharded_weights, to_device
+from ..functional.processes import sum_over_processes
 from ._arguments import check_counts
-from ._fixed_subset import Chunk, fixed_subsets
-from ._undisturbed import LossFunction, check_measurable, chunk_losses, undisturbed
+from ._fixed_subset import Batches, fixed_subsets
+from ._module_loss import LossFunction, Seeded, batch_loss, check_measurable
+from ._schedule import EveryNEpochs, Schedule
+from ._undisturbed import undisturbed
 
 
 class GeneralizationGapMonitor(Callback):
@@ -30,8 +34,9 @@ class GeneralizationGapMonitor(Callback):
     inputs and integer targets and a `forward` that gives class scores (N, C), or with ``accuracy_fn``.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, and of the last one planned, once there is
-            validation data.
+        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ..., once there is
+            validation data; and at the end of the run.
+        at_start: Measure also before the first step, if there is validation data by then.
         samples: Most samples of either kind; the smaller data set decides.
         chunk_size: Most samples in memory at a time.
         seed: Seed of the two subsets.
@@ -39,6 +44,8 @@ class GeneralizationGapMonitor(Callback):
         validation_data: The same for validation.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
         accuracy_fn: Mean accuracy of one batch, a function of (module, batch).
+        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
+            training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
 
     Raises:
@@ -52,7 +59,8 @@ class GeneralizationGapMonitor(Callback):
     def __init__(
         self,
         *,
-        every_n_epochs: int = 1,
+        every_n_epochs: EveryNEpochs = 1,
+        at_start: bool = False,
         samples: int = 1000,
         chunk_size: int = 250,
         seed: int = 0,
@@ -60,10 +68,12 @@ class GeneralizationGapMonitor(Callback):
         validation_data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
         accuracy_fn: Callable[[LightningModule, Any], Tensor] | None = None,
+        max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        check_counts(every_n_epochs=every_n_epochs, samples=samples, chunk_size=chunk_size)
+        check_counts(samples=samples, chunk_size=chunk_size)
         self.every_n_epochs = every_n_epochs
+        self.at_start = at_start
         self.samples = samples
         self.chunk_size = chunk_size
         self.seed = seed
@@ -71,8 +81,10 @@ class GeneralizationGapMonitor(Callback):
         self.validation_data = validation_data
         self.loss_fn = loss_fn
         self.accuracy_fn = accuracy_fn
+        self.max_time_share = max_time_share
         self.suffix = suffix
-        self._chunks: dict[str, list[Chunk]] = {}
+        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self._batches: dict[str, Batches] = {}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -86,30 +98,32 @@ class GeneralizationGapMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_measurable(pl_module, self.loss_fn)
-        self._chunks = {}
+        self._batches = {}
         if self.validation_data is None and not trainer.enable_validation:
             raise ValueError(
                 "GeneralizationGapMonitor needs validation data: give the module a validation_step and the Trainer a "
                 "validation loader, pass validation_data=..., or remove the callback"
             )
         self._draw(trainer)
+        self._schedule.begin(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._schedule.is_first_batch() and self.at_start and trainer.global_step == 0:
+            log_now(trainer, self._values(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_due(trainer, self.every_n_epochs):
-            return
-        self._draw(trainer)
-        if self._chunks:
-            # BatchNorm buffers differ by process; all log rank zero's
-            gaps = trainer.strategy.broadcast(self._gaps(trainer, pl_module))
-            pl_module.log_dict(dict(zip(self.keys, gaps, strict=False)), sync_dist=True)
+        if self._schedule.is_due(trainer, "GeneralizationGapMonitor"):
+            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._chunks = {}
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._schedule.is_left(trainer):
+            log_now(trainer, self._values(trainer, pl_module))
+        self._batches = {}
 
     def _draw(self, trainer: Trainer) -> None:
         """Draw the subsets as soon as validation data is there; Lightning may load it only when first needed."""
-        if not self._chunks and (self.validation_data is not None or trainer.val_dataloaders is not None):
-            self._chunks = fixed_subsets(
+        if not self._batches and (self.validation_data is not None or trainer.val_dataloaders is not None):
+            self._batches = fixed_subsets(
                 {
                     "train_data": (self.train_data, trainer.train_dataloader),
                     "validation_data": (self.validation_data, trainer.val_dataloaders),
@@ -119,20 +133,34 @@ class GeneralizationGapMonitor(Callback):
                 seed=self.seed,
             )
 
-    def _gaps(self, trainer: Trainer, module: LightningModule) -> list[float]:
-        with undisturbed(trainer, module):
-            train = self._measure(trainer, module, self._chunks["train_data"])
-            validation = self._measure(trainer, module, self._chunks["validation_data"])
-        return [t - v for t, v in zip(train, validation, strict=False)]
+    def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        """The gaps that are known; none before there is validation data."""
+        self._draw(trainer)
+        if not self._batches:
+            return {}
+        with self._schedule.measuring(trainer), undisturbed(trainer, module):
+            train = self._measure(trainer, module, self._batches["train_data"])
+            validation = self._measure(trainer, module, self._batches["validation_data"])
+        gaps = {key: t - v for key, t, v in zip(self.keys, train, validation, strict=True)}
+        return {key: gap for key, gap in gaps.items() if key == self.keys[0] or not math.isnan(gap)}
 
-    def _measure(self, trainer: Trainer, module: LightningModule, chunks: list[Chunk]) -> list[float]:
-        """Mean loss over the samples and, where it can be known, mean accuracy."""
-        totals: list[float] = []
-        for batch, loss, share in chunk_losses(trainer, module, chunks, loss_fn=self.loss_fn, seed=self.seed):
-            accuracy = self.accuracy_fn(module, batch) if self.accuracy_fn else _accuracy(module, batch)
-            values = [float(value.detach()) * share for value in (loss, accuracy) if value is not None]
-            totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
-        return totals
+    def _measure(self, trainer: Trainer, module: LightningModule, given: Batches) -> list[float]:
+        """Mean loss and mean accuracy over the samples, the processes each taking some; NaN where it is unknown."""
+
+        def own_share() -> tuple[list[float], list[Tensor]]:
+            totals = [0.0, 0.0]
+            batches = Seeded(given.batches, self.seed)
+            for i in range(trainer.global_rank, len(batches), trainer.world_size):
+                batch = to_device(trainer, batches[i][1])
+                loss = batch_loss(module, batch, i, self.loss_fn)
+                accuracy = self.accuracy_fn(module, batch) if self.accuracy_fn else _accuracy(module, batch)
+                share = given.sizes[i] / sum(given.sizes)
+                totals[0] += share * float(loss.detach())
+                totals[1] += share * (math.nan if accuracy is None else float(accuracy))
+            return totals, []
+
+        group = process_group(trainer)
+        return sum_over_processes(own_share, numbers=2, process_group=group, device=module.device)[0]
 
 
 @torch.no_grad()

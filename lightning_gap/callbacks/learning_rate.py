@@ -70,6 +70,11 @@ class LearningRateScaling(Callback):
         self._factor = 1.0
         self._effective: dict[Optimizer, list[float]] = {}
 
+    @property
+    def current_scale(self) -> float:
+        """What the optimizer's rate was multiplied by in the last step."""
+        return self._factor
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_second(trainer, self, because="the rate would be scaled twice")

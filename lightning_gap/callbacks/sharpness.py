@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
-from ..functional.batch_statistics import batch_statistics
-from ..functional.sharpness import Sharpness, UndefinedSharpnessError, checked_params, epsilon_name, sharpness
+from .._lightning import log_now, process_group, refuse_same_keys, refuse_sharded_weights, refuse_sync_batch_norm
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss
+from ..functional.neighbourhood import Norm
+from ..functional.random_subspace import RandomSubspace
+from ..functional.sharpness import Sharpness, UndefinedSharpnessError, check_epsilons, epsilon_name
+from ..functional.sharpness_result import Method
+from ..functional.sharpness_search import Search
+from ..functional.weight_quantiles import weight_quantiles
+from ..logging.figure_sink import log_figure
+from ..logging.figures import sharpness_figure
 from ._arguments import check_counts
-from ._fixed_subset import Chunk, fixed_subsets
-from ._undisturbed import LossFunction, check_measurable, chunk_losses, undisturbed
+from ._fixed_subset import Batches, fixed_subsets, subset
+from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
+from ._schedule import EveryNEpochs, Schedule
+from ._undisturbed import undisturbed
 
-BatchNormMode = Literal["running", "batch"]
+_QUANTILES = {"weight_p05": 0.05, "weight_p50": 0.5, "weight_p95": 0.95}
+_SCOUTED_SHARE = 8
+_FINAL_SAMPLES = 10_000  # where the value of a well-fitted small-batch solution has settled
 
 
 class SharpnessMonitor(Callback):
@@ -27,26 +37,41 @@ class SharpnessMonitor(Callback):
     The loss comes from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of
     the training data; ``loss_fn`` overrides it. The run is bit for bit the same with and without the monitor.
 
-    Logs at the end of an epoch, in percent, ``sharpness/full_eps1e-3`` for each epsilon, and beside it
-    ``sharpness/loss`` and ``sharpness/gradient_norm``, both at the weights themselves on the same samples.
+    Logs at the end of an epoch, in percent, ``sharpness/full_eps1e-3`` for each epsilon (instead of ``full``:
+    ``relative``, ``subspace``, ``l2``, ``l2_relative``), and beside it, on the same samples and at the weights
+    themselves, ``sharpness/loss`` and ``sharpness/gradient_norm``, and the 5, 50 and 95 % quantiles of ``|x_i|``,
+    ``sharpness/weight_p05``, ``_p50`` and ``_p95``. When fit ends, a figure of sharpness against loss.
 
     Args:
         epsilon: Half-widths of the box, relative to ``|x_i| + 1``. The paper uses 1e-3 and 5e-4.
-        every_n_epochs: Measure at the end of every n-th epoch, and of the last one planned.
+        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
+            of the run.
+        at_start: Measure also before the first step.
+        accurate_at_end: Measure at the end of the run also what to publish: the ascent on 10,000 samples and the
+            loss on all training samples, logged as ``sharpness/full_eps1e-3_final`` and ``sharpness/loss_final``.
+            Takes about as long as an epoch, or two.
         samples: Training samples to measure on. On a well-fitted small-batch solution the value settles only at
             about 10,000; keep the number and ``seed`` equal in runs that you compare.
         chunk_size: Most samples in memory at a time; with ``batch_norm="batch"`` it is part of the definition.
         batch_norm: ``"running"`` evaluates with running statistics, ``"batch"`` with those of each chunk, as the
-            paper's networks did. On large-batch solutions the first gives about ten times the second.
+            paper's networks did, ``"recomputed"`` with those of the samples, gathered afresh. On large-batch solutions
+            the first gives about ten times the second.
+        method: ``"corner"``, or ``"lbfgsb"``, the paper's (needs SciPy); see `lightning_gap.functional.sharpness`.
         max_evaluations: Most evaluations of the loss for one epsilon.
-        seed: Seed of the subset.
+        subspace: Dimension of the random subspace to seek in, drawn by ``seed``; the paper's has 100. By default the
+            full space.
+        relative: Make the box relative to ``|x_i|`` alone, which no rescaling of the weights can fool.
+        norm: ``"max"`` for the box, ``"l2"`` for the ball of sharpness-aware minimization.
+        seed: Seed of the subset of samples.
         data: Batches to measure on instead of the subset, as `training_step` takes them.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
+            training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
 
     Raises:
-        ValueError: If an argument is out of range; at train start, if no fixed subset can be drawn, the strategy
-            shards the weights, or two monitors log the same key.
+        ValueError: If an argument is out of range; before the first step, if no fixed subset can be drawn, the loss
+            cannot be measured, the strategy shards the weights, or two monitors log the same key.
 
     Reference:
         Keskar et al. (2017), Metric 2.1 and Figure 6; see `lightning_gap.functional.sharpness`.
@@ -56,90 +81,176 @@ class SharpnessMonitor(Callback):
         self,
         epsilon: float | tuple[float, ...] = (1e-3, 5e-4),
         *,
-        every_n_epochs: int = 1,
+        every_n_epochs: EveryNEpochs = 1,
+        at_start: bool = False,
+        accurate_at_end: bool = False,
         samples: int = 1000,
         chunk_size: int = 250,
         batch_norm: BatchNormMode = "running",
-        max_evaluations: int = 7,
+        method: Method = "corner",
+        max_evaluations: int = 5,
+        subspace: int | None = None,
+        relative: bool = False,
+        norm: Norm = "max",
         seed: int = 0,
         data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
+        max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
         self.epsilon = tuple(epsilon) if isinstance(epsilon, tuple | list) else (epsilon,)
-        numbers = all(isinstance(e, int | float) and 0 < e < math.inf for e in self.epsilon)
-        if not self.epsilon or not numbers or len(set(self.epsilon)) < len(self.epsilon):
-            raise ValueError(f"epsilon must be positive, or several different positive numbers, got {epsilon!r}")
-        check_counts(
-            every_n_epochs=every_n_epochs, samples=samples, chunk_size=chunk_size, max_evaluations=max_evaluations
-        )
-        if max_evaluations < 2:
-            raise ValueError(f"max_evaluations must be at least 2, got {max_evaluations!r}; try 7")
+        check_epsilons(self.epsilon)
+        check_counts(samples=samples, chunk_size=chunk_size)
         if batch_norm not in get_args(BatchNormMode):
-            raise ValueError(f"batch_norm must be 'running' or 'batch', got {batch_norm!r}")
+            raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+        if data is not None and accurate_at_end:
+            raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
         self.every_n_epochs = every_n_epochs
+        self.at_start = at_start
+        self.accurate_at_end = accurate_at_end
         self.samples = samples
         self.chunk_size = chunk_size
         self.batch_norm = batch_norm
+        self.method = method
         self.max_evaluations = max_evaluations
+        self.subspace = subspace
+        self.relative = relative
+        self.norm = norm
         self.seed = seed
         self.data = data
         self.loss_fn = loss_fn
+        self.max_time_share = max_time_share
         self.suffix = suffix
-        self._chunks: list[Chunk] = []
+        drawn = None if subspace is None else RandomSubspace(subspace, seed=seed)
+        self._search = Search(
+            method=method, max_evaluations=max_evaluations, subspace=drawn, relative=relative, norm=norm
+        )
+        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self._batches: Batches | None = None
+        self._scout: Batches | None = None
+        self._history: list[dict[str, float]] = []
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys this monitor logs."""
-        names = [f"full_eps{epsilon_name(epsilon)}" for epsilon in self.epsilon] + ["loss", "gradient_norm"]
+        final = (*self._names("_final"), "loss_final") if self.accurate_at_end else ()
+        names = (*self._names(), "loss", "gradient_norm", *_QUANTILES, *final)
         return tuple(f"sharpness/{name}{self.suffix}" for name in names)
 
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(suffix=self.suffix)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
+            if self.batch_norm != "running":
+                refuse_sync_batch_norm(trainer, f"batch_norm={self.batch_norm!r}")
+            self._history = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_measurable(pl_module, self.loss_fn)
-        checked_params(_trained(pl_module))
+        trained_weights(pl_module)
         source = {"data": (self.data, trainer.train_dataloader)}
-        chosen = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)
-        self._chunks = chosen["data"]
+        self._batches = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)["data"]
+        few = sum(self._batches.sizes) // _SCOUTED_SHARE
+        scouts = self.data is None and few >= 16 and (self.method, self.norm) == ("corner", "max")
+        self._scout = self._draw(trainer, few, few) if scouts else None
+        self._schedule.begin(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._schedule.is_first_batch() and self._batches:
+            check_loss(trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed)
+            if self.at_start and trainer.global_step == 0:
+                log_now(trainer, self._values(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_due(trainer, self.every_n_epochs):
-            results = self.measure(trainer, pl_module)
-            values = [result.percent for result in results] + [results[0].loss, results[0].gradient_norm]
-            values = trainer.strategy.broadcast(values)  # BatchNorm buffers differ by process; all log rank zero's
-            pl_module.log_dict(dict(zip(self.keys, values, strict=True)), sync_dist=True)
+        if self._schedule.is_due(trainer, "SharpnessMonitor"):
+            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._chunks = []
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._schedule.is_left(trainer):
+            log_now(trainer, self._values(trainer, pl_module))
+        if self.accurate_at_end:
+            log_now(trainer, self._final_values(trainer, pl_module))
+        if trainer.is_global_zero and len(self._history) > 1:
+            log_figure(trainer.loggers, f"sharpness/against_loss{self.suffix}", self.figure, step=trainer.global_step)
+        self._batches = self._scout = None
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> list[Sharpness]:
-        """Measure now, inside fit; one result for each epsilon, nothing logged. Where it is undefined, all is NaN."""
-        mode = batch_statistics(pl_module) if self.batch_norm == "batch" else nullcontext()
-        with undisturbed(trainer, pl_module), mode:
-            return [self._measure_one(trainer, pl_module, epsilon) for epsilon in self.epsilon]
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self._history}
 
-    def _measure_one(self, trainer: Trainer, module: LightningModule, epsilon: float) -> Sharpness:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._history = list(state_dict["history"])
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Sharpness, ...]:
+        """Measure now, inside fit; one result for each epsilon, nothing logged.
+
+        Raises:
+            UndefinedSharpnessError: If the loss at the weights is not finite, or -1 or below.
+        """
+        assert self._batches is not None, "SharpnessMonitor measures inside fit"
+        with undisturbed(trainer, pl_module):
+            return self._profile(trainer, pl_module, self._batches)
+
+    def figure(self) -> Any:
+        """Sharpness against loss along the run so far, as a matplotlib figure."""
+        losses = [point["loss"] for point in self._history]
+        return sharpness_figure(
+            losses,
+            {name: [point[name] for point in self._history] for name in self._names()},
+            epochs=[int(point["epoch"]) for point in self._history],
+        )
+
+    def _names(self, ending: str = "") -> tuple[str, ...]:
+        kind = "l2" if self.norm == "l2" else "subspace" if self.subspace else "" if self.relative else "full"
+        kind = "_".join(part for part in (kind, "relative" if self.relative else "") if part)
+        return tuple(f"{kind}_eps{epsilon_name(epsilon)}{ending}" for epsilon in self.epsilon)
+
+    def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        with self._schedule.measuring(trainer):
+            weights = trained_weights(module)
+            sizes = weight_quantiles(weights.values(), tuple(_QUANTILES.values()))
+            try:
+                results = self.measure(trainer, module)
+                found = [r.percent for r in results] + [results[0].loss, results[0].gradient_norm]
+            except UndefinedSharpnessError as error:  # a diverged run is not ours to stop
+                rank_zero_warn(f"sharpness is logged as NaN: {error}")
+                found = [math.nan] * (len(self.epsilon) + 2)
+        named = dict(zip((*self._names(), "loss", "gradient_norm", *_QUANTILES), (*found, *sizes), strict=True))
+        self._history.append({"epoch": float(trainer.current_epoch), "step": float(trainer.global_step), **named})
+        return {f"sharpness/{name}{self.suffix}": value for name, value in named.items()}
+
+    def _final_values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        """The value to publish: ascent on 10,000 samples, loss on all."""
+        ascent = self._draw(trainer, _FINAL_SAMPLES, self.chunk_size)
+        everything = self._draw(trainer, None, self.chunk_size)
         try:
-            return sharpness(
-                lambda: self._loss_parts(trainer, module),
-                _trained(module),
-                epsilon=epsilon,
-                max_evaluations=self.max_evaluations,
-            )
-        except UndefinedSharpnessError as error:  # a diverged run is not ours to stop
+            with undisturbed(trainer, module):
+                results = self._profile(trainer, module, ascent, report_on=everything)
+            found = [*(r.percent for r in results), results[0].loss]
+        except UndefinedSharpnessError as error:
             rank_zero_warn(f"sharpness is logged as NaN: {error}")
-            nan = math.nan
-            return Sharpness(nan, nan, nan, nan, epsilon, evaluations=1, random_start=False)
+            found = [math.nan] * (len(self.epsilon) + 1)
+        names = (*self._names("_final"), "loss_final")
+        return {f"sharpness/{name}{self.suffix}": value for name, value in zip(names, found, strict=True)}
 
-    def _loss_parts(self, trainer: Trainer, module: LightningModule) -> Iterator[Tensor]:
-        """Each chunk's share of the mean loss over all samples."""
-        for _, loss, share in chunk_losses(trainer, module, self._chunks, loss_fn=self.loss_fn, seed=self.seed):
-            yield loss * share
+    def _profile(
+        self, trainer: Trainer, module: LightningModule, ascent: Batches, report_on: Batches | None = None
+    ) -> tuple[Sharpness, ...]:
+        def loss(batches: Batches) -> DatasetLoss:
+            return module_loss(
+                trainer, module, batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm
+            )
 
+        search = replace(
+            self._search,
+            scout=loss(self._scout) if self._scout else None,
+            report_on=loss(report_on) if report_on else None,
+        )
+        return search.profile(loss(ascent), trained_weights(module), self.epsilon, process_group(trainer))
 
-def _trained(module: LightningModule) -> list[Tensor]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+    def _draw(self, trainer: Trainer, samples: int | None, chunk_size: int) -> Batches:
+        drawn = subset(trainer.train_dataloader, "data", samples, chunk_size, self.seed)
+        return Batches(drawn, drawn.sizes)

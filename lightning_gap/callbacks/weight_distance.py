@@ -2,50 +2,74 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .._lightning import is_due, refuse_same_keys, refuse_sharded_weights
-from ..functional.weight_distance import log_fit, weight_distance
-from ._arguments import check_counts
+from .._lightning import is_last_planned, log_now, refuse_same_keys, refuse_sharded_weights
+from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
 class WeightDistanceMonitor(Callback):
     """Log the Euclidean distance of all parameters from their values when fit began.
 
-    Logs at the end of an epoch ``weights/distance_from_init``, and from the third measurement on
-    ``weights/log_slope`` and ``weights/log_r2``: slope and R squared of distance against the logarithm of the
-    optimizer step, the law that Hoffer et al. found in the early, high-rate phase. The starting weights and the
-    measurements are part of the checkpoint, so that a resumed run goes on measuring from the same point.
+    Logs at the end of an epoch ``weights/distance_from_init``, and from the third point on ``weights/log_slope`` and
+    ``weights/log_r2``: slope and R squared of distance against the logarithm of the optimizer step, the law that
+    Hoffer et al. found in the early, high-rate phase. Points of that line are the measured epochs and, unlogged, the
+    optimizer steps 1, 2, 4, 8, ... The starting weights and the points are part of the checkpoint, so that a resumed
+    run goes on measuring from the same start.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, and of the last one planned.
+        every_n_epochs: Measure at the end of every n-th epoch, or with ``"log"`` of epochs 1, 2, 4, 8, ...; in both
+            cases also at the end of the run, whatever ends it.
+        per_layer: Also log ``weights/layers/<layer>`` for each layer, that is for each module which has parameters of
+            its own (``weights/layers/_root`` for those of the LightningModule itself). The squares add up.
+        compare_with: File with the final weights of another run of the same network from the same initial weights, a
+            Lightning checkpoint or a saved ``state_dict()``. Also logs ``weights/distance_ratio``, the distance of
+            this run divided by that of the other one at its end; Keskar et al. found small-batch runs 3 to 10 times
+            farther out than large-batch ones.
         suffix: Appended to the keys, so that two monitors can stand side by side.
 
     Raises:
-        ValueError: If ``every_n_epochs`` is below 1; at fit start, if a parameter is still lazy, the strategy shards
-            the weights, two monitors log the same key, or a checkpoint's weights do not match the model's.
+        ValueError: If ``every_n_epochs`` is neither ``"log"`` nor at least 1; at fit start, if a parameter is still
+            lazy, the strategy shards the weights, two monitors log the same key, or the weights of a checkpoint or of
+            ``compare_with`` do not match the model's.
 
     Reference:
         Hoffer, Hubara and Soudry (2017), section 3; Keskar et al. (2017), section 4.
     """
 
-    def __init__(self, *, every_n_epochs: int = 1, suffix: str = "") -> None:
-        check_counts(every_n_epochs=every_n_epochs)
+    def __init__(
+        self,
+        *,
+        every_n_epochs: EveryNEpochs = 1,
+        per_layer: bool = False,
+        compare_with: str | os.PathLike[str] | None = None,
+        suffix: str = "",
+    ) -> None:
+        check_every_n_epochs(every_n_epochs)
         self.every_n_epochs = every_n_epochs
+        self.per_layer = per_layer
+        self.compare_with = compare_with
         self.suffix = suffix
         self._start: dict[str, Tensor] = {}
-        self._steps: list[int] = []
-        self._distances: list[float] = []
+        self._points: dict[int, float] = {}  # distance by optimizer step, in the order of the steps
+        self._other_distance: float | None = None
+        self._unlogged: dict[str, float] = {}
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys this monitor logs."""
-        return tuple(f"weights/{name}{self.suffix}" for name in ("distance_from_init", "log_slope", "log_r2"))
+        """The keys this monitor logs, but for those of single layers."""
+        ratio = () if self.compare_with is None else ("distance_ratio",)
+        return tuple(f"weights/{name}{self.suffix}" for name in ("distance_from_init", "log_slope", "log_r2", *ratio))
 
     @property
     def state_key(self) -> str:
@@ -55,50 +79,126 @@ class WeightDistanceMonitor(Callback):
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
-            self._start, self._steps, self._distances = {}, [], []
+            self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = _weights(pl_module)
-        if not self._start:
+        _refuse_lazy(pl_module)
+        if self._start:
+            _refuse_other_names(self._start, pl_module)
+        else:
             if trainer.ckpt_path:
-                rank_zero_warn(
-                    "the checkpoint was saved without WeightDistanceMonitor, so the first weights are unknown: "
-                    "distances are measured from those of the checkpoint"
-                )
-            self._start = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
-        elif self._start.keys() != weights.keys():
-            different = ", ".join(sorted(self._start.keys() ^ weights.keys()))
-            raise ValueError(
-                f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {different}; "
-                "resume with the same model, or load only its weights"
-            )
+                rank_zero_warn(_START_IS_UNKNOWN)
+            self._start = {name: w.detach().to("cpu", copy=True) for name, w in pl_module.named_parameters()}
+        if self.compare_with is not None:
+            self._other_distance = _distance_of_other_run(self.compare_with, self._start, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # also the point of an epoch's end: a run resumed from its last batch does not come by on_train_epoch_end again
+        if self._is_point(trainer):
+            self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_due(trainer, self.every_n_epochs):
-            return
-        weights = _weights(pl_module)
-        distance = weight_distance((weights[name] for name in self._start), self._start.values())
-        self._steps.append(max(1, trainer.global_step))
-        self._distances.append(distance)
-        values = [distance]
-        if len(set(self._steps)) > 2:
-            fit = log_fit(self._steps, self._distances)
-            values += [fit.slope, fit.r_squared]
-        pl_module.log_dict(dict(zip(self.keys, values, strict=False)), sync_dist=True)
+        # measured after every epoch: at the end of the run, weight averaging may have replaced the weights
+        values = self._values(trainer, self._measure(trainer, pl_module))
+        if is_regular(trainer, self.every_n_epochs) or is_last_planned(trainer):
+            pl_module.log_dict(values, sync_dist=True)
+            values = {}
+        self._unlogged = values
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._unlogged:  # the run ended sooner than planned
+            log_now(trainer, self._unlogged)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self._start, "steps": self._steps, "distances": self._distances}
+        return {"start": self._start, "steps": list(self._points), "distances": list(self._points.values())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = dict(state_dict["start"])
-        self._steps = list(state_dict["steps"])
-        self._distances = list(state_dict["distances"])
+        self._points = dict(zip(state_dict["steps"], state_dict["distances"], strict=True))
+
+    def _is_point(self, trainer: Trainer) -> bool:
+        """Whether the line gets a point here; not at the last planned epoch, of which a longer run knows nothing."""
+        step, last = trainer.global_step, next(reversed(self._points), 0)
+        passes_power_of_two = step.bit_length() > last.bit_length()  # several optimizers may step over it
+        return step > last and (
+            passes_power_of_two or (trainer.is_last_batch and is_regular(trainer, self.every_n_epochs))
+        )
+
+    def _measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        """Distances of all layers: a frozen one adds nothing, and may be unfrozen on the way."""
+        weights = {name: weight for name, weight in module.named_parameters() if name in self._start}
+        layers = layer_distances(weights, self._start)
+        if self._is_point(trainer):
+            self._points[trainer.global_step] = math.hypot(*layers.values())
+        return layers
+
+    def _values(self, trainer: Trainer, layers: dict[str, float]) -> dict[str, float]:
+        distance = math.hypot(*layers.values())
+        values = {"distance_from_init": distance}
+        points = self._points | ({trainer.global_step: distance} if trainer.global_step else {})
+        if len(points) > 2:
+            fit = log_fit(list(points), list(points.values()))
+            values |= {"log_slope": fit.slope, "log_r2": fit.r_squared}
+        if self._other_distance is not None:
+            values["distance_ratio"] = distance / self._other_distance
+        if self.per_layer:
+            values |= {f"layers/{layer or '_root'}": value for layer, value in layers.items()}
+        return {f"weights/{name}{self.suffix}": value for name, value in values.items()}
 
 
-def _weights(module: LightningModule) -> dict[str, Tensor]:
-    """All of them: a frozen one adds nothing, and may be unfrozen on the way."""
-    weights: dict[str, Tensor] = dict(module.named_parameters())
-    for name, weight in weights.items():
+_START_IS_UNKNOWN = (
+    "the checkpoint was saved without WeightDistanceMonitor, so the first weights are unknown: distances are measured "
+    "from those of the checkpoint"
+)
+
+
+def _refuse_lazy(module: LightningModule) -> None:
+    for name, weight in module.named_parameters():
         if is_lazy(weight):
             raise ValueError(f"parameter {name} is lazy and has no value yet; run one batch through the model first")
-    return weights
+
+
+def _refuse_other_names(start: Mapping[str, Tensor], module: LightningModule) -> None:
+    different = start.keys() ^ dict(module.named_parameters()).keys()
+    if different:
+        raise ValueError(
+            f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {_listed(different)}; "
+            "resume with the same model, or load only its weights"
+        )
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Tensor], module: LightningModule) -> float:
+    """How far the run whose final weights are in the file has come from the start it shares with this one."""
+    try:
+        weights = _stored_weights(path)
+        different = (start.keys() - weights.keys()) | (weights.keys() - module.state_dict().keys())
+        if different:
+            raise ValueError(f"its names differ from the model's in {_listed(different)}")
+        shapes = [name for name in start if weights[name].shape != start[name].shape]
+        if shapes:
+            raise ValueError(f"its shapes differ from the model's in {_listed(shapes)}")
+        distance = weight_distance([weights[name] for name in start], start.values())
+        if not 0 < distance < math.inf:
+            raise ValueError(f"its distance from the start of this run is {distance}")
+    except Exception as error:  # an unreadable file raises whatever its bytes lead to
+        raise ValueError(
+            f"compare_with={os.fspath(path)!r} cannot be compared with this run: {error}; give the final weights of a "
+            "run of the same network from the same start: a Lightning checkpoint, or what "
+            "torch.save(module.state_dict(), path) wrote"
+        ) from error
+    return distance
+
+
+def _stored_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    weights = stored.get("state_dict", stored) if isinstance(stored, dict) else None
+    if not isinstance(weights, dict):
+        raise ValueError(f"it holds a {type(stored).__name__}, not weights by name")
+    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}

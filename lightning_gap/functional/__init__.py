@@ -1,6 +1,20 @@
 """The mathematics, in plain torch: usable in any training loop, without Lightning."""
 
+from .average_sharpness import AverageSharpness as AverageSharpness
+from .average_sharpness import average_sharpness as average_sharpness
 from .batch_statistics import batch_statistics as batch_statistics
+from .batch_statistics import recomputed_statistics as recomputed_statistics
+from .curvature import Eigenvalues as Eigenvalues
+from .curvature import SpectralDensity as SpectralDensity
+from .curvature import Trace as Trace
+from .curvature import UndefinedCurvatureError as UndefinedCurvatureError
+from .curvature import hessian_eigenvalues as hessian_eigenvalues
+from .curvature import hessian_trace as hessian_trace
+from .curvature import hessian_vector_product as hessian_vector_product
+from .curvature import spectral_density as spectral_density
+from .dataset_loss import BatchNormMode as BatchNormMode
+from .dataset_loss import DatasetLoss as DatasetLoss
+from .fixed_subset import FixedSubset as FixedSubset
 from .ghost_batch_norm import GhostBatchNorm1d as GhostBatchNorm1d
 from .ghost_batch_norm import GhostBatchNorm2d as GhostBatchNorm2d
 from .ghost_batch_norm import GhostBatchNorm3d as GhostBatchNorm3d
@@ -12,10 +26,19 @@ from .ghosts import ghost_runs as ghost_runs
 from .landscape import along_line as along_line
 from .learning_rate import gradual_warmup as gradual_warmup
 from .learning_rate import learning_rate_scale as learning_rate_scale
+from .random_subspace import RandomSubspace as RandomSubspace
 from .sharpness import Sharpness as Sharpness
 from .sharpness import UndefinedSharpnessError as UndefinedSharpnessError
 from .sharpness import epsilon_name as epsilon_name
 from .sharpness import sharpness as sharpness
+from .sharpness import sharpness_profile as sharpness_profile
+from .sharpness_variants import GroupedSharpness as GroupedSharpness
+from .sharpness_variants import SubspaceSharpness as SubspaceSharpness
+from .sharpness_variants import layer_sharpness as layer_sharpness
+from .sharpness_variants import m_sharpness as m_sharpness
+from .sharpness_variants import subspace_sharpness as subspace_sharpness
 from .weight_distance import LogFit as LogFit
+from .weight_distance import layer_distances as layer_distances
 from .weight_distance import log_fit as log_fit
 from .weight_distance import weight_distance as weight_distance
+from .weight_quantiles import weight_quantiles as weight_quantiles

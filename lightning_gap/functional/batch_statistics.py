@@ -1,16 +1,18 @@
-"""Evaluate a network with the statistics of the batch at hand instead of the running ones."""
+"""Evaluate a network with other BatchNorm statistics than the running ones: the batch's own, or freshly gathered."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .ghost_batch_norm import _GhostBatchNorm
+from .processes import sum_over_processes
 
 
 @contextmanager
@@ -32,10 +34,56 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
         >>> abs(round(float(output.mean()), 4)), float(layer.running_mean.sum())
         (0.0, 0.0)
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    layers = _layers(module)
+    with _same_buffers(layers), _normalising_by_batch(layers):
+        yield
+
+
+@contextmanager
+def recomputed_statistics(
+    module: nn.Module, run: Callable[[], object], *, process_group: ProcessGroup | None = None
+) -> Iterator[None]:
+    """Give every BatchNorm layer inside ``module`` running statistics gathered afresh, and leave no trace of it.
+
+    Running statistics lag behind the weights, most of all after the few steps of large-batch training. Inside the
+    block they are the plain mean of the statistics of the batches that ``run`` evaluates with the weights as they are
+    (as torch's `update_bn` has it).
+
+    Args:
+        module: Any module; ghost layers take a batch as one ghost. Buffers and modes are as before after the block.
+        run: Evaluates the module on every batch, or on this process's share of them.
+        process_group: Processes that run a share each.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(1).eval()
+        >>> with recomputed_statistics(layer, lambda: layer(torch.tensor([[4.0], [6.0]]))):
+        ...     float(layer.running_mean), layer.training
+        (5.0, False)
+    """
+    layers = [layer for layer in _layers(module) if layer.running_mean is not None]
+    momenta = [layer.momentum for layer in layers]
+    with _same_buffers(layers):
+        try:
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain mean over batches
+            with _normalising_by_batch(layers):
+                sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=process_group)
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+        if process_group is not None:
+            _average(layers, process_group)
+        yield
+
+
+def _layers(module: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+
+
+@contextmanager
+def _normalising_by_batch(layers: list[_BatchNorm]) -> Iterator[None]:
     modes = [layer.training for layer in layers]
-    buffers = [buffer for layer in layers for buffer in layer.buffers()]
-    originals = [buffer.clone() for buffer in buffers]
     ghosts = [(layer, layer.ghost_batch_size, layer.leftover) for layer in layers if isinstance(layer, _GhostBatchNorm)]
     for layer in layers:
         layer.train()
@@ -48,6 +96,31 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
             ghost.ghost_batch_size, ghost.leftover = size, leftover
         for layer, mode in zip(layers, modes, strict=True):
             layer.train(mode)
+
+
+@contextmanager
+def _same_buffers(layers: list[_BatchNorm]) -> Iterator[None]:
+    buffers = [buffer for layer in layers for buffer in layer.buffers()]
+    originals = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
         with torch.no_grad():
             for buffer, original in zip(buffers, originals, strict=True):
                 buffer.copy_(original)
+
+
+@torch.no_grad()
+def _average(layers: list[_BatchNorm], group: ProcessGroup) -> None:
+    """Mean over the batches of all processes, which may have run different numbers of them."""
+    for layer in layers:
+        mean, variance, batches = layer.running_mean, layer.running_var, layer.num_batches_tracked
+        assert mean is not None
+        assert variance is not None
+        assert batches is not None
+        for statistic in (mean, variance):
+            statistic.mul_(batches)
+            all_reduce(statistic, group=group)
+        all_reduce(batches, group=group)
+        for statistic in (mean, variance):
+            statistic.div_(batches)

@@ -1,140 +1,169 @@
-"""Sharpness of a minimum: how high the loss climbs inside a small box around the weights (Keskar et al., 2017)."""
+"""Sharpness of a minimum: how high the loss climbs close to the weights (Keskar et al., 2017, and its relatives)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch.distributed import ProcessGroup
 
-LossFunction = Callable[[], Tensor | Iterable[Tensor]]
-
-
-class UndefinedSharpnessError(ValueError):
-    """The loss at the weights is not finite, or so low that its relative rise has no meaning."""
-
-
-@dataclass(frozen=True)
-class Sharpness:
-    """Result of `sharpness`.
-
-    Attributes:
-        percent: ``100 * (highest_loss - loss) / (1 + loss)``; never negative, a lower bound on the true maximum.
-        loss: Loss at the weights themselves.
-        highest_loss: Highest loss found in the box.
-        gradient_norm: Euclidean norm of the gradient at the weights.
-        epsilon: Box half-width, relative to ``|x_i| + 1``.
-        evaluations: Evaluations of the loss, with or without gradient, the one at the weights included.
-        random_start: Whether the gradient was exactly zero, so that the ascent had to start from a random point.
-    """
-
-    percent: float
-    loss: float
-    highest_loss: float
-    gradient_norm: float
-    epsilon: float
-    evaluations: int
-    random_start: bool
+from .loss_surface import LossFunction, Params
+from .neighbourhood import Norm
+from .random_subspace import RandomSubspace
+from .sharpness_result import Method
+from .sharpness_result import Sharpness as Sharpness
+from .sharpness_result import UndefinedSharpnessError as UndefinedSharpnessError
+from .sharpness_search import Search
 
 
 def sharpness(
     loss_fn: LossFunction,
-    params: Iterable[Tensor],
+    params: Params,
     *,
     epsilon: float = 1e-3,
+    method: Method = "corner",
     max_evaluations: int = 7,
+    max_iterations: int = 10,
+    subspace: RandomSubspace | None = None,
+    relative: bool = False,
+    norm: Norm = "max",
+    restarts: int = 0,
     generator: torch.Generator | None = None,
+    scout: LossFunction | None = None,
+    report_on: LossFunction | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Sharpness:
-    """Relative rise of the loss within a small box around ``params``, in percent: Metric 2.1 in the full space.
+    """Relative rise of the loss in a small neighbourhood of ``params``, in percent: Metric 2.1 and its relatives.
 
-    ``100 * (max f(x + y) - f(x)) / (1 + f(x))`` over ``|y_i| <= epsilon * (|x_i| + 1)``.
-
-    The maximum is sought from corner to corner: from the best point so far step along the sign of its gradient, at
-    first twice the box (any corner is in reach), and half as far after every step that did not climb. Where the
-    loss is convex on the box the full step cannot lose. Coordinates whose gradient is exactly zero, dead units for
-    instance, stay where they are; only where all are zero does the ascent start at a random point. It finds at
-    least as much as the paper's ten L-BFGS-B iterations in fewer evaluations. The value is a lower bound whichever
-    way, so compare only values found with equal terms.
+    ``100 * (max f(x + A y) - f(x)) / (1 + f(x))`` over ``|y_i| <= epsilon * (|(A^+ x)_i| + 1)``, A the identity or a
+    random subspace. Every value is a lower bound, so compare only values found on equal terms; the result holds them.
 
     Args:
         loss_fn: Returns the scalar loss at the current values of ``params``, or an iterable of scalars that sum to
-            it, of which only one keeps its graph at a time. Called ``max_evaluations`` times at most; it must be
-            deterministic.
-        params: Tensors to perturb, float32 or float64, any shapes, each requiring grad. On return, also by an
-            exception, they hold the same values again in the same storage; `.grad` is not touched.
-        epsilon: Box half-width, relative to ``|x_i| + 1``. The paper uses 1e-3 and 5e-4.
-        max_evaluations: Most evaluations of the loss, the one at ``params`` included.
-        generator: Source of the random start that is needed where the gradient is exactly zero; seed 0 by default.
+            it, of which only one keeps its graph at a time. It must be deterministic, which is checked. `DatasetLoss`
+            makes one from a module and samples.
+        params: Tensors to perturb, float32 or float64, any shapes, each requiring grad; or a mapping from names to
+            them. On return, also by an exception, they hold the same values in the same storage; `.grad` is not
+            touched. Pass the parameters of one layer for the sharpness of that layer.
+        epsilon: Size of the neighbourhood. The paper uses 1e-3 and 5e-4 for its box.
+        method: "corner" goes from corner to corner along the sign of the gradient, halving the step when the loss
+            falls. "lbfgsb" is the paper's L-BFGS-B (needs SciPy), with tolerances 0, best value seen: slower, and in
+            the full space it stops far below the maximum near flat minima, so that it inflates contrasts. In a
+            subspace, few-dimensional and with many maxima, it is the better one.
+        max_evaluations: Most evaluations of the loss by "corner", the one at ``params`` included.
+        max_iterations: Iterations of "lbfgsb". The paper uses 10.
+        subspace: Seek the maximum in a random subspace only. The paper's has dimension 100.
+        relative: Make the box (the ball) relative to ``|x_i|`` alone: the value then stays the same when weights are
+            rescaled without changing the function (Kwon et al. 2021).
+        norm: "max" for a box, "l2" for the ball ``||y||_2 <= epsilon`` of sharpness-aware minimization (Foret et al.
+            2021; they use 0.05), with ``relative`` for ``||y / |x| ||_2 <= epsilon`` of its adaptive form.
+        restarts: Further ascents, from random points of the neighbourhood; the highest value of all is taken.
+        generator: Source of random starts, on the CPU; seed 0 by default. An exactly zero gradient needs one too.
+        scout: A cheaper loss of the same weights, for instance over an eighth of the samples: "corner" then tries the
+            corner the gradient names and its opposite on it, three evaluations each, and goes on from the higher one.
+            It is not entered, and so finds modules as ``loss_fn`` has set them.
+        report_on: Another loss of the same weights, for instance over all samples: the ascent is on ``loss_fn``, and
+            loss, highest loss and percent are those of ``report_on`` at the weights and at the point found.
+        process_group: Processes that call alike and hold one share of ``loss_fn`` each, the loss being their sum.
 
     Returns:
         The percentage with the terms it was found under.
 
     Raises:
-        ValueError: If ``epsilon`` or ``max_evaluations`` is out of range, a tensor cannot be perturbed, or the loss
-            is not a scalar or does not depend on ``params``.
+        ValueError: If an argument is out of range, a tensor cannot be perturbed, the loss is not a scalar, is random,
+            or does not depend on ``params``.
         UndefinedSharpnessError: A ValueError, if the loss at ``params`` is not finite, or is -1 or below.
+        ImportError: If "lbfgsb" is asked for and SciPy is not installed.
 
     Reference:
-        Keskar, Mudigere, Nocedal, Smelyanskiy and Tang (2017), Metric 2.1 with A the identity; Table 3.
+        Keskar, Mudigere, Nocedal, Smelyanskiy and Tang (2017), Metric 2.1, Tables 3 and 4.
 
     Example:
         >>> weight = torch.ones(1, requires_grad=True)
         >>> round(sharpness(lambda: (weight**2).sum(), [weight], epsilon=0.5).percent, 3)  # 100 * (2**2 - 1) / 2
         150.0
     """
-    weights = checked_params(params)
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon must be a positive number, got {epsilon!r}; the paper uses 1e-3 and 5e-4")
-    if max_evaluations < 2:
-        raise ValueError(f"max_evaluations must be at least 2, got {max_evaluations!r}; try 7")
-    with _put_back(weights) as centre, torch.enable_grad():
-        loss, gradient = _loss_and_gradient(loss_fn, weights)
-        if not math.isfinite(loss) or loss <= -1:
-            raise UndefinedSharpnessError(f"the loss at params must be finite and above -1, got {loss!r}")
-        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradient))
-        box = [epsilon * (x.abs() + 1) for x in centre]
-        y, highest, evaluations = [torch.zeros_like(x) for x in centre], loss, 1
-        random_start = norm == 0.0
-        if random_start:  # the sign of zero points nowhere: begin at a small random point instead
-            generator = generator or torch.Generator().manual_seed(0)
-            y = [0.1 * b * (2 * torch.rand(b.shape, generator=generator).to(b) - 1) for b in box]
-            _write(weights, centre, y)
-            value, gradient = _loss_and_gradient(loss_fn, weights)
-            highest, evaluations = value if math.isfinite(value) else -math.inf, 2
-        budget = max_evaluations - evaluations
-        found, used = _climb(loss_fn, weights, centre, box, y, highest, gradient, budget)
-    highest = max(loss, found)
-    percent = 100 * (highest - loss) / (1 + loss)
-    return Sharpness(percent, loss, highest, norm, epsilon, evaluations + used, random_start)
+    return sharpness_profile(
+        loss_fn,
+        params,
+        (epsilon,),
+        method=method,
+        max_evaluations=max_evaluations,
+        max_iterations=max_iterations,
+        subspace=subspace,
+        relative=relative,
+        norm=norm,
+        restarts=restarts,
+        generator=generator,
+        scout=scout,
+        report_on=report_on,
+        process_group=process_group,
+    )[0]
 
 
-def _climb(
+def sharpness_profile(
     loss_fn: LossFunction,
-    weights: Sequence[Tensor],
-    centre: Sequence[Tensor],
-    box: Sequence[Tensor],
-    y: Sequence[Tensor],
-    highest: float,
-    gradient: Sequence[Tensor],
-    budget: int,
-) -> tuple[float, int]:
-    """Go from corner to corner of ``box``, starting at ``y``; the highest finite loss and the evaluations used."""
-    step = 2.0
-    for used in range(budget):
-        trial = [(o + step * b * g.sign()).clamp(-b, b) for o, b, g in zip(y, box, gradient, strict=True)]
-        if all(torch.equal(new, old) for new, old in zip(trial, y, strict=True)):
-            return highest, used  # at a corner that its own gradient confirms
-        _write(weights, centre, trial)
-        last = used == budget - 1
-        value, new_gradient = _loss_and_gradient(loss_fn, () if last else weights)
-        if math.isfinite(value) and value > highest:
-            y, highest, gradient = trial, value, new_gradient
-        else:
-            step /= 2
-    return highest, budget
+    params: Params,
+    epsilons: Sequence[float] = (1e-3, 5e-4),
+    *,
+    method: Method = "corner",
+    max_evaluations: int = 7,
+    max_iterations: int = 10,
+    subspace: RandomSubspace | None = None,
+    relative: bool = False,
+    norm: Norm = "max",
+    restarts: int = 0,
+    generator: torch.Generator | None = None,
+    scout: LossFunction | None = None,
+    report_on: LossFunction | None = None,
+    process_group: ProcessGroup | None = None,
+) -> tuple[Sharpness, ...]:
+    """`sharpness` for several epsilon, which share the loss and the gradient at the weights.
+
+    Args:
+        loss_fn: As in `sharpness`, like all arguments but the next.
+        params: Tensors to perturb.
+        epsilons: Sizes of the neighbourhood, positive and different. Each is sought from the weights anew, so that its
+            value does not depend on the others.
+        method: "corner" or "lbfgsb".
+        max_evaluations: Most evaluations by "corner" for one epsilon.
+        max_iterations: Iterations of "lbfgsb".
+        subspace: Random subspace to seek in.
+        relative: Relative to ``|x_i|`` alone.
+        norm: "max" or "l2".
+        restarts: Further ascents from random points.
+        generator: Source of random starts.
+        scout: Loss on which the start is chosen.
+        report_on: Loss to report.
+        process_group: Processes that share the loss.
+
+    Returns:
+        One result for each epsilon, in their order.
+
+    Raises:
+        ValueError: As in `sharpness`.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> [round(s.percent, 2) for s in sharpness_profile(lambda: (weight**2).sum(), [weight], (0.5, 0.25))]
+        [150.0, 62.5]
+    """
+    check_epsilons(epsilons)
+    search = Search(
+        method, max_evaluations, max_iterations, subspace, relative, norm, restarts, generator, report_on, scout
+    )
+    return search.profile(loss_fn, params, epsilons, process_group)
+
+
+def check_epsilons(epsilons: Sequence[float]) -> None:
+    """Raise if there is none, one is not a positive number, or one is there twice."""
+    numbers = all(isinstance(e, int | float) and not isinstance(e, bool) and 0 < e < math.inf for e in epsilons)
+    if not epsilons or not numbers or len(set(epsilons)) < len(epsilons):
+        given = ", ".join(map(repr, epsilons)) or "none"
+        raise ValueError(
+            f"epsilon must be a positive number, or several different ones, got {given}; the paper uses 1e-3 and 5e-4"
+        )
 
 
 def epsilon_name(epsilon: float) -> str:
@@ -146,53 +175,3 @@ def epsilon_name(epsilon: float) -> str:
     """
     mantissa, exponent = f"{epsilon:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def checked_params(params: Iterable[Tensor]) -> list[Tensor]:
-    """Give ``params`` back as a list, or raise the error that says which one cannot be perturbed."""
-    weights = list(params)
-    if not weights:
-        raise ValueError("params is empty; pass the tensors to perturb, for instance the model's trainable parameters")
-    for index, weight in enumerate(weights):
-        if weight.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"params[{index}] is {weight.dtype}; a box of this size is lost in its rounding, convert to float32"
-            )
-        if not weight.requires_grad:
-            raise ValueError(f"params[{index}] does not require grad; pass only parameters that are trained")
-    return weights
-
-
-@contextmanager
-def _put_back(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield copies of the weights and write them back at the end: adding and subtracting would not be exact."""
-    centre = [weight.detach().clone() for weight in weights]
-    try:
-        yield centre
-    finally:
-        with torch.no_grad():
-            for weight, original in zip(weights, centre, strict=True):
-                weight.copy_(original)
-
-
-@torch.no_grad()
-def _write(weights: Sequence[Tensor], centre: Sequence[Tensor], offset: Sequence[Tensor]) -> None:
-    for weight, x, y in zip(weights, centre, offset, strict=True):
-        torch.add(x, y, out=weight)
-
-
-def _loss_and_gradient(loss_fn: LossFunction, weights: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-    """Loss summed over its parts in float64, and its gradient; without ``weights`` the loss alone."""
-    total, gradient = 0.0, [torch.zeros_like(weight) for weight in weights]
-    parts = loss_fn()
-    for part in (parts,) if isinstance(parts, Tensor) else parts:
-        if part.numel() != 1:
-            raise ValueError(f"loss_fn must return a scalar or parts that are scalars, got shape {tuple(part.shape)}")
-        total += float(part.detach())
-        if weights:
-            if not part.requires_grad:
-                raise ValueError("the loss does not depend on params; compute it with gradients enabled")
-            for g, new in zip(gradient, torch.autograd.grad(part, weights, allow_unused=True), strict=True):
-                if new is not None:
-                    g += new
-    return total, gradient

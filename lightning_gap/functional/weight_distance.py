@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
-    """Euclidean distance between two sets of weights, summed in float64.
+    """Euclidean distance between two sets of weights; differences in float32 at least, squares summed in float64.
 
     Args:
         weights: Tensors of any shapes.
@@ -30,17 +30,54 @@ def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> f
         >>> weight_distance([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 4.0])])
         5.0
     """
-    squares = 0.0
     weights, reference = list(weights), list(reference)
     if [w.shape for w in weights] != [r.shape for r in reference]:
         raise ValueError(
             f"weights and reference must pair up: got {len(weights)} and {len(reference)} tensors of shapes "
             f"{[tuple(w.shape) for w in weights]} and {[tuple(r.shape) for r in reference]}"
         )
-    for current, start in zip(weights, reference, strict=True):
-        difference = current.detach().double() - start.detach().to(current.device).double()
-        squares += float(difference.square().sum())
-    return math.sqrt(squares)
+    return math.hypot(*(_norm_of_difference(w, r) for w, r in zip(weights, reference, strict=True)))
+
+
+def layer_distances(weights: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far each layer has moved; the squares add up to that of `weight_distance`.
+
+    Args:
+        weights: Tensors by name, for instance ``dict(model.named_parameters())``. A layer is what shares the name up
+            to the last dot; tensors without a dot are the layer ``""``.
+        reference: Tensors of the same names and shapes, on any device.
+
+    Returns:
+        Euclidean distance by layer, in units of the weights, in the order of ``weights``.
+
+    Raises:
+        ValueError: If the two differ in names or shapes.
+
+    Example:
+        >>> start = {"first.weight": torch.zeros(2), "first.bias": torch.zeros(1), "last.weight": torch.zeros(1)}
+        >>> now = start | {"first.weight": torch.tensor([3.0, 0.0]), "first.bias": torch.tensor([4.0])}
+        >>> layer_distances(now, start)
+        {'first': 5.0, 'last': 0.0}
+    """
+    if weights.keys() != reference.keys():
+        raise ValueError(
+            "weights and reference must have the same names; only one of them has "
+            + ", ".join(sorted(weights.keys() ^ reference.keys()))
+        )
+    layers: dict[str, list[str]] = {}
+    for name in weights:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    return {
+        layer: weight_distance([weights[name] for name in names], [reference[name] for name in names])
+        for layer, names in layers.items()
+    }
+
+
+def _norm_of_difference(current: Tensor, start: Tensor) -> float:
+    device = torch.device("cpu") if current.device.type == "mps" else current.device  # mps has no float64
+    wide = torch.promote_types(torch.promote_types(current.dtype, start.dtype), torch.float32)
+    difference = start.detach().to(device, wide, copy=True).sub_(current.detach().to(device, wide))
+    return float(torch.linalg.vector_norm(difference, dtype=torch.promote_types(wide, torch.float64)))
 
 
 @dataclass(frozen=True)
@@ -89,4 +126,4 @@ def log_fit(steps: Sequence[int], distances: Sequence[float]) -> LogFit:
     intercept = float(y.mean()) - slope * float(x.mean())
     residual = float((y - slope * x - intercept).square().sum())
     total = float((y - y.mean()).square().sum())
-    return LogFit(slope, intercept, 1.0 - residual / total if total > 0 else 1.0)
+    return LogFit(slope, intercept, 1.0 if total == 0 else 1.0 - residual / total)

@@ -61,3 +61,39 @@ def parametric_figure(
     lines = [*left.get_lines()[:2], *right.get_lines()]
     figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     return figure
+
+
+def sharpness_figure(
+    losses: Sequence[float], sharpness: Mapping[str, Sequence[float]], *, epochs: Sequence[int]
+) -> Figure:
+    """Sharpness against loss along a run, one curve for each epsilon, both axes logarithmic.
+
+    Args:
+        losses: Loss at each measurement.
+        sharpness: By name, in percent, as many values as losses; those that are not positive are left out.
+        epochs: Epoch of each measurement; the first and the last are named.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Reference:
+        Keskar et al. (2017), Figure 6.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib; install lightning-gap[recipes]") from error
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, values in sharpness.items():
+        points = [(x, y, e) for x, y, e in zip(losses, values, epochs, strict=True) if x > 0 and 0 < y < math.inf]
+        if points:
+            axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", markersize=3, label=name)
+            for x, y, epoch in {points[0], points[-1]}:
+                axes.annotate(f"epoch {epoch}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize="small")
+    if axes.lines:
+        axes.set(xscale="log", yscale="log")
+        axes.invert_xaxis()  # training goes from left to right
+        axes.legend(fontsize="small", frameon=False)
+    axes.set(xlabel="loss on the measured samples", ylabel="sharpness (%)", title="Sharpness against loss")
+    return figure

@@ -1,14 +1,18 @@
 import math
+from unittest import mock
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_gap import SharpnessMonitor
-from lightning_gap.functional import batch_statistics, sharpness
+from lightning_gap.functional import DatasetLoss, RandomSubspace, batch_statistics, sharpness
 
 
 class Recompute(Callback):
@@ -25,7 +29,7 @@ class Recompute(Callback):
         model.eval()
         context = batch_statistics(model) if self.use_batch_statistics else torch.enable_grad()
         with context:
-            result = sharpness(lambda: cross_entropy(model(x), y), model.parameters(), epsilon=1e-3)
+            result = sharpness(lambda: cross_entropy(model(x), y), model.parameters(), epsilon=1e-3, max_evaluations=5)
         self.values.append((result.percent, result.loss, result.gradient_norm))
         for layer, mode in zip(model, modes, strict=True):
             layer.train(mode)
@@ -130,7 +134,7 @@ def test_a_training_step_that_returns_a_dict_and_takes_no_index_is_fine():
 
 
 def test_half_precision_weights_are_refused_before_the_first_step():
-    with pytest.raises(ValueError, match=r"params\[0\] is torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"net.0.weight is torch.bfloat16"):
         tiny.trainer(SharpnessMonitor(), precision="bf16-true").fit(tiny.TinyClassifier(), tiny.loader())
 
 
@@ -143,7 +147,7 @@ def test_mixed_precision_is_measured_in_full_precision():
 
 @pytest.mark.parametrize("epsilon", [0, -1e-3, (), (1e-3, 1e-3), math.nan, math.inf, "1e-3"])
 def test_an_epsilon_that_is_no_box_is_refused(epsilon):
-    with pytest.raises(ValueError, match="epsilon must be positive"):
+    with pytest.raises(ValueError, match="epsilon must be a positive number, or several different ones"):
         SharpnessMonitor(epsilon)
 
 
@@ -155,7 +159,7 @@ def test_counts_that_are_no_counts_are_refused(argument, value):
 
 
 def test_an_unknown_batch_norm_mode_is_refused():
-    with pytest.raises(ValueError, match="batch_norm must be 'running' or 'batch', got 'eval'"):
+    with pytest.raises(ValueError, match="batch_norm must be 'running', 'batch' or 'recomputed', got 'eval'"):
         SharpnessMonitor(batch_norm="eval")
 
 
@@ -244,3 +248,193 @@ def test_batches_of_unknown_size_are_refused_before_the_first_step():
     loader = torch.utils.data.DataLoader(list(tiny.dataset()), batch_size=16, collate_fn=lambda _: Opaque())
     with pytest.raises(ValueError, match=r"cannot tell how many samples a Opaque holds; pass data="):
         tiny.trainer(SharpnessMonitor()).fit(tiny.TinyClassifier(), loader)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ({"relative": True}, "relative"),
+        ({"norm": "l2"}, "l2"),
+        ({"norm": "l2", "relative": True}, "l2_relative"),
+        ({"subspace": 20}, "subspace"),
+        ({"subspace": 20, "method": "lbfgsb"}, "subspace"),
+        ({"method": "lbfgsb"}, "full"),
+        ({"batch_norm": "recomputed"}, "full"),
+    ],
+)
+def test_each_kind_of_neighbourhood_has_a_key_of_its_own_and_the_functions_value(arguments, kind):
+    class ByHand(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            x, y = tiny.dataset().tensors
+            terms = dict(arguments)
+            if "subspace" in terms:
+                terms["subspace"] = RandomSubspace(20)
+            mode = terms.pop("batch_norm", "running")
+            loss = DatasetLoss(
+                pl_module.net, lambda net, batch: cross_entropy(net(batch[0]), batch[1]), [(x, y)], batch_norm=mode
+            )
+            self.percent = sharpness(loss, pl_module.parameters(), epsilon=0.1, max_evaluations=5, **terms).percent
+
+    by_hand, monitor = ByHand(), SharpnessMonitor(0.1, samples=48, chunk_size=48, **arguments)
+    trainer = tiny.trainer(by_hand, monitor, max_epochs=1)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    assert f"sharpness/{kind}_eps1e-1" in monitor.keys
+    assert float(trainer.callback_metrics[f"sharpness/{kind}_eps1e-1"]) == pytest.approx(by_hand.percent, rel=5e-3)
+
+
+def test_the_quantiles_of_the_weights_stand_beside_it():
+    trainer = tiny.trainer(SharpnessMonitor(1e-3), max_epochs=1)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    sizes = torch.cat([p.detach().abs().flatten() for p in trainer.lightning_module.parameters()]).numpy()
+    for name, level in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95)):
+        expected = np.quantile(sizes, level, method="inverted_cdf")
+        assert float(trainer.callback_metrics[f"sharpness/weight_{name}"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_value_at_the_end_is_that_of_all_samples():
+    def loader():
+        return tiny.loader(300, batch_size=100)
+
+    monitor = SharpnessMonitor(0.05, samples=100, every_n_epochs=5, accurate_at_end=True, max_evaluations=7)
+    trainer = tiny.trainer(monitor, max_epochs=2)
+    trainer.fit(tiny.TinyClassifier(), loader())
+    module = trainer.lightning_module.eval()
+    x, y = tiny.dataset(300).tensors
+    whole = sharpness(lambda: cross_entropy(module(x), y), module.parameters(), epsilon=0.05)
+    assert float(trainer.callback_metrics["sharpness/loss_final"]) == pytest.approx(whole.loss, rel=1e-5)
+    final = float(trainer.callback_metrics["sharpness/full_eps5e-2_final"])
+    assert final == pytest.approx(whole.percent, rel=0.1)  # another start, chosen by the scout
+    assert set(monitor.keys) <= set(trainer.callback_metrics)
+
+
+def test_what_cannot_go_together_is_refused():
+    with pytest.raises(ValueError, match="accurate_at_end draws from the train loader"):
+        SharpnessMonitor(accurate_at_end=True, data=[])
+    with pytest.raises(ValueError, match="relative=True goes with the full space"):
+        SharpnessMonitor(relative=True, subspace=10)
+    with pytest.raises(ValueError, match="dimension must be a whole number, at least 1, got 0"):
+        SharpnessMonitor(subspace=0)
+    with pytest.raises(ValueError, match="method must be one of corner, lbfgsb, got 'adam'"):
+        SharpnessMonitor(method="adam")
+
+
+def test_a_subspace_as_large_as_the_model_ends_before_it_is_measured():
+    with pytest.raises(ValueError, match=r"dimension=500 is not below the 227 weights; use the full space"):
+        tiny.trainer(SharpnessMonitor(subspace=500)).fit(tiny.TinyClassifier(), tiny.loader())
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda self, batch: None, "training_step gave no loss but None"),
+        (lambda self, batch: {"nothing": 1}, r"training_step gave no loss but \{'nothing': 1\}"),
+        (lambda self, batch: cross_entropy(self(batch[0]), batch[1], reduction="none"), "scalar"),
+        (lambda self, batch: cross_entropy(self(batch[0]), batch[1]).detach(), "does not depend on params"),
+        (
+            lambda self, batch: cross_entropy(self(batch[0] + torch.randn(8, generator=self.own)), batch[1]),
+            "the loss is random",
+        ),
+    ],
+)
+def test_a_loss_that_cannot_be_measured_ends_the_run_before_the_first_step(step, message):
+    class Odd(tiny.TinyClassifier):
+        def on_train_epoch_start(self):
+            self.own = torch.Generator().manual_seed(0)
+
+        def training_step(self, batch, batch_idx):
+            return step(self, batch)
+
+    trainer = tiny.trainer(SharpnessMonitor(1e-3, every_n_epochs=3), max_epochs=3)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(Odd(), tiny.loader())
+    assert trainer.global_step == 0
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler looks at the logged loss
+def test_a_compiled_module_is_measured_as_the_plain_one():
+    found = []
+    for wrap in (lambda module: module, lambda module: torch.compile(module, backend="eager")):
+        watch = Watch()
+        trainer = tiny.trainer(SharpnessMonitor(1e-3), watch, max_epochs=1)
+        trainer.fit(wrap(tiny.TinyClassifier(dropout=0.0)), tiny.loader())
+        found.append(watch.values[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_parameter_that_is_not_trained_is_not_moved():
+    class Frozen(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net[0].weight.requires_grad_(False)
+            self.unused = nn.Linear(2, 2)
+
+        def training_step(self, batch, batch_idx):
+            seen.append(self.net[0].weight.detach().clone())
+            return super().training_step(batch, batch_idx)
+
+    seen = []
+    watch = Watch()
+    tiny.trainer(SharpnessMonitor(1e-3), watch, max_epochs=1).fit(Frozen(), tiny.loader())
+    assert all(torch.equal(weight, seen[0]) for weight in seen)
+    assert watch.values[0][0] > 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("failing", range(1, 12))
+def test_a_loss_that_fails_at_any_evaluation_leaves_the_weights_as_they_were(error, failing):
+    class Fails(tiny.TinyClassifier):
+        calls = 0
+
+        def on_train_epoch_end(self):  # after the monitor: not reached when it raises
+            raise AssertionError("the monitor should have raised")
+
+        def training_step(self, batch, batch_idx):
+            if not self.training:
+                Fails.calls += 1
+                if Fails.calls == 2 + failing:  # two are the check before the first step
+                    raise error("user's own")
+            return super().training_step(batch, batch_idx)
+
+    class Remembers(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.state = tiny.state_of(pl_module)
+            self.modes = [part.training for part in pl_module.modules()]
+
+    remembers, module = Remembers(), Fails()
+    trainer = tiny.trainer(remembers, SharpnessMonitor((1e-3, 5e-4), samples=48, chunk_size=24), max_epochs=1)
+    with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
+        trainer.fit(module, tiny.loader())
+    after = tiny.state_of(module)
+    assert all(torch.equal(after[name], remembers.state[name]) for name in after)
+    assert remembers.modes == [part.training for part in module.modules()]
+    assert module.log.__func__ is type(module).log
+
+
+def test_the_figure_of_sharpness_against_loss_is_written(tmp_path):
+    loggers = [TensorBoardLogger(tmp_path, name="", version=""), CSVLogger(tmp_path)]
+    monitor = SharpnessMonitor(1e-3)
+    tiny.trainer(monitor, logger=loggers, max_epochs=3).fit(tiny.TinyClassifier(), tiny.loader())
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    assert len(events.Images("sharpness/against_loss")) == 1
+    assert (tmp_path / "lightning_logs" / "version_0" / "sharpness-against_loss.png").stat().st_size > 5000
+    (line,) = monitor.figure().axes[0].lines
+    assert len(line.get_xdata()) == 3
+
+
+def test_the_figure_of_a_resumed_run_has_all_points(tmp_path):
+    trainer = tiny.trainer(SharpnessMonitor(1e-3), max_epochs=2)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    monitor = SharpnessMonitor(1e-3)
+    tiny.trainer(monitor, max_epochs=4).fit(tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert len(monitor.figure().axes[0].lines[0].get_xdata()) == 4
+
+
+def test_batch_statistics_under_sync_batch_norm_are_refused():
+    trainer = tiny.trainer(SharpnessMonitor(batch_norm="batch"), sync_batchnorm=True, strategy="ddp", devices=1)
+    try:
+        message = r"batch_norm='batch' cannot be measured under sync_batchnorm=True"
+        with mock.patch.dict("os.environ"), pytest.raises(ValueError, match=message):
+            trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    finally:
+        torch.distributed.destroy_process_group()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning.pytorch import Callback
 
 from lightning_gap import (
+    CurvatureMonitor,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
     LearningRateScaling,
@@ -48,7 +49,35 @@ REGISTRY = {
         lambda: SharpnessMonitor(samples=20, chunk_size=8),
         second=lambda: SharpnessMonitor(samples=20, batch_norm="batch", suffix="_batch"),
         keys=frozenset(
-            {"sharpness/full_eps1e-3", "sharpness/full_eps5e-4", "sharpness/loss", "sharpness/gradient_norm"}
+            f"sharpness/{name}"
+            for name in (
+                "full_eps1e-3",
+                "full_eps5e-4",
+                "loss",
+                "gradient_norm",
+                "weight_p05",
+                "weight_p50",
+                "weight_p95",
+            )
+        ),
+        is_monitor=True,
+    ),
+    "CurvatureMonitor": Entry(
+        lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2),
+        second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, suffix="_batch"),
+        keys=frozenset(
+            f"curvature/{name}"
+            for name in (
+                "lambda_max",
+                "lambda_min",
+                "lambda_max_residual",
+                "trace",
+                "trace_standard_error",
+                "loss",
+                "gradient_norm",
+                "two_over_lr",
+                "edge",
+            )
         ),
         is_monitor=True,
     ),

@@ -44,6 +44,15 @@ def test_the_monitors_change_no_bit_of_the_run(results):
         assert all(torch.equal(value, seen["weights"][name]) for name, value in plain["weights"].items())
 
 
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_what_the_processes_measure_together_is_what_one_measures_alone(tmp_path, processes):
+    done = run("exact_on_processes.py", tmp_path, str(processes))
+    assert done.returncode == 0, done.stderr
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
+    assert ranks[0]["found"] == pytest.approx(ranks[0]["expected"], rel=1e-8)
+    assert all(rank["found"] == ranks[0]["found"] and rank["gap"] == ranks[0]["gap"] for rank in ranks)
+
+
 @pytest.mark.parametrize(
     ("mode", "message"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lightning_gap import (
+    CurvatureMonitor,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
     LearningRateScaling,
@@ -19,7 +20,12 @@ import tiny
 
 def main() -> None:
     output, with_monitors = Path(sys.argv[1]), sys.argv[2] == "monitors"
-    monitors = [SharpnessMonitor(samples=20), WeightDistanceMonitor(), GeneralizationGapMonitor(samples=20)]
+    monitors = [
+        SharpnessMonitor(samples=20, chunk_size=8, at_start=True),
+        CurvatureMonitor(samples=20, chunk_size=8, probes=2),
+        WeightDistanceMonitor(),
+        GeneralizationGapMonitor(samples=20, chunk_size=8),
+    ]
     callbacks = [GhostBatchNormSwap(4), LearningRateScaling(8, warmup_epochs=0), *(monitors if with_monitors else [])]
     torch.manual_seed(0)
     module = tiny.Validated()

@@ -1,16 +1,23 @@
+import copy
 import itertools
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from functional import sharpness_on_processes as script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional import sharpness
+from lightning_gap.functional import DatasetLoss, RandomSubspace, sharpness
+from lightning_gap.functional.random_subspace import SubspaceBasis
 
 
 def quadratic(curvature, slope, start, offset=0.5):
@@ -239,5 +246,293 @@ def test_losses_without_a_sharpness_are_refused(loss, message):
 
 def test_too_few_evaluations_are_refused():
     x = torch.ones(1, requires_grad=True)
-    with pytest.raises(ValueError, match="max_evaluations must be at least 2"):
+    with pytest.raises(ValueError, match="max_evaluations must be a whole number, at least 2, got 1"):
         sharpness(lambda: x.sum(), [x], max_evaluations=1)
+
+
+def trust_region(curvature, slope, radius):
+    """Highest value of ``slope.d + d.diag(curvature).d / 2`` in a ball, by bisection on its secular equation."""
+    low = max(float(curvature.max()), 0.0) + 1e-15
+    high = low + float(slope.norm()) / radius + 1.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((slope / (middle - curvature)).norm()) > radius else (low, middle)
+    d = slope / (high - curvature)
+    return float(slope @ d + (curvature * d**2).sum() / 2)
+
+
+positive_terms = st.lists(
+    st.tuples(st.floats(0, 100), st.floats(0.1, 10) | st.floats(-10, -0.1), st.floats(0.1, 5) | st.floats(-5, -0.1)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(positive_terms, st.sampled_from([1e-3, 0.1]))
+def test_the_relative_box_of_a_separable_convex_quadratic_gives_its_known_maximum(terms, epsilon):
+    curvature, slope, start = torch.tensor(terms, dtype=torch.float64).T
+    x, loss = quadratic(curvature, slope, start)
+    box = epsilon * start.abs()
+    highest = float((slope.abs() * box + curvature * box**2 / 2).sum())
+    found = sharpness(loss, [x], epsilon=epsilon, relative=True)
+    assert found.percent == pytest.approx(100 * highest / 1.5, rel=1e-6, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(positive_terms, st.sampled_from([1e-3, 0.05, 0.5]), st.booleans())
+def test_the_ball_around_a_quadratic_gives_the_solution_of_its_trust_region(terms, epsilon, relative):
+    curvature, slope, start = torch.tensor(terms, dtype=torch.float64).T
+    x, loss = quadratic(curvature, slope, start)
+    scale = start.abs() if relative else torch.ones_like(start)
+    best = trust_region(scale**2 * curvature, scale * slope, epsilon)
+    found = sharpness(loss, [x], epsilon=epsilon, norm="l2", relative=relative, max_evaluations=400)
+    assert found.percent == pytest.approx(100 * best / 1.5, rel=1e-6)
+    assert found.at_bound == 1.0
+    if not relative:
+        assert found.offset_norm == pytest.approx(epsilon, rel=1e-6)
+
+
+def test_the_trust_region_solution_is_that_of_a_grid():
+    """The oracle itself, against every direction of a circle."""
+    curvature, slope = torch.tensor([3.0, 1.0], dtype=torch.float64), torch.tensor([0.2, -1.0], dtype=torch.float64)
+    angle = torch.linspace(0, 2 * math.pi, 100_000, dtype=torch.float64)
+    d = 0.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    assert trust_region(curvature, slope, 0.5) == pytest.approx(
+        float((d @ slope + d**2 @ curvature / 2).max()), rel=1e-8
+    )
+
+
+@pytest.mark.parametrize("method", ["corner", "lbfgsb"])
+@pytest.mark.parametrize("seed", range(3))
+def test_in_a_subspace_a_convex_quadratic_has_its_best_corner(method, seed):
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(13, 13, generator=generator, dtype=torch.float64)
+    slope = torch.randn(13, generator=generator, dtype=torch.float64)
+    start = torch.randn(13, generator=generator, dtype=torch.float64)
+    x = start.clone().requires_grad_()
+    subspace = RandomSubspace(4, seed=seed, scale=0.7)
+    basis = SubspaceBasis(subspace, [start])
+    a = torch.stack([next(basis.expand(e)) for e in torch.eye(4, dtype=torch.float64)], 1)
+    box = 0.1 * (torch.from_numpy(np.linalg.pinv(a.numpy())) @ start).abs() + 0.1
+    steps = (torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64) * box) @ a.T
+    best = float((steps @ slope + (steps @ root).square().sum(1) / 2).max())
+
+    def loss():
+        d = x - start
+        return 3 + slope @ d + (d @ root).square().sum() / 2
+
+    found = sharpness(loss, [x], epsilon=0.1, subspace=subspace, method=method, restarts=20)
+    assert found.percent == pytest.approx(100 * best / 4, rel=1e-6)
+    assert found.at_bound == 1.0
+
+
+def rescaled_pairs(factor):
+    """A network and the same function with other weights: first layer times the factor, second divided by it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).double()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin[0].weight.mul_(factor)
+        twin[0].bias.mul_(factor)
+        twin[2].weight.div_(factor)
+    return model, twin
+
+
+def rescaled_batch_norm(factor):
+    """The same with weights in front of BatchNorm, whose statistics go along."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7, eps=1e-30), nn.ReLU(), nn.Linear(7, 3)).double()
+    model(3 * torch.randn(50, 5, dtype=torch.float64) + 1)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin[0].weight.mul_(factor)
+        twin[0].bias.mul_(factor)
+        twin[1].running_mean.mul_(factor)
+        twin[1].running_var.mul_(factor**2)
+    return model, twin
+
+
+@pytest.mark.parametrize("factor", [0.05, 20.0])
+@pytest.mark.parametrize("norm", ["max", "l2"])
+@pytest.mark.parametrize(
+    ("pairs", "mode"), [(rescaled_pairs, "running"), (rescaled_batch_norm, "running"), (rescaled_batch_norm, "batch")]
+)
+def test_rescaling_without_changing_the_function_changes_the_box_but_not_the_relative_one(pairs, mode, norm, factor):
+    """Dinh et al. 2017; Kwon et al. 2021."""
+    x, y = torch.randn(40, 5, dtype=torch.float64), torch.randint(3, (40,))
+    absolute, relative = [], []
+    for model in pairs(factor):
+        loss = DatasetLoss(model, lambda m, b: cross_entropy(m(b[0]), b[1]), [(x, y)], batch_norm=mode)
+        absolute.append(sharpness(loss, model.parameters(), epsilon=0.01, norm=norm))
+        relative.append(sharpness(loss, model.parameters(), epsilon=0.01, norm=norm, relative=True))
+    assert absolute[0].loss == pytest.approx(absolute[1].loss, rel=1e-12)
+    change = absolute[0].percent / absolute[1].percent
+    assert max(change, 1 / change) > (1.1 if factor > 1 else 4)  # large weights leave what the other layers do
+    assert relative[0].percent == pytest.approx(relative[1].percent, rel=1e-9)
+
+
+def snapshot(model):
+    return (
+        [(p.data_ptr(), p.detach().numpy().tobytes(), p.grad) for p in model.parameters()],
+        [(b.data_ptr(), b.numpy().tobytes()) for b in model.buffers()],
+        [part.training for part in model.modules()],
+        torch.get_rng_state().tolist(),
+    )
+
+
+WAYS = {
+    "corner": {},
+    "corner with restarts": {"restarts": 1},
+    "lbfgsb": {"method": "lbfgsb", "max_iterations": 3},
+    "subspace": {"subspace": RandomSubspace(3), "max_evaluations": 4},
+    "ball": {"norm": "l2", "max_evaluations": 4},
+    "scout": {"scout": True, "max_evaluations": 4},
+    "report_on": {"report_on": True, "max_evaluations": 4},
+}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_left_behind_whichever_evaluation_of_whichever_loss_fails(way, error):
+    model, loss_fn = small_network()
+    model.train()
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    before = snapshot(model)
+    calls, failing, opened = [], 0, []
+
+    def failing_loss():
+        opened.append(1)
+        try:
+            calls.append(1)
+            if len(calls) == failing:
+                raise error
+            yield loss_fn() / 2
+            yield loss_fn() / 2
+        finally:
+            opened.pop()
+
+    terms = {k: failing_loss if v is True and k in ("scout", "report_on") else v for k, v in WAYS[way].items()}
+    while True:
+        failing += 1
+        calls.clear()
+        try:
+            sharpness(failing_loss, model.parameters(), epsilon=1e-2, **terms)
+        except error:
+            assert len(calls) == failing
+        assert not opened
+        assert snapshot(model) == before
+        if len(calls) < failing:
+            break
+    assert failing > 3
+
+
+def test_a_network_with_dropout_switched_on_is_refused():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    x = torch.randn(20, 4)
+    with pytest.raises(ValueError, match=r"the loss is random.*turn dropout off"):
+        sharpness(lambda: model(x).square().mean(), model.parameters())
+    assert sharpness(lambda: model.eval()(x).square().mean(), model.parameters()).percent > 0
+
+
+def test_a_loss_that_uses_none_of_the_weights_is_refused():
+    """Copies of the weights, for instance: 0 would be taken for flat."""
+    model, loss_fn = small_network()
+    copies = [p.detach().clone().requires_grad_() for p in model.parameters()]
+    with pytest.raises(ValueError, match="does not depend on params"):
+        sharpness(loss_fn, copies)
+
+
+def test_the_loss_sees_the_moved_weights_under_autocast_inside_another_one():
+    """Autocast keeps casts of the weights until its outermost block ends."""
+    torch.manual_seed(0)
+    layer, x = nn.Linear(16, 8, bias=False), torch.randn(5, 16)
+    seen = []
+
+    def loss_fn():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = layer(x)
+        expected = x.bfloat16() @ layer.weight.detach().bfloat16().T
+        seen.append(torch.equal(output, expected))
+        return output.float().square().mean()
+
+    with torch.autocast("cpu", enabled=False):
+        first = float(loss_fn().detach())
+        found = sharpness(loss_fn, layer.parameters(), epsilon=0.1)
+        assert float(loss_fn().detach()) == first
+    assert all(seen)
+    assert found.percent > 1
+
+
+def peak_of(run):
+    """Most bytes of CPU memory held at once during ``run``, beyond those before, by what the allocator reports."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    assert any(change < 0 for change in changes)
+    return max(itertools.accumulate(changes))
+
+
+@pytest.mark.parametrize("tensors", [1, 10])
+@pytest.mark.parametrize(
+    ("terms", "vectors"),
+    [({}, 5), ({"subspace": RandomSubspace(100)}, 5), ({"norm": "l2"}, 9)],
+    ids=["box", "subspace", "ball"],
+)
+def test_few_vectors_are_held_beyond_a_gradient(tensors, terms, vectors):
+    n = 1_000_000
+    weights = [w.clone().requires_grad_() for w in torch.linspace(-1, 1, n).chunk(tensors)]
+    slopes = torch.linspace(1, -2, n).chunk(tensors)
+
+    def loss_fn():
+        return sum(w @ s for w, s in zip(weights, slopes, strict=True)) / n + 10
+
+    alone = peak_of(lambda: torch.autograd.grad(loss_fn(), weights))
+    assert 4 * n <= alone < 4.5 * n
+    peak = peak_of(lambda: sharpness(loss_fn, weights, max_evaluations=4, **terms))
+    assert peak > 8 * n  # the copy of the weights and a gradient, at the least: the measurement sees something
+    assert peak - alone <= vectors * 4 * n
+
+
+@pytest.fixture(scope="module")
+def on_processes(tmp_path_factory):
+    """What each of two and of four processes found, by their number."""
+    folder = tmp_path_factory.mktemp("sharpness")
+    ended = subprocess.run(
+        [sys.executable, Path(script.__file__), folder],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return {world: [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)] for world in script.WORLDS}
+
+
+@pytest.fixture(scope="module")
+def on_one_process():
+    return script.measure()
+
+
+@pytest.mark.parametrize("world", script.WORLDS)
+def test_processes_that_share_the_loss_find_what_one_finds(on_processes, on_one_process, world):
+    for rank in on_processes[world]:
+        assert set(rank["found"]) == set(on_one_process)
+        for name, value in rank["found"].items():
+            torch.testing.assert_close(value, on_one_process[name], rtol=1e-8, atol=1e-12, msg=f"{name}: {value}")
+
+
+@pytest.mark.parametrize("world", script.WORLDS)
+def test_weights_buffers_and_modes_are_the_same_again_on_every_process(on_processes, world):
+    assert all(rank["untouched"] for rank in on_processes[world])
+
+
+@pytest.mark.parametrize("world", script.WORLDS)
+@pytest.mark.parametrize("where", ["loss", "interrupt", "scout", "report_on", "recomputed"])
+def test_what_fails_on_one_process_ends_on_all(on_processes, world, where):
+    for rank, found in enumerate(on_processes[world]):
+        own = "KeyboardInterrupt: " if where == "interrupt" else "OSError: no more data"
+        other = "RuntimeError: measuring failed on another process; see its error"
+        assert found["failures"][where] == (own if rank == 1 else other)

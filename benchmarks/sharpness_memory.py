@@ -1,0 +1,73 @@
+"""Peak memory of one measurement of sharpness, in float32 numbers per weight: one process for each way to measure.
+
+    python benchmarks/sharpness_memory.py corner     # prints one number; `sharpness.py` calls it
+
+Resident memory, because SciPy's arrays are not torch's. Three things make it reliable: the peak is set back just before
+the measurement (Linux), every large array gets pages of its own and gives them back when it is freed (glibc's
+MALLOC_MMAP_THRESHOLD_), and the samples are few and the network wide, so that activations do not count: F1 of width
+1024 on 32 random samples in chunks of 16.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_gap.functional import DatasetLoss, hessian_eigenvalues, sharpness
+from lightning_gap.recipes.networks import F1
+
+WAYS = ("one backward pass", "corner", "corner, scout", "lbfgsb", "eigenvalue")
+
+
+def measured_apart(way: str) -> float:
+    """Floats per weight, measured in a process of its own."""
+    own = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, __file__, way], env=inherited | own, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring the memory of {way!r} failed: {done.stderr}")
+    return float(done.stdout)
+
+
+def resident(kind: str) -> int:
+    """Bytes resident now ("VmRSS") or at most since the peak was set back ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
+
+
+def floats_per_weight(way: str) -> float:
+    """Peak beyond what was there before, over the size of the weights."""
+    torch.manual_seed(0)
+    network = F1(width=1024).eval()
+    batches = [(torch.randn(16, 784), torch.arange(16) % 10) for _ in range(2)]
+
+    def mean_loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return cross_entropy(module(batch[0]), batch[1])
+
+    def measure(params: list[nn.Parameter]) -> None:
+        loss, scout = DatasetLoss(network, mean_loss, batches), DatasetLoss(network, mean_loss, batches[:1])
+        if way == "one backward pass":
+            torch.autograd.grad(mean_loss(network, batches[0]), params)
+        elif way == "eigenvalue":
+            hessian_eigenvalues(scout, params, max_products=7, tolerance=1e-9)
+        elif way == "lbfgsb":
+            sharpness(loss, params, method="lbfgsb")
+        else:
+            sharpness(loss, params, scout=scout if way == "corner, scout" else None)
+
+    weights = list(network.parameters())
+    measure(weights[-2:])  # imports and buffers that stay
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    measure(weights)
+    return (resident("VmHWM") - before) / sum(weight.numel() * 4 for weight in weights)
+
+
+if __name__ == "__main__":
+    print(floats_per_weight(sys.argv[1]))

@@ -1,0 +1,98 @@
+"""When a monitor measures, and how much of the run's time that may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from lightning.pytorch import Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from .._lightning import is_last_planned
+from ._arguments import check_counts
+
+EveryNEpochs = int | Literal["log"]
+
+FREE_SECONDS = 10.0
+
+
+def check_every_n_epochs(every_n_epochs: EveryNEpochs) -> None:
+    """Raise if it is neither a whole number of at least 1 nor "log"."""
+    if every_n_epochs != "log":
+        check_counts(every_n_epochs=every_n_epochs)
+
+
+def is_regular(trainer: Trainer, every_n_epochs: EveryNEpochs) -> bool:
+    """Whether this is an n-th epoch, or with "log" epoch 1, 2, 4, 8, ..."""
+    done = trainer.current_epoch + 1
+    return done & (done - 1) == 0 if every_n_epochs == "log" else done % every_n_epochs == 0
+
+
+class Schedule:
+    """The ends of epochs at which a monitor measures, within a budget of time.
+
+    Measured are every n-th epoch, or with "log" the epochs 1, 2, 4, 8, ..., the last one, and the end of a run that
+    ends sooner. In between, a measurement waits while what was spent would exceed ``max_time_share`` of the training
+    time; the first ten seconds are free, so that small runs are measured in full.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, every_n_epochs: EveryNEpochs, max_time_share: float | None = None) -> None:
+        check_every_n_epochs(every_n_epochs)
+        if max_time_share is not None and not (isinstance(max_time_share, int | float) and max_time_share > 0):
+            raise ValueError(
+                f"max_time_share must be a positive share of the training time, or None for no limit, "
+                f"got {max_time_share!r}; the default is 0.1"
+            )
+        self._every_n_epochs = every_n_epochs
+        self._share = max_time_share
+        self._began = self._spent = self._last = 0.0
+        self._measured_step = 0
+        self._told = self._batch_seen = False
+
+    def begin(self, trainer: Trainer) -> None:
+        """Start the clock: training begins."""
+        self._began, self._spent, self._last = time.perf_counter(), 0.0, 0.0
+        self._measured_step = trainer.global_step
+        self._told = self._batch_seen = False
+
+    def is_first_batch(self) -> bool:
+        """Whether this is asked for the first time since training began; the hooks before it have all run by then."""
+        first, self._batch_seen = not self._batch_seen, True
+        return first
+
+    def is_due(self, trainer: Trainer, name: str) -> bool:
+        """Whether to measure at the end of this epoch; all processes decide alike."""
+        if is_last_planned(trainer):
+            return True
+        due = is_regular(trainer, self._every_n_epochs)
+        return due and (self._share is None or self._is_within_budget(trainer, name, self._share))
+
+    def is_left(self, trainer: Trainer) -> bool:
+        """Whether the run ends with optimizer steps that no measurement has seen."""
+        return trainer.global_step > self._measured_step
+
+    @contextmanager
+    def measuring(self, trainer: Trainer) -> Iterator[None]:
+        """Note the time that the block takes."""
+        began = time.perf_counter()
+        yield
+        self._last = time.perf_counter() - began
+        self._spent += self._last
+        self._measured_step = trainer.global_step
+
+    def _is_within_budget(self, trainer: Trainer, name: str, share: float) -> bool:
+        trained = time.perf_counter() - self._began - self._spent
+        within: bool = trainer.strategy.broadcast(self._spent + self._last <= max(FREE_SECONDS, share * trained))
+        if not within and not self._told:
+            self._told = True
+            epoch = trained / (trainer.current_epoch + 1)
+            rank_zero_warn(
+                f"{name}: a measurement takes {self._last:.1f} s and an epoch {epoch:.1f} s, so it is made only as "
+                f"often as max_time_share={share} allows; measure fewer samples, or pass max_time_share=None"
+            )
+        return within

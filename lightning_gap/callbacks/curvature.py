@@ -1,0 +1,185 @@
+"""Log the curvature of the loss, and how near the learning rate is to the edge of stability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from .._lightning import (
+    learning_rate_in_use,
+    log_now,
+    process_group,
+    refuse_same_keys,
+    refuse_sharded_weights,
+    refuse_sync_batch_norm,
+)
+from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
+from ..functional.dataset_loss import BatchNormMode
+from ._arguments import check_counts
+from ._fixed_subset import Batches, fixed_subsets
+from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
+from ._schedule import EveryNEpochs, Schedule
+from ._undisturbed import undisturbed
+
+
+class CurvatureMonitor(Callback):
+    """Log the extreme eigenvalues and the trace of the loss's Hessian, and the distance to the edge of stability.
+
+    The loss comes from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of
+    the training data; ``loss_fn`` overrides it. The run is bit for bit the same with and without the monitor.
+
+    Logs at the end of an epoch ``curvature/lambda_max`` and ``curvature/lambda_min``, the largest and the smallest
+    eigenvalue, ``curvature/lambda_max_residual``, within which an eigenvalue lies, ``curvature/trace`` with its
+    ``curvature/trace_standard_error``, and at the weights themselves ``curvature/loss`` and
+    ``curvature/gradient_norm``. With the largest learning rate in use also ``curvature/two_over_lr``, the curvature
+    at which plain gradient descent turns unstable, and ``curvature/edge`` = lambda_max * lr / 2, which is 1 there.
+
+    Args:
+        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
+            of the run.
+        at_start: Measure also before the first step.
+        samples: Training samples to measure on; keep the number and ``seed`` equal in runs that you compare.
+        chunk_size: Most samples in memory at a time; with ``batch_norm="batch"`` it is part of the definition.
+        batch_norm: ``"running"``, ``"batch"`` or ``"recomputed"`` statistics, as in `SharpnessMonitor`.
+        tolerance: Residual at which lambda_max has converged, relative to the largest eigenvalue by magnitude.
+        max_products: Most products with the Hessian for the eigenvalues; each costs about three gradients, and one
+            vector as large as the weights is kept for each.
+        probes: Random vectors for the trace, a product each; 0 logs no trace.
+        seed: Seed of the subset and of the random vectors.
+        data: Batches to measure on instead of the subset, as `training_step` takes them.
+        loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
+            training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
+        suffix: Appended to the keys, so that two monitors can stand side by side.
+
+    Raises:
+        ValueError: If an argument is out of range; before the first step, if no fixed subset can be drawn, the loss
+            cannot be measured, the strategy shards the weights, or two monitors log the same key.
+
+    Reference:
+        Cohen, Kaur, Li, Kolter and Talwalkar (2021) on the edge of stability; see
+        `lightning_gap.functional.hessian_eigenvalues` and `hessian_trace`.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_epochs: EveryNEpochs = 1,
+        at_start: bool = False,
+        samples: int = 500,
+        chunk_size: int = 250,
+        batch_norm: BatchNormMode = "running",
+        tolerance: float = 1e-2,
+        max_products: int = 20,
+        probes: int = 5,
+        seed: int = 0,
+        data: Iterable[Any] | None = None,
+        loss_fn: LossFunction | None = None,
+        max_time_share: float | None = 0.1,
+        suffix: str = "",
+    ) -> None:
+        check_counts(samples=samples, chunk_size=chunk_size, max_products=max_products)
+        if probes != 0:
+            check_counts(probes=probes)
+        if not (isinstance(tolerance, float) and 0 < tolerance < 1):
+            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}; try 1e-2")
+        if batch_norm not in get_args(BatchNormMode):
+            raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+        self.every_n_epochs = every_n_epochs
+        self.at_start = at_start
+        self.samples = samples
+        self.chunk_size = chunk_size
+        self.batch_norm = batch_norm
+        self.tolerance = tolerance
+        self.max_products = max_products
+        self.probes = probes
+        self.seed = seed
+        self.data = data
+        self.loss_fn = loss_fn
+        self.max_time_share = max_time_share
+        self.suffix = suffix
+        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self._batches: Batches | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this monitor logs."""
+        trace = ("trace", "trace_standard_error") if self.probes else ()
+        ends = ("lambda_max", "lambda_min", "lambda_max_residual")
+        names = (*ends, *trace, "loss", "gradient_norm", "two_over_lr", "edge")
+        return tuple(f"curvature/{name}{self.suffix}" for name in names)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_sharded_weights(trainer, self)
+            refuse_same_keys(trainer, self, self.keys)
+            if self.batch_norm != "running":
+                refuse_sync_batch_norm(trainer, f"batch_norm={self.batch_norm!r}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_measurable(pl_module, self.loss_fn)
+        trained_weights(pl_module)
+        source = {"data": (self.data, trainer.train_dataloader)}
+        self._batches = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)["data"]
+        self._schedule.begin(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._schedule.is_first_batch() and self._batches:
+            check_loss(trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed)
+            if self.at_start and trainer.global_step == 0:
+                log_now(trainer, self._values(trainer, pl_module))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._schedule.is_due(trainer, "CurvatureMonitor"):
+            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._schedule.is_left(trainer):
+            log_now(trainer, self._values(trainer, pl_module))
+        self._batches = None
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
+        """Measure now, inside fit; nothing is logged.
+
+        Raises:
+            UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
+        """
+        assert self._batches is not None, "CurvatureMonitor measures inside fit"
+        group, weights = process_group(trainer), trained_weights(pl_module)
+        with undisturbed(trainer, pl_module):
+            loss = module_loss(
+                trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm
+            )
+            eigenvalues = hessian_eigenvalues(
+                loss,
+                weights,
+                tolerance=self.tolerance,
+                max_products=self.max_products,
+                ends="largest",
+                process_group=group,
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+            if not self.probes:
+                return eigenvalues, None
+            generator = torch.Generator().manual_seed(self.seed)
+            return eigenvalues, hessian_trace(
+                loss, weights, probes=self.probes, process_group=group, generator=generator
+            )
+
+    def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        with self._schedule.measuring(trainer):
+            rate = learning_rate_in_use(trainer)
+            try:
+                ends, trace = self.measure(trainer, module)
+            except UndefinedCurvatureError as error:  # a diverged run is not ours to stop
+                rank_zero_warn(f"curvature is logged as NaN: {error}")
+                return dict.fromkeys(self.keys, math.nan)
+        found = [ends.largest, ends.smallest, ends.largest_residual]
+        found += [trace.trace, trace.standard_error] if trace else []
+        found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]
+        return dict(zip(self.keys, found, strict=True))

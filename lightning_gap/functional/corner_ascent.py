@@ -1,0 +1,104 @@
+"""Climb inside a cube from corner to corner, or inside a ball from pole to pole; the same ascent with another wall."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .loss_surface import euclidean_norm
+
+Evaluate = Callable[[Sequence[Tensor], bool], tuple[float, Sequence[Tensor]]]
+"""Loss, and its gradient if asked for, at a point of the unit cube or ball: one tensor for each tensor of the point."""
+
+Stop = Literal["at a confirmed corner", "evaluations used up", "iterations used up", "converged", "loss not finite"]
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """The highest point that an ascent found.
+
+    Attributes:
+        highest: Loss there.
+        point: Where it is, in the unit cube or ball.
+        stopped_because: What ended the ascent.
+        non_finite: Evaluations that gave no finite loss.
+    """
+
+    highest: float
+    point: list[Tensor]
+    stopped_because: Stop
+    non_finite: int = 0
+
+
+def corner_ascent(
+    evaluate: Evaluate, point: Sequence[Tensor], highest: float, gradient: Sequence[Tensor], evaluations: int
+) -> Ascent:
+    """Climb in the cube ``|u_i| <= 1``: the Frank-Wolfe step for a convex function, halved whenever it does not climb.
+
+    From the best point so far step along the sign of its gradient, at first by 2 (any corner is in reach), and half as
+    far after every step that did not climb. Where the loss is convex on the cube the full step cannot lose. Coordinates
+    whose gradient is exactly zero, dead units for instance, stay where they are.
+
+    Args:
+        evaluate: The loss, and its gradient if asked for, at a point.
+        point: Where to start.
+        highest: Loss there.
+        gradient: Gradient there, up to a positive factor for each coordinate; its signs will do.
+        evaluations: Most calls of ``evaluate``; the last one asks for no gradient.
+    """
+    # Half precision: steps are powers of two, so that these points are exact, and two of them weigh one vector.
+    best = [u.half() for u in point]
+    direction = [signs(g) for g in gradient]
+    step, non_finite = 2.0, 0
+    for used in range(1, evaluations + 1):
+        trial = [u.add(d, alpha=step).clamp_(-1, 1) for u, d in zip(best, direction, strict=True)]
+        if all(torch.equal(new, old) for new, old in zip(trial, best, strict=True)):
+            return Ascent(highest, best, "at a confirmed corner", non_finite)
+        value, new_gradient = evaluate(trial, used < evaluations)
+        if math.isfinite(value) and value > highest:
+            best, highest, direction = trial, value, [signs(g) for g in new_gradient]
+        else:
+            step /= 2
+            non_finite += not math.isfinite(value)
+        del new_gradient  # not to be kept while the next one is made
+    return Ascent(highest, best, "evaluations used up", non_finite)
+
+
+def pole_ascent(
+    evaluate: Evaluate, point: Sequence[Tensor], highest: float, gradient: Sequence[Tensor], evaluations: int
+) -> Ascent:
+    """The same in the ball ``||u||_2 <= 1``: along the normalised gradient, and back onto the ball.
+
+    Its first step is the perturbation of sharpness-aware minimization (Foret et al. 2021, equation 2).
+    """
+    best = list(point)
+    direction = _normalised(gradient)
+    step, non_finite = 2.0, 0
+    for used in range(1, evaluations + 1):
+        trial = [u + step * d for u, d in zip(best, direction, strict=True)]
+        trial = _normalised(trial) if euclidean_norm(trial) > 1 else trial
+        if euclidean_norm(new - old for new, old in zip(trial, best, strict=True)) < 1e-6:
+            return Ascent(highest, best, "at a confirmed corner", non_finite)
+        value, new_gradient = evaluate(trial, used < evaluations)
+        if math.isfinite(value) and value > highest:
+            best, highest = trial, value
+            direction = _normalised(new_gradient) if new_gradient else direction
+        else:
+            step /= 2
+            non_finite += not math.isfinite(value)
+    return Ascent(highest, best, "evaluations used up", non_finite)
+
+
+def signs(gradient: Tensor) -> Tensor:
+    """Sign of each entry, in a quarter of the memory."""
+    return gradient.sign().to(torch.int8)
+
+
+def _normalised(tensors: Sequence[Tensor]) -> list[Tensor]:
+    norm = euclidean_norm(tensors)
+    return [tensor / norm if norm > 0 else tensor.clone() for tensor in tensors]

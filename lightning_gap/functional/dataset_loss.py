@@ -1,0 +1,132 @@
+"""A module's mean loss over fixed samples, as a function of its weights and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup, get_rank, get_world_size
+
+from .batch_statistics import batch_statistics, recomputed_statistics
+from .fixed_subset import FixedSubset
+
+BatchNormMode = Literal["running", "batch", "recomputed"]
+
+
+class DatasetLoss(AbstractContextManager["DatasetLoss"]):
+    """The ``loss_fn`` that `sharpness` and the curvature functions take, made from a module and batches.
+
+    Called, it yields each batch's share of the mean loss over all samples, one graph alive at a time. As a context
+    manager, which those functions enter, it puts the module in evaluation mode (no dropout) with the chosen BatchNorm
+    statistics, and puts modes and buffers back at the end.
+
+    Args:
+        module: The module; its parameters are not touched.
+        loss_fn: Mean loss of one batch, a function of (module, batch).
+        batches: The same batches every time: a list of them, or a `FixedSubset`.
+        sizes: Samples in each batch; by default the length of the first tensor in it.
+        batch_norm: "running" evaluates BatchNorm with its running statistics, "batch" with those of each batch, which
+            then belongs to the definition, "recomputed" with the mean of the batches' statistics at the weights.
+        process_group: Processes between which the batches are dealt out; pass the same to the function that measures.
+
+    Attributes:
+        samples: Number of samples.
+        batch_norm: As given.
+
+    Raises:
+        ValueError: If there is no batch, a size cannot be told, or ``batch_norm`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> from lightning_gap.functional import sharpness
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.ones_(module.weight)
+        >>> loss = DatasetLoss(module, lambda m, b: m(b).square().mean(), [torch.ones(3, 1), 2 * torch.ones(1, 1)])
+        >>> round(sharpness(loss, module.parameters(), epsilon=0.5).percent, 1)  # 7/4 and 7/4 * 2**2: 100 * 5.25 / 2.75
+        190.9
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        batches: Sequence[Any],
+        *,
+        sizes: Sequence[int] | None = None,
+        batch_norm: BatchNormMode = "running",
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        if batch_norm not in get_args(BatchNormMode):
+            raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+        self.module = module
+        self.batch_norm = batch_norm
+        self._loss_fn = loss_fn
+        self._batches = batches
+        if sizes is None:
+            sizes = batches.sizes if isinstance(batches, FixedSubset) else [samples_in(batch) for batch in batches]
+        self._sizes = list(sizes)
+        if not self._sizes or len(self._sizes) != len(batches) or min(self._sizes) < 1:
+            raise ValueError(f"batches must hold at least one batch of at least one sample, got sizes {self._sizes}")
+        self.samples = sum(self._sizes)
+        self._rank = get_rank(process_group) if process_group else 0
+        self._processes = get_world_size(process_group) if process_group else 1
+        self._group = process_group
+        self._entered: list[ExitStack] = []
+
+    def __call__(self) -> Tensor | Iterator[Tensor]:
+        """The loss, or its parts where there are several batches."""
+        if len(self._sizes) == 1 == self._processes:
+            return self._loss_fn(self.module, self._batches[0])
+        return self._parts()
+
+    def _parts(self) -> Iterator[Tensor]:
+        for i in range(self._rank, len(self._sizes), self._processes):
+            yield self._loss_fn(self.module, self._batches[i]) * (self._sizes[i] / self.samples)
+
+    def __enter__(self) -> DatasetLoss:
+        with ExitStack() as stack:
+            modes = [(part, part.training) for part in self.module.modules()]
+            stack.callback(_put_modes_back, modes)
+            self.module.eval()
+            if self.batch_norm == "batch":
+                stack.enter_context(batch_statistics(self.module))
+            elif self.batch_norm == "recomputed":
+                stack.enter_context(recomputed_statistics(self.module, self._pass, process_group=self._group))
+            self._entered.append(stack.pop_all())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.pop().close()
+
+    def _pass(self) -> None:
+        for part in self._parts():
+            del part  # and its graph
+
+
+def samples_in(batch: Any) -> int:
+    """Samples in a batch: the first axis of the first tensor in it.
+
+    Raises:
+        ValueError: If there is no tensor with an axis inside lists, tuples and mappings.
+    """
+    size = _first_axis(batch)
+    if size is None:
+        raise ValueError(f"cannot tell how many samples a {type(batch).__name__} holds; pass sizes=..., one for each")
+    return size
+
+
+def _first_axis(batch: Any) -> int | None:
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((size for part in parts if (size := _first_axis(part)) is not None), None)
+
+
+def _put_modes_back(modes: list[tuple[nn.Module, bool]]) -> None:
+    for part, training in modes:
+        part.training = training

@@ -1,0 +1,36 @@
+"""How large the weights are: what every measure of sharpness depends on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def weight_quantiles(weights: Iterable[Tensor], levels: Sequence[float] = (0.05, 0.5, 0.95)) -> list[float]:
+    """Quantiles of ``|x_i|`` over all weights together.
+
+    Log them beside sharpness: its box is nearly absolute, so that larger weights alone make a solution look flatter.
+
+    Args:
+        weights: Tensors of any shapes.
+        levels: Between 0 and 1. The quantile at q is the smallest entry that at least a share q does not exceed.
+
+    Raises:
+        ValueError: If there are no weights, or a level is out of range.
+
+    Reference:
+        Dinh, Pascanu, Bengio and Bengio (2017), section 4.
+
+    Example:
+        >>> weight_quantiles([torch.tensor([-3.0, 1.0]), torch.tensor([2.0])], [0.0, 0.5, 1.0])
+        [1.0, 2.0, 3.0]
+    """
+    if not all(0 <= level <= 1 for level in levels):
+        raise ValueError(f"levels must lie between 0 and 1, got {list(levels)}")
+    flat = torch.cat([weight.detach().abs().flatten() for weight in weights] or [torch.empty(0)])
+    if not flat.numel():
+        raise ValueError("weights is empty; pass for instance the model's parameters")
+    return [float(flat.kthvalue(max(1, math.ceil(level * flat.numel()))).values) for level in levels]

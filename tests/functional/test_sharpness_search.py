@@ -1,0 +1,228 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from lightning_gap.functional import (
+    RandomSubspace,
+    sharpness,
+    sharpness_profile,
+)
+from lightning_gap.functional.sharpness_search import Search
+
+
+class Called:
+    """A loss of one weight vector that counts its calls and keeps values and places."""
+
+    def __init__(self, function, weight):
+        self.function, self.weight, self.values, self.places = function, weight, [], []
+
+    def __call__(self):
+        loss = self.function(self.weight)
+        self.values.append(float(loss.detach()))
+        self.places.append(self.weight.detach().clone())
+        return loss
+
+
+def vector(*values, dtype=torch.float64):
+    return torch.tensor(values, dtype=dtype, requires_grad=True)
+
+
+def indefinite(n=12, seed=0):
+    """A quadratic with hills in all directions, its weight and its loss."""
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    weight = (0.1 * torch.randn(n, generator=generator, dtype=torch.float64)).requires_grad_()
+    return weight, lambda w: 50 + w @ (root + root.T) @ w / 2
+
+
+@pytest.mark.parametrize("method", ["corner", "lbfgsb"])
+@pytest.mark.parametrize("restarts", [0, 2])
+@pytest.mark.parametrize("subspace", [None, RandomSubspace(4)])
+def test_counted_evaluations_are_real_ones(method, restarts, subspace):
+    weight, function = indefinite()
+    called = Called(function, weight)
+    found = sharpness(called, [weight], epsilon=0.3, method=method, restarts=restarts, subspace=subspace)
+    assert found.evaluations == len(called.values) - 1  # one call checks that the loss is not random
+    assert found.highest_loss == max(called.values)
+    assert found.gradients <= found.evaluations
+
+
+@pytest.mark.parametrize("most", [2, 3, 7, 20])
+def test_no_more_evaluations_than_allowed_are_made(most):
+    weight, function = indefinite()
+    called = Called(function, weight)
+    found = sharpness(called, [weight], epsilon=0.3, max_evaluations=most)
+    assert found.evaluations == len(called.values) - 1 <= most
+    assert found.gradients >= found.evaluations - 1
+    assert (found.stopped_because == "evaluations used up") == (found.evaluations == most) or most == 20
+
+
+def test_an_exactly_flat_start_needs_a_random_one_and_stays_within_its_budget():
+    x = vector(0.0, 0.0)
+    called = Called(lambda w: (w**2).sum(), x)
+    found = sharpness(called, [x], max_evaluations=4)
+    assert found.random_start
+    assert found.evaluations == len(called.values) - 1 <= 4
+    assert found.percent > 0
+
+
+def test_evaluations_without_a_finite_loss_are_counted():
+    x = vector(0.0)
+    called = Called(lambda w: -torch.log(0.4 - w).sum(), x)
+    found = sharpness(called, [x], epsilon=1.0)
+    assert found.non_finite == sum(not math.isfinite(value) for value in called.values) > 0
+    assert found.highest_loss == max(value for value in called.values if math.isfinite(value))
+
+
+def test_a_random_start_without_a_finite_loss_is_counted_too():
+    x = vector(0.0)
+    called = Called(lambda w: torch.where(w.abs() > 0.01, math.nan, w).sum(), x)
+    found = sharpness(called, [x], epsilon=1.0, restarts=3)
+    assert found.non_finite == sum(not math.isfinite(value) for value in called.values)
+
+
+@pytest.mark.parametrize("subspace", [None, RandomSubspace(4)])
+@pytest.mark.parametrize("epsilon", [0.05, 0.3])
+def test_a_scout_costs_six_calls_and_never_lowers_the_value_below_its_own_start(subspace, epsilon):
+    for seed in range(5):
+        weight, function = indefinite(seed=seed)
+        called, scout = Called(function, weight), Called(lambda w, f=function: f(w) / 2 + w.sum(), weight)
+        centre = weight.detach().clone()
+        found = sharpness(called, [weight], epsilon=epsilon, scout=scout, subspace=subspace, max_evaluations=4)
+        assert 2 <= len(scout.values) <= 6
+        assert found.evaluations == len(called.values) - 1 <= 4
+        assert found.highest_loss == max(called.values) >= called.values[2]  # 0 and 1 are at the weights
+        best = scout.places[scout.values.index(max(scout.values))]
+        assert torch.equal(best, called.places[2])
+        if subspace is None:
+            box = epsilon * (centre.abs() + 1)
+            assert all(bool(((place - centre).abs() <= box + 1e-12).all()) for place in called.places + scout.places)
+
+
+def test_a_scout_tries_both_corners_that_the_gradient_names():
+    x = vector(0.0)
+    scout = Called(lambda w: (-2 * w).sum(), x)  # knows that the other hill is the higher one
+    found = sharpness(lambda: torch.where(x > 0, x, -2 * x).sum() + 0.1 * x.sum(), [x], epsilon=0.5, scout=scout)
+    assert found.highest_loss == pytest.approx(0.95)
+    assert {float(place) for place in scout.places} >= {0.5, -0.5}
+
+
+def test_a_scout_that_sees_nothing_finite_does_no_harm():
+    weight, function = indefinite()
+    found = sharpness(lambda: function(weight), [weight], epsilon=0.3, scout=lambda: weight.sum() * math.nan)
+    assert math.isfinite(found.percent)
+    assert found.percent >= 0
+
+
+def test_the_reported_loss_is_that_at_the_highest_point_of_the_other():
+    weight, function = indefinite()
+    called, report = Called(function, weight), Called(lambda w: 3 * function(w) + w.sum(), weight)
+    found = sharpness(called, [weight], epsilon=0.3, report_on=report)
+    highest = called.places[called.values.index(max(called.values))]
+    assert torch.equal(report.places[0], weight)
+    assert torch.equal(report.places[1], highest)
+    assert (found.loss, found.highest_loss) == tuple(report.values)
+    assert found.percent == pytest.approx(100 * (report.values[1] - report.values[0]) / (1 + report.values[0]))
+    alone = sharpness(Called(function, weight), [weight], epsilon=0.3)
+    assert (alone.evaluations, alone.gradient_norm) == (found.evaluations, found.gradient_norm)
+
+
+def test_a_reported_loss_that_falls_gives_zero():
+    x = vector(0.0)
+    found = sharpness(lambda: x.sum(), [x], epsilon=0.1, report_on=lambda: 1 - x.sum())
+    assert found.percent == 0.0
+    assert found.loss == found.highest_loss == 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_reported_loss_that_is_not_finite_at_the_point_is_no_percentage(bad):
+    x = vector(0.0)
+    found = sharpness(lambda: x.sum(), [x], epsilon=0.1, report_on=lambda: torch.where(x > 0.05, bad, x + 1).sum())
+    assert math.isfinite(found.percent)
+    assert found.non_finite == 1
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{"restarts": 2}, {"method": "lbfgsb"}, {"norm": "l2"}, {"subspace": RandomSubspace(4)}, {"relative": True}],
+)
+def test_several_epsilon_give_what_single_calls_give_and_share_the_start(terms):
+    weight, function = indefinite()
+    epsilons = (0.3, 0.1, 0.5)
+    called = Called(function, weight)
+    together = sharpness_profile(called, [weight], epsilons, **terms)
+    single = [sharpness(lambda: function(weight), [weight], epsilon=e, **terms) for e in epsilons]
+    timeless = [[dataclasses.replace(s, seconds=0.0) for s in found] for found in (together, single)]
+    assert timeless[0] == timeless[1]
+    assert len(called.values) == 2 + sum(found.evaluations - 1 for found in together)
+
+
+def test_several_epsilon_with_a_generator_do_not_depend_on_each_other():
+    weight, function = indefinite()
+    terms = {"restarts": 4, "max_evaluations": 3}
+    loss = lambda: function(weight)  # noqa: E731
+    for seed in range(6):
+        seeded = lambda seed=seed: torch.Generator().manual_seed(seed)  # noqa: E731
+        together = sharpness_profile(loss, [weight], (0.1, 0.3), generator=seeded(), **terms)
+        alone = sharpness(loss, [weight], epsilon=0.3, generator=seeded(), **terms)
+        assert together[1].percent == alone.percent
+
+
+@pytest.mark.parametrize("terms", [{}, {"norm": "l2"}, {"subspace": RandomSubspace(4)}, {"method": "lbfgsb"}])
+def test_restarts_never_lower_the_value(terms):
+    weight, function = indefinite(seed=3)
+    loss = lambda: function(weight)  # noqa: E731
+    found = [sharpness(loss, [weight], epsilon=0.3, restarts=n, **terms).percent for n in range(5)]
+    assert found == sorted(found)
+
+
+def test_the_generator_decides_the_random_starts():
+    weight, function = indefinite()
+    run = lambda seed: sharpness(  # noqa: E731
+        lambda: function(weight), [weight], epsilon=0.3, restarts=1, max_evaluations=2,
+        generator=None if seed is None else torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    by_seed = [[dataclasses.replace(run(seed), seconds=0.0) for _ in range(2)] for seed in (0, 1, 2, 3)]
+    assert all(first == second for first, second in by_seed)
+    assert dataclasses.replace(run(None), seconds=0.0) == by_seed[0][0]
+    state = torch.get_rng_state()
+    run(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"method": "adam"}, "method must be one of corner, lbfgsb, got 'adam'"),
+        ({"norm": "l1"}, "norm must be one of max, l2, got 'l1'"),
+        ({"max_evaluations": 1}, "max_evaluations must be a whole number, at least 2, got 1"),
+        ({"max_evaluations": 7.0}, "max_evaluations must be a whole number, at least 2, got 7.0"),
+        ({"max_evaluations": True}, "max_evaluations must be a whole number"),
+        ({"max_iterations": 0}, "max_iterations must be a whole number, at least 1, got 0"),
+        ({"restarts": -1}, "restarts must be a whole number, at least 0, got -1"),
+        ({"subspace": 100}, r"subspace must be a RandomSubspace, for instance RandomSubspace\(100\), got 100"),
+        ({"scout": lambda: 0, "method": "lbfgsb"}, "scout goes with method='corner' and norm='max'"),
+        ({"scout": lambda: 0, "norm": "l2"}, "scout goes with method='corner' and norm='max'"),
+        ({"norm": "l2", "subspace": RandomSubspace(2)}, "norm='l2' goes with method='corner' in the full space"),
+        ({"norm": "l2", "method": "lbfgsb"}, "norm='l2' goes with method='corner' in the full space"),
+        ({"relative": True, "subspace": RandomSubspace(2)}, "relative=True goes with the full space"),
+    ],
+)
+def test_terms_that_are_out_of_range_or_do_not_go_together_are_refused_before_the_loss_is_asked(terms, message):
+    with pytest.raises(ValueError, match=message):
+        Search(**terms)
+
+    def never():
+        raise AssertionError("asked")
+
+    with pytest.raises(ValueError, match=message):
+        sharpness(never, [vector(*range(9))], **terms)
+
+
+@pytest.mark.parametrize("epsilons", [(), (0.1, 0.1), (0.1, 0.0), (0.1, math.nan), ("0.1",), (True,), (None,)])
+def test_epsilons_that_make_no_profile_are_refused(epsilons):
+    x = vector(1.0)
+    with pytest.raises(ValueError, match="epsilon must be a positive number, or several different ones"):
+        sharpness_profile(lambda: x.sum(), [x], epsilons)
