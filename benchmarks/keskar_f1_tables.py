@@ -52,6 +52,8 @@ def measure(network: torch.nn.Module, dataset: TensorDataset, settings: argparse
             for r in results:
                 found[f"full {method} {mode} {epsilon_name(r.epsilon)}"] = r.percent
         found[f"loss {mode}"] = full["corner"][0].loss
+        fewer = list(FixedSubset(dataset, samples=settings.subspace_samples, chunk_size=settings.subspace_samples))
+        loss = DatasetLoss(network, mean_loss, fewer, batch_norm=mode)
         for epsilon in EPSILONS:
             for method in ("corner", "lbfgsb"):
                 drawn = subspace_sharpness(loss, weights, epsilon=epsilon, draws=settings.draws, method=method)
@@ -85,7 +87,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--chunk_size", type=int, default=5_000)
-    parser.add_argument("--draws", type=int, default=3, help="random subspaces for each solution")
+    parser.add_argument("--subspace_samples", type=int, default=2_000, help="in one chunk")
+    parser.add_argument("--draws", type=int, default=5, help="random subspaces for each solution")
     parser.add_argument("--out", type=Path, help="JSON file; what is in it is not measured again")
     settings = parser.parse_args()
     dataset = TensorDataset(*DATASETS["mnist"](settings.data_dir).train)

@@ -76,13 +76,15 @@ def to_device(trainer: Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def learning_rate_in_use(trainer: Trainer) -> float:
-    """The largest rate of all parameter groups now, times what callbacks multiply it by in each step."""
-    scale = math.prod(getattr(callback, "current_scale", 1.0) for callback in _callbacks(trainer))
-    rates = [
-        float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups if "lr" in group
-    ]
-    return scale * max(rates, default=0.0)
+def largest_learning_rate(trainer: Trainer) -> float:
+    """The largest rate of all parameter groups, unscaled; between the steps, where callbacks leave it alone."""
+    groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+    return max((float(group["lr"]) for group in groups if "lr" in group), default=0.0)
+
+
+def learning_rate_scale_in_use(trainer: Trainer) -> float:
+    """What callbacks multiplied the optimizers' rates by in the last step."""
+    return math.prod(getattr(callback, "current_scale", 1.0) for callback in _callbacks(trainer))
 
 
 def optimizer_steps_taken(trainer: Trainer) -> int:

@@ -1,7 +1,7 @@
 """Add the callbacks to a LightningModule and a DataLoader that know nothing of them.
 
 python docs/examples/plain_module.py            # a few seconds on a CPU; needs lightning-gap[recipes]
-tensorboard --logdir lightning_logs             # tags sharpness/, gap/, weights/, lr/, batch/, ghost/
+tensorboard --logdir lightning_logs             # tags sharpness/, curvature/, gap/, weights/, lr/, batch/, ghost/
 """
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from lightning_gap import (
+    CurvatureMonitor,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
     LearningRateScaling,
@@ -74,6 +75,7 @@ def main() -> Trainer:
             GhostBatchNormSwap(ghost_batch_size=32),  # each 32 of the 256 samples are normalised by themselves
             LearningRateScaling(base_batch_size=64, warmup_epochs=2),  # 0.05 was tuned for 64: becomes 0.2
             SharpnessMonitor(every_n_epochs=2, samples=500),
+            CurvatureMonitor(every_n_epochs=5, samples=200),
             WeightDistanceMonitor(),
             GeneralizationGapMonitor(),
         ],

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
-    learning_rate_in_use,
+    largest_learning_rate,
+    learning_rate_scale_in_use,
     log_now,
     process_group,
     refuse_same_keys,
@@ -36,8 +37,8 @@ class CurvatureMonitor(Callback):
     Logs at the end of an epoch ``curvature/lambda_max`` and ``curvature/lambda_min``, the largest and the smallest
     eigenvalue, ``curvature/lambda_max_residual``, within which an eigenvalue lies, ``curvature/trace`` with its
     ``curvature/trace_standard_error``, and at the weights themselves ``curvature/loss`` and
-    ``curvature/gradient_norm``. With the largest learning rate in use also ``curvature/two_over_lr``, the curvature
-    at which plain gradient descent turns unstable, and ``curvature/edge`` = lambda_max * lr / 2, which is 1 there.
+    ``curvature/gradient_norm``. With the largest learning rate of the last step also ``curvature/two_over_lr``, the
+    curvature at which plain gradient descent turns unstable, and ``curvature/edge`` = lambda_max * lr / 2, 1 there.
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
@@ -105,6 +106,7 @@ class CurvatureMonitor(Callback):
         self.suffix = suffix
         self._schedule = Schedule(every_n_epochs, max_time_share)
         self._batches: Batches | None = None
+        self._rate = 0.0
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -129,6 +131,7 @@ class CurvatureMonitor(Callback):
         self._schedule.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
         if self._schedule.is_first_batch() and self._batches:
             check_loss(trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed)
             if self.at_start and trainer.global_step == 0:
@@ -173,7 +176,7 @@ class CurvatureMonitor(Callback):
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         with self._schedule.measuring(trainer):
-            rate = learning_rate_in_use(trainer)
+            rate = self._rate * learning_rate_scale_in_use(trainer)
             try:
                 ends, trace = self.measure(trainer, module)
             except UndefinedCurvatureError as error:  # a diverged run is not ours to stop

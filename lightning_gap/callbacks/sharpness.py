@@ -200,7 +200,7 @@ class SharpnessMonitor(Callback):
         return sharpness_figure(
             losses,
             {name: [point[name] for point in self._history] for name in self._names()},
-            epochs=[int(point["epoch"]) for point in self._history],
+            steps=[int(point["step"]) for point in self._history],
         )
 
     def _names(self, ending: str = "") -> tuple[str, ...]:
@@ -219,7 +219,7 @@ class SharpnessMonitor(Callback):
                 rank_zero_warn(f"sharpness is logged as NaN: {error}")
                 found = [math.nan] * (len(self.epsilon) + 2)
         named = dict(zip((*self._names(), "loss", "gradient_norm", *_QUANTILES), (*found, *sizes), strict=True))
-        self._history.append({"epoch": float(trainer.current_epoch), "step": float(trainer.global_step), **named})
+        self._history.append({"step": float(trainer.global_step), **named})
         return {f"sharpness/{name}{self.suffix}": value for name, value in named.items()}
 
     def _final_values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:

@@ -64,14 +64,14 @@ def parametric_figure(
 
 
 def sharpness_figure(
-    losses: Sequence[float], sharpness: Mapping[str, Sequence[float]], *, epochs: Sequence[int]
+    losses: Sequence[float], sharpness: Mapping[str, Sequence[float]], *, steps: Sequence[int]
 ) -> Figure:
     """Sharpness against loss along a run, one curve for each epsilon, both axes logarithmic.
 
     Args:
         losses: Loss at each measurement.
         sharpness: By name, in percent, as many values as losses; those that are not positive are left out.
-        epochs: Epoch of each measurement; the first and the last are named.
+        steps: Optimizer steps before each measurement; the first and the last are named.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -86,11 +86,11 @@ def sharpness_figure(
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, values in sharpness.items():
-        points = [(x, y, e) for x, y, e in zip(losses, values, epochs, strict=True) if x > 0 and 0 < y < math.inf]
+        points = [(x, y, step) for x, y, step in zip(losses, values, steps, strict=True) if x > 0 and 0 < y < math.inf]
         if points:
             axes.plot([x for x, _, _ in points], [y for _, y, _ in points], marker="o", markersize=3, label=name)
-            for x, y, epoch in {points[0], points[-1]}:
-                axes.annotate(f"epoch {epoch}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize="small")
+            for (x, y, step), side in ((points[0], "left"), (points[-1], "right")):
+                axes.annotate(f"step {step}", (x, y), (0, 5), textcoords="offset points", ha=side, fontsize="small")
     if axes.lines:
         axes.set(xscale="log", yscale="log")
         axes.invert_xaxis()  # training goes from left to right

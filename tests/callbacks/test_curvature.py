@@ -87,6 +87,16 @@ def test_the_edge_is_measured_against_the_largest_rate_in_use():
     assert float(metrics["curvature/edge"]) == pytest.approx(largest * 0.25, rel=1e-5)
 
 
+def test_the_rate_is_that_of_the_last_step_whatever_schedulers_did_since():
+    class Decays(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.5)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)]
+
+    metrics = fit(CurvatureMonitor(samples=48), module=Decays(), epochs=2).callback_metrics
+    assert float(metrics["curvature/two_over_lr"]) == pytest.approx(2 / 0.05)  # the second epoch's
+
+
 @pytest.mark.parametrize("monitor_first", [True, False])
 def test_a_scaled_rate_counts_as_scaled(monitor_first):
     callbacks = [CurvatureMonitor(samples=48), LearningRateScaling(8, warmup_epochs=0)]

@@ -1,0 +1,145 @@
+"""What each choice that Metric 2.1 leaves open does to the number, on one small-batch and one large-batch solution.
+
+    python benchmarks/sharpness_choices.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-choices.md
+
+CHECKPOINTS as written by f1_checkpoints.py; small-<seed>/epoch-30 and large-<seed>/epoch-100 are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from lightning_gap.functional import (
+    BatchNormMode,
+    DatasetLoss,
+    FixedSubset,
+    RandomSubspace,
+    average_sharpness,
+    hessian_eigenvalues,
+    hessian_trace,
+    layer_sharpness,
+    m_sharpness,
+    sharpness,
+    subspace_sharpness,
+)
+from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes.networks import F1
+
+SOLUTIONS = {"small": "epoch-30", "large": "epoch-100"}
+
+
+def mean_loss(network: nn.Module, batch: list[Tensor]) -> Tensor:
+    """Mean cross-entropy of a batch of images and labels."""
+    return cross_entropy(network(batch[0]), batch[1])
+
+
+def rescaled(network: F1, factor: float) -> None:
+    """Multiply weights and biases before every BatchNorm, and its statistics alike: the function stays the same."""
+    linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)][:-1]
+    norms = [layer for layer in network.layers if isinstance(layer, nn.BatchNorm1d)]
+    with torch.no_grad():
+        for before, norm in zip(linear, norms, strict=True):
+            before.weight.mul_(factor)
+            before.bias.mul_(factor)
+            norm.running_mean.mul_(factor)
+            norm.running_var.add_(norm.eps).mul_(factor**2).sub_(norm.eps)
+
+
+def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[], str]]]:
+    """A name and what measures it, in the order of the table."""
+    weights = dict(network.named_parameters())
+
+    def loss(samples: int = 2000, chunk_size: int = 500, batch_norm: BatchNormMode = "running") -> DatasetLoss:
+        batches = list(FixedSubset(dataset, samples=samples, chunk_size=chunk_size))
+        return DatasetLoss(network, mean_loss, batches, batch_norm=batch_norm)
+
+    def percent(measured: DatasetLoss, **terms: object) -> str:
+        return f"{sharpness(measured, weights, **terms).percent:.4g}"  # type: ignore[arg-type]
+
+    def at_scale(factor: float, **terms: object) -> str:
+        rescaled(network, factor)
+        value = sharpness(loss(), weights, **terms)  # type: ignore[arg-type]
+        rescaled(network, 1 / factor)
+        return f"{value.percent:.4g} (loss {value.loss:.3g})"
+
+    def subspace(scale: float) -> str:
+        found = subspace_sharpness(loss(), weights, subspace=RandomSubspace(100, scale=scale))
+        return f"{found.percent:.3g} ± {found.standard_deviation:.2g}"
+
+    def groups(samples: int) -> str:
+        batches = list(FixedSubset(dataset, samples=1000, chunk_size=samples))
+        found = m_sharpness([DatasetLoss(network, mean_loss, [batch]) for batch in batches], weights)
+        return f"{found.rise:.3g} ± {found.standard_error:.2g}"
+
+    def layers() -> str:
+        found = {name: s.percent for name, s in layer_sharpness(loss(), weights).items() if "layers." in name}
+        sharpest = max(found, key=lambda name: found[name])
+        return f"{found[sharpest]:.3g} ({sharpest})"
+
+    yield "default: corner, 7 evaluations, 2,000 samples, running statistics, 1e-3", lambda: percent(loss())
+    yield "with a scout of 250", lambda: percent(loss(), scout=loss(250, 250), max_evaluations=6)
+    yield "5 / 25 evaluations", lambda: " / ".join(percent(loss(), max_evaluations=k) for k in (5, 25))
+    yield (
+        "L-BFGS-B, 5 / 10 / 20 iterations",
+        lambda: " / ".join(percent(loss(), method="lbfgsb", max_iterations=k) for k in (5, 10, 20)),
+    )
+    yield "epsilon 5e-4", lambda: percent(loss(), epsilon=5e-4)
+    for mode in ("batch", "recomputed"):
+        yield f"{mode} statistics", partial(lambda m: percent(loss(batch_norm=m)), mode)
+    yield (
+        "batch statistics of 100 / 2,000",
+        lambda: " / ".join(percent(loss(chunk_size=c, batch_norm="batch")) for c in (100, 2000)),
+    )
+    yield "500 / 1,000 / 10,000 samples", lambda: " / ".join(percent(loss(n)) for n in (500, 1000, 10_000))
+    yield "all 60,000 samples", lambda: percent(loss(60_000, 5000))
+    yield "ascent on 10,000, loss on all", lambda: percent(loss(10_000, 5000), report_on=loss(60_000, 5000))
+    yield "subspace of 100, entries of unit variance, 5 draws", lambda: subspace(1.0)
+    yield "the same, orthonormal columns", lambda: subspace(sum(w.numel() for w in weights.values()) ** -0.5)
+    for factor in (0.5, 2.0, 10.0):
+        yield f"weights before BatchNorm times {factor:g}", partial(at_scale, factor)
+    yield "relative box, 0.02", lambda: percent(loss(), relative=True, epsilon=0.02)
+    yield "relative box, weights times 10", partial(at_scale, 10.0, relative=True, epsilon=0.02)
+    yield "ball of 0.05 / 0.1", lambda: " / ".join(percent(loss(), norm="l2", epsilon=r) for r in (0.05, 0.1))
+    yield "m-sharpness, ball of 0.05, m = 20 / 500 (rise)", lambda: " / ".join(groups(m) for m in (20, 500))
+    yield "average direction (rise)", lambda: f"{average_sharpness(loss(), weights).rise:.2g}"
+    yield "sharpest layer alone", layers
+    yield (
+        "largest / smallest eigenvalue",
+        lambda: "{0.largest:.3g} / {0.smallest:.2g}".format(hessian_eigenvalues(loss(), weights)),
+    )
+    yield "trace", lambda: "{0.trace:.3g} ± {0.standard_error:.2g}".format(hessian_trace(loss(), weights))
+
+
+def main() -> None:
+    """Print the table, and write it if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("checkpoints", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    dataset = TensorDataset(*DATASETS["mnist"](given.data_dir).train)
+    table: dict[str, list[str]] = {}
+    for kind, epoch in SOLUTIONS.items():
+        network = F1()
+        network.load_state_dict(torch.load(given.checkpoints / f"{kind}-{given.seed}" / f"{epoch}.pt"))
+        for name, measured in rows(network, dataset):
+            table.setdefault(name, []).append(measured())
+            print(f"{kind} | {name} | {table[name][-1]}", flush=True)
+    lines = [f"| | {' | '.join(SOLUTIONS)} |", "|---|---|---|"]
+    lines += [f"| {name} | {' | '.join(values)} |" for name, values in table.items()]
+    print("\n".join(lines))
+    if given.out:
+        given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
