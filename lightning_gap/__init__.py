@@ -11,7 +11,6 @@ from .data import InMemoryLoader as InMemoryLoader
 from .functional import GhostBatchNorm1d as GhostBatchNorm1d
 from .functional import GhostBatchNorm2d as GhostBatchNorm2d
 from .functional import GhostBatchNorm3d as GhostBatchNorm3d
-from .functional import hessian_eigenvalues as hessian_eigenvalues
 from .functional import restore_batch_norm as restore_batch_norm
 from .functional import sharpness as sharpness
 from .functional import swap_batch_norm as swap_batch_norm

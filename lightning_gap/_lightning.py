@@ -16,7 +16,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch.distributed import ProcessGroup
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Subset, SubsetRandomSampler
 
 
 def micro_batch_size(trainer: Trainer) -> int | None:
@@ -69,6 +69,13 @@ def refuse_different_settings(trainer: Trainer, callback: Callback, settings: ob
         )
 
 
+def samples_served(loader: Any, dataset: Any) -> Any:
+    """The part of the data set that the loader serves: a `SubsetRandomSampler` splits one set between two loaders."""
+    sampler = getattr(loader, "sampler", None)
+    sampler = getattr(getattr(sampler, "dataset", None), "_sampler", sampler)  # Lightning's wrapper for processes
+    return Subset(dataset, list(sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else dataset
+
+
 def to_device(trainer: Trainer, batch: Any) -> Any:
     """Bring a batch to `training_step` the way the training loop does; the batch itself stays as it is."""
     batch = trainer.precision_plugin.convert_input(copy.deepcopy(batch))
@@ -116,6 +123,11 @@ def log_now(trainer: Trainer, values: dict[str, float]) -> None:
     connector._callback_metrics.update(metrics)
     if not trainer.barebones:
         connector.log_metrics(metrics, step=max(0, trainer.global_step - 1))
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def process_group(trainer: Trainer) -> ProcessGroup | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from numbers import Integral
+from typing import Any
 
 
 def check_counts(**counts: int) -> None:
@@ -10,3 +12,12 @@ def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def check_batches(**given: Iterable[Any] | None) -> None:
+    """Raise if batches come as an iterator, which would be used up by the first fit."""
+    for name, batches in given.items():
+        if isinstance(batches, Iterator):
+            raise ValueError(
+                f"{name} is a {type(batches).__name__}, which can be read once only; pass a list of batches"
+            )

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch.utils.data import DataLoader, IterableDataset
 
-from .._lightning import same_random_numbers
+from .._lightning import same_random_numbers, samples_served
 from ..functional.fixed_subset import FixedSubset
 
 
@@ -48,12 +48,21 @@ def fixed_subsets(
     with same_random_numbers():
         torch.manual_seed(seed)
         for name, (given, _) in sources.items():
-            drawn = given is None and size > 0
-            batches = list(subset(loaders[name], name, size, chunk_size, seed) if drawn else given or ())
+            if given is None:
+                given = subset(loaders[name], name, size, chunk_size, seed) if size else ()
+            batches = list(given)
             if not batches:
                 raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
             found[name] = Batches(batches, _sizes(batches, name))
     return found
+
+
+def drawn(loader: Any, argument: str, samples: int, chunk_size: int, seed: int) -> Batches:
+    """Samples of the loader's data set, read once and held."""
+    with same_random_numbers():
+        torch.manual_seed(seed)
+        batches = list(subset(loader, argument, samples, chunk_size, seed))
+    return Batches(batches, _sizes(batches, argument))
 
 
 def subset(loader: Any, argument: str, samples: int | None, chunk_size: int, seed: int) -> FixedSubset:
@@ -88,4 +97,4 @@ def _dataset(loader: Any, argument: str) -> Any:
             f"cannot draw a fixed subset from {type(loader).__name__}: it has no data set of single samples to "
             f"index; pass {argument}=..., a list of batches to measure on"
         )
-    return dataset
+    return samples_served(loader, dataset)

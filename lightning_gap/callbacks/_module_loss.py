@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,11 @@ def module_loss(
     loss_fn: LossFunction | None,
     seed: int,
     batch_norm: BatchNormMode = "running",
+    alone: bool = False,
 ) -> DatasetLoss:
-    """The module's mean loss on these batches, dealt out between the processes; use it inside `undisturbed`.
+    """The module's mean loss on these batches, dealt out between the processes unless each is to be ``alone``.
+
+    Use it inside `undisturbed`.
 
     Random numbers that a data set or a `training_step` draws from the global generators are the same every time.
     Gradients are not turned off: a `training_step` may need them, for a gradient penalty.
@@ -55,7 +59,7 @@ def module_loss(
         return batch_loss(module, to_device(trainer, stored), index, loss_fn)
 
     batches = Seeded(given.batches, seed)
-    group = process_group(trainer)
+    group = None if alone else process_group(trainer)
     return DatasetLoss(module, compute, batches, sizes=given.sizes, batch_norm=batch_norm, process_group=group)
 
 
@@ -65,13 +69,22 @@ def batch_loss(module: LightningModule, batch: Any, index: int, loss_fn: LossFun
 
 
 def check_loss(
-    trainer: Trainer, module: LightningModule, given: Batches, *, loss_fn: LossFunction | None, seed: int
+    trainer: Trainer,
+    module: LightningModule,
+    given: Batches,
+    loss_fn: LossFunction | None,
+    seed: int,
+    batch_norm: BatchNormMode,
 ) -> None:
-    """Raise if the loss of the first batch cannot be measured: none at all, without a gradient, or random."""
-    first = Batches(given.batches[:1], given.sizes[:1])
-    with undisturbed(trainer, module):
-        loss = module_loss(trainer, module, first, loss_fn=loss_fn, seed=seed)
-        with loss_surface(loss, trained_weights(module), process_group=process_group(trainer)) as surface:
+    """Raise if the loss of the smallest batch cannot be measured: none at all, without a gradient, or random.
+
+    A missing attribute is left to the measurement: the module's own hooks come after the callbacks' and may set it.
+    """
+    i = min(range(len(given.sizes)), key=given.sizes.__getitem__)
+    smallest = Batches(given.batches[i : i + 1], given.sizes[i : i + 1])
+    with suppress(AttributeError), undisturbed(trainer, module):
+        loss = module_loss(trainer, module, smallest, loss_fn=loss_fn, seed=seed, batch_norm=batch_norm, alone=True)
+        with loss_surface(loss, trained_weights(module)) as surface:
             surface.loss_and_gradient()
             surface.check_repeatable()
 

@@ -43,7 +43,8 @@ class Schedule:
 
     def __init__(self, every_n_epochs: EveryNEpochs, max_time_share: float | None = None) -> None:
         check_every_n_epochs(every_n_epochs)
-        if max_time_share is not None and not (isinstance(max_time_share, int | float) and max_time_share > 0):
+        number = isinstance(max_time_share, int | float) and not isinstance(max_time_share, bool)
+        if max_time_share is not None and not (number and max_time_share > 0):
             raise ValueError(
                 f"max_time_share must be a positive share of the training time, or None for no limit, "
                 f"got {max_time_share!r}; the default is 0.1"
@@ -51,13 +52,13 @@ class Schedule:
         self._every_n_epochs = every_n_epochs
         self._share = max_time_share
         self._began = self._spent = self._last = 0.0
-        self._measured_step = 0
+        self._measured_step = self._first_epoch = 0
         self._told = self._batch_seen = False
 
     def begin(self, trainer: Trainer) -> None:
         """Start the clock: training begins."""
         self._began, self._spent, self._last = time.perf_counter(), 0.0, 0.0
-        self._measured_step = trainer.global_step
+        self._measured_step, self._first_epoch = trainer.global_step, trainer.current_epoch
         self._told = self._batch_seen = False
 
     def is_first_batch(self) -> bool:
@@ -90,7 +91,7 @@ class Schedule:
         within: bool = trainer.strategy.broadcast(self._spent + self._last <= max(FREE_SECONDS, share * trained))
         if not within and not self._told:
             self._told = True
-            epoch = trained / (trainer.current_epoch + 1)
+            epoch = trained / (trainer.current_epoch + 1 - self._first_epoch)
             rank_zero_warn(
                 f"{name}: a measurement takes {self._last:.1f} s and an epoch {epoch:.1f} s, so it is made only as "
                 f"often as max_time_share={share} allows; measure fewer samples, or pass max_time_share=None"

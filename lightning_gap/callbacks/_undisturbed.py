@@ -31,6 +31,7 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     tensors = [*module.buffers(), *(p for p in module.parameters() if not p.requires_grad)]
     originals = [tensor.detach().clone() for tensor in tensors]
     attributes = [(vars(part), _snapshot(vars(part))) for part in module.modules()]
+    slots = [(part._buffers, dict(part._buffers)) for part in module.modules()]
     loggers = trainer.loggers
     try:
         with same_random_numbers(), torch.autocast(module.device.type, enabled=False):
@@ -38,6 +39,7 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
             trainer.loggers = [DummyLogger()] if loggers else []
             vars(module).update(log=_ignore, log_dict=_ignore)
             if process_group(trainer) is not None:
+                vars(module)["all_gather"] = _refuse_to_gather
                 for buffer in module.buffers():
                     torch.distributed.broadcast(buffer, src=0)
             yield
@@ -49,9 +51,20 @@ def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
             parameter.grad = gradient
         for owner, saved in attributes:
             _restore(owner, saved)
+        for buffers, before in slots:  # a step may put another tensor in a buffer's place
+            buffers.clear()
+            buffers.update(before)
         with torch.no_grad():
             for tensor, original in zip(tensors, originals, strict=True):
                 tensor.copy_(original)
+
+
+def _refuse_to_gather(*_: Any, **__: Any) -> None:
+    """Stand in for `all_gather`: processes measure different numbers of batches, so that some would wait forever."""
+    raise ValueError(
+        "training_step gathers from all processes, which measure different batches; pass loss_fn=..., a function of "
+        "(module, batch) that does not"
+    )
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -20,8 +20,8 @@ from .._lightning import (
     refuse_sync_batch_norm,
 )
 from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
-from ..functional.dataset_loss import BatchNormMode
-from ._arguments import check_counts
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss
+from ._arguments import check_batches, check_counts
 from ._fixed_subset import Batches, fixed_subsets
 from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
@@ -85,6 +85,7 @@ class CurvatureMonitor(Callback):
         suffix: str = "",
     ) -> None:
         check_counts(samples=samples, chunk_size=chunk_size, max_products=max_products)
+        check_batches(data=data)
         if probes != 0:
             check_counts(probes=probes)
         if not (isinstance(tolerance, float) and 0 < tolerance < 1):
@@ -133,7 +134,7 @@ class CurvatureMonitor(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
         if self._schedule.is_first_batch() and self._batches:
-            check_loss(trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed)
+            check_loss(trainer, pl_module, self._batches, self.loss_fn, self.seed, self.batch_norm)
             if self.at_start and trainer.global_step == 0:
                 log_now(trainer, self._values(trainer, pl_module))
 
@@ -146,6 +147,9 @@ class CurvatureMonitor(Callback):
             log_now(trainer, self._values(trainer, pl_module))
         self._batches = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._batches = None
+
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
         """Measure now, inside fit; nothing is logged.
 
@@ -155,9 +159,7 @@ class CurvatureMonitor(Callback):
         assert self._batches is not None, "CurvatureMonitor measures inside fit"
         group, weights = process_group(trainer), trained_weights(pl_module)
         with undisturbed(trainer, pl_module):
-            loss = module_loss(
-                trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm
-            )
+            loss = self._loss(trainer, pl_module, self._batches)
             eigenvalues = hessian_eigenvalues(
                 loss,
                 weights,
@@ -173,6 +175,9 @@ class CurvatureMonitor(Callback):
             return eigenvalues, hessian_trace(
                 loss, weights, probes=self.probes, process_group=group, generator=generator
             )
+
+    def _loss(self, trainer: Trainer, module: LightningModule, batches: Batches) -> DatasetLoss:
+        return module_loss(trainer, module, batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm)
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         with self._schedule.measuring(trainer):

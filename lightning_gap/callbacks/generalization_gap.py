@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._lightning import log_now, process_group, refuse_same_keys, refuse_sharded_weights, to_device
 from ..functional.processes import sum_over_processes
-from ._arguments import check_counts
+from ._arguments import check_batches, check_counts
 from ._fixed_subset import Batches, fixed_subsets
 from ._module_loss import LossFunction, Seeded, batch_loss, check_measurable
 from ._schedule import EveryNEpochs, Schedule
@@ -72,6 +72,7 @@ class GeneralizationGapMonitor(Callback):
         suffix: str = "",
     ) -> None:
         check_counts(samples=samples, chunk_size=chunk_size)
+        check_batches(train_data=train_data, validation_data=validation_data)
         self.every_n_epochs = every_n_epochs
         self.at_start = at_start
         self.samples = samples
@@ -118,6 +119,9 @@ class GeneralizationGapMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._schedule.is_left(trainer):
             log_now(trainer, self._values(trainer, pl_module))
+        self._batches = {}
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._batches = {}
 
     def _draw(self, trainer: Trainer) -> None:

@@ -10,7 +10,14 @@ from typing import Any, get_args
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import log_now, process_group, refuse_same_keys, refuse_sharded_weights, refuse_sync_batch_norm
+from .._lightning import (
+    is_trial,
+    log_now,
+    process_group,
+    refuse_same_keys,
+    refuse_sharded_weights,
+    refuse_sync_batch_norm,
+)
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss
 from ..functional.neighbourhood import Norm
 from ..functional.random_subspace import RandomSubspace
@@ -20,8 +27,8 @@ from ..functional.sharpness_search import Search
 from ..functional.weight_quantiles import weight_quantiles
 from ..logging.figure_sink import log_figure
 from ..logging.figures import sharpness_figure
-from ._arguments import check_counts
-from ._fixed_subset import Batches, fixed_subsets, subset
+from ._arguments import check_batches, check_counts
+from ._fixed_subset import Batches, drawn, fixed_subsets, subset
 from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
 from ._undisturbed import undisturbed
@@ -101,6 +108,7 @@ class SharpnessMonitor(Callback):
         self.epsilon = tuple(epsilon) if isinstance(epsilon, tuple | list) else (epsilon,)
         check_epsilons(self.epsilon)
         check_counts(samples=samples, chunk_size=chunk_size)
+        check_batches(data=data)
         if batch_norm not in get_args(BatchNormMode):
             raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
         if data is not None and accurate_at_end:
@@ -121,9 +129,9 @@ class SharpnessMonitor(Callback):
         self.loss_fn = loss_fn
         self.max_time_share = max_time_share
         self.suffix = suffix
-        drawn = None if subspace is None else RandomSubspace(subspace, seed=seed)
+        directions = None if subspace is None else RandomSubspace(subspace, seed=seed)
         self._search = Search(
-            method=method, max_evaluations=max_evaluations, subspace=drawn, relative=relative, norm=norm
+            method=method, max_evaluations=max_evaluations, subspace=directions, relative=relative, norm=norm
         )
         self._schedule = Schedule(every_n_epochs, max_time_share)
         self._batches: Batches | None = None
@@ -151,17 +159,19 @@ class SharpnessMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_measurable(pl_module, self.loss_fn)
-        trained_weights(pl_module)
+        count = sum(weight.numel() for weight in trained_weights(pl_module).values())
+        if self._search.subspace:
+            self._search.subspace.check(count)
         source = {"data": (self.data, trainer.train_dataloader)}
         self._batches = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)["data"]
-        few = sum(self._batches.sizes) // _SCOUTED_SHARE
+        loader, few = trainer.train_dataloader, sum(self._batches.sizes) // _SCOUTED_SHARE
         scouts = self.data is None and few >= 16 and (self.method, self.norm) == ("corner", "max")
-        self._scout = self._draw(trainer, few, few) if scouts else None
+        self._scout = drawn(loader, "data", few, self.chunk_size, self.seed) if scouts else None
         self._schedule.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._schedule.is_first_batch() and self._batches:
-            check_loss(trainer, pl_module, self._batches, loss_fn=self.loss_fn, seed=self.seed)
+            check_loss(trainer, pl_module, self._batches, self.loss_fn, self.seed, self.batch_norm)
             if self.at_start and trainer.global_step == 0:
                 log_now(trainer, self._values(trainer, pl_module))
 
@@ -172,14 +182,17 @@ class SharpnessMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._schedule.is_left(trainer):
             log_now(trainer, self._values(trainer, pl_module))
-        if self.accurate_at_end:
+        if self.accurate_at_end and not is_trial(trainer):
             log_now(trainer, self._final_values(trainer, pl_module))
         if trainer.is_global_zero and len(self._history) > 1:
             log_figure(trainer.loggers, f"sharpness/against_loss{self.suffix}", self.figure, step=trainer.global_step)
         self._batches = self._scout = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._batches = self._scout = None
+
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self._history}
+        return {"history": [dict(point) for point in self._history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._history = list(state_dict["history"])
@@ -199,7 +212,7 @@ class SharpnessMonitor(Callback):
         losses = [point["loss"] for point in self._history]
         return sharpness_figure(
             losses,
-            {name: [point[name] for point in self._history] for name in self._names()},
+            {name: [point.get(name, math.nan) for point in self._history] for name in self._names()},
             steps=[int(point["step"]) for point in self._history],
         )
 
@@ -224,11 +237,12 @@ class SharpnessMonitor(Callback):
 
     def _final_values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """The value to publish: ascent on 10,000 samples, loss on all."""
-        ascent = self._draw(trainer, _FINAL_SAMPLES, self.chunk_size)
-        everything = self._draw(trainer, None, self.chunk_size)
+        loader = trainer.train_dataloader
+        ascent = drawn(loader, "data", _FINAL_SAMPLES, self.chunk_size, self.seed)
+        everything = subset(loader, "data", None, self.chunk_size, self.seed)  # too many to hold
         try:
             with undisturbed(trainer, module):
-                results = self._profile(trainer, module, ascent, report_on=everything)
+                results = self._profile(trainer, module, ascent, report_on=Batches(everything, everything.sizes))
             found = [*(r.percent for r in results), results[0].loss]
         except UndefinedSharpnessError as error:
             rank_zero_warn(f"sharpness is logged as NaN: {error}")
@@ -239,18 +253,13 @@ class SharpnessMonitor(Callback):
     def _profile(
         self, trainer: Trainer, module: LightningModule, ascent: Batches, report_on: Batches | None = None
     ) -> tuple[Sharpness, ...]:
-        def loss(batches: Batches) -> DatasetLoss:
-            return module_loss(
-                trainer, module, batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm
-            )
-
         search = replace(
             self._search,
-            scout=loss(self._scout) if self._scout else None,
-            report_on=loss(report_on) if report_on else None,
+            scout=self._loss(trainer, module, self._scout) if self._scout else None,
+            report_on=self._loss(trainer, module, report_on) if report_on else None,
         )
-        return search.profile(loss(ascent), trained_weights(module), self.epsilon, process_group(trainer))
+        loss = self._loss(trainer, module, ascent)
+        return search.profile(loss, trained_weights(module), self.epsilon, process_group(trainer))
 
-    def _draw(self, trainer: Trainer, samples: int | None, chunk_size: int) -> Batches:
-        drawn = subset(trainer.train_dataloader, "data", samples, chunk_size, self.seed)
-        return Batches(drawn, drawn.sizes)
+    def _loss(self, trainer: Trainer, module: LightningModule, batches: Batches) -> DatasetLoss:
+        return module_loss(trainer, module, batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm)

@@ -129,6 +129,12 @@ class WeightDistanceMonitor(Callback):
     def _measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """Distances of all layers: a frozen one adds nothing, and may be unfrozen on the way."""
         weights = {name: weight for name, weight in module.named_parameters() if name in self._start}
+        gone = self._start.keys() - weights.keys()
+        if gone:
+            raise ValueError(
+                f"WeightDistanceMonitor misses {', '.join(sorted(gone))}: something renamed these parameters after fit "
+                "began, as pruning does; apply it before fit, or remove one of the two callbacks"
+            )
         layers = layer_distances(weights, self._start)
         if self._is_point(trainer):
             self._points[trainer.global_step] = math.hypot(*layers.values())

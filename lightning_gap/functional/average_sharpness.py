@@ -68,7 +68,7 @@ def average_sharpness(
     check_epsilons((epsilon,))
     generator = generator or torch.Generator().manual_seed(0)
     rises: list[float] = []
-    with loss_surface(loss_fn, params, process_group=process_group) as surface, torch.no_grad():
+    with loss_surface(loss_fn, params, process_group=process_group) as surface:
         loss = surface.loss()
         if not math.isfinite(loss):
             raise UndefinedSharpnessError(f"the loss at params must be finite, got {loss!r}")

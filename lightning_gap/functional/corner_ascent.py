@@ -15,7 +15,11 @@ from .loss_surface import euclidean_norm
 Evaluate = Callable[[Sequence[Tensor], bool], tuple[float, Sequence[Tensor]]]
 """Loss, and its gradient if asked for, at a point of the unit cube or ball: one tensor for each tensor of the point."""
 
-Stop = Literal["at a confirmed corner", "evaluations used up", "iterations used up", "converged", "loss not finite"]
+Stop = Literal["confirmed by its gradient", "evaluations used up", "iterations used up", "converged", "loss not finite"]
+
+
+class UndefinedSharpnessError(ValueError):
+    """The loss at the weights is not finite, or its relative rise has no meaning, or the search said nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def corner_ascent(
     for used in range(1, evaluations + 1):
         trial = [u.add(d, alpha=step).clamp_(-1, 1) for u, d in zip(best, direction, strict=True)]
         if all(torch.equal(new, old) for new, old in zip(trial, best, strict=True)):
-            return Ascent(highest, best, "at a confirmed corner", non_finite)
+            return Ascent(highest, best, "confirmed by its gradient", non_finite)
         value, new_gradient = evaluate(trial, used < evaluations)
         if math.isfinite(value) and value > highest:
             best, highest, direction = trial, value, [signs(g) for g in new_gradient]
@@ -83,7 +87,7 @@ def pole_ascent(
         trial = [u + step * d for u, d in zip(best, direction, strict=True)]
         trial = _normalised(trial) if euclidean_norm(trial) > 1 else trial
         if euclidean_norm(new - old for new, old in zip(trial, best, strict=True)) < 1e-6:
-            return Ascent(highest, best, "at a confirmed corner", non_finite)
+            return Ascent(highest, best, "confirmed by its gradient", non_finite)
         value, new_gradient = evaluate(trial, used < evaluations)
         if math.isfinite(value) and value > highest:
             best, highest = trial, value

@@ -161,6 +161,7 @@ class HessianProducts:
         self.loss, self.gradient_norm = loss, euclidean_norm(gradient)
         if not math.isfinite(loss):
             raise UndefinedCurvatureError(f"the loss at params must be finite, got {loss!r}")
+        surface.check_used()
         surface.check_repeatable()
         if not failures:
             return product

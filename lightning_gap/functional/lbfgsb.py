@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .corner_ascent import Ascent, Evaluate
+from .corner_ascent import Ascent, Evaluate, UndefinedSharpnessError
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -39,12 +39,12 @@ def lbfgsb_ascent(
 
     Raises:
         ImportError: If SciPy is not installed.
-        RuntimeError: If L-BFGS-B stopped before its first step; such a value would say "flat" and mean nothing.
+        UndefinedSharpnessError: If L-BFGS-B stopped before its first step though there is a gradient; its value would
+            say "flat" and mean nothing.
     """
-    try:
-        from scipy.optimize import Bounds, minimize
-    except ImportError as error:
-        raise ImportError("method='lbfgsb' needs SciPy; install scipy, or use method='corner'") from error
+    require_scipy()
+    from scipy.optimize import Bounds, minimize
+
     if not math.isfinite(highest):
         return Ascent(highest, list(point), "loss not finite")
     widths = _flat(half_widths)
@@ -79,9 +79,19 @@ def lbfgsb_ascent(
         )
     except _NotFinite:
         return Ascent(highest, best, "loss not finite", non_finite)
-    if found.nit == 0:
-        raise RuntimeError(f"L-BFGS-B stopped before its first step ({found.message}); use method='corner'")
+    if found.nit == 0 and any(bool(g.any()) for g in gradient):
+        raise UndefinedSharpnessError(
+            f"L-BFGS-B stopped before its first step ({found.message}), which says nothing; use method='corner'"
+        )
     return Ascent(highest, best, "iterations used up" if found.nit >= iterations else "converged")
+
+
+def require_scipy() -> None:
+    """Raise the one error that says what to do if SciPy is not installed."""
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError as error:
+        raise ImportError("method='lbfgsb' needs SciPy; install scipy, or use method='corner'") from error
 
 
 class _NotFinite(Exception):

@@ -44,6 +44,13 @@ class RandomSubspace:
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be positive, got {self.scale!r}; 1 gives entries of unit variance")
 
+    def check(self, weights: int) -> None:
+        """Raise if the subspace is not smaller than the space of this many weights."""
+        if self.dimension >= weights:
+            raise ValueError(
+                f"dimension={self.dimension} is not below the {weights} weights; use the full space, subspace=None"
+            )
+
 
 class SubspaceBasis:
     """`RandomSubspace` for given weights: one or two bytes a weight.
@@ -58,8 +65,7 @@ class SubspaceBasis:
 
     def __init__(self, subspace: RandomSubspace, weights: Sequence[Tensor]) -> None:
         p, n = subspace.dimension, sum(weight.numel() for weight in weights)
-        if p >= n:
-            raise ValueError(f"dimension={p} is not below the {n} weights; use the full space, subspace=None")
+        subspace.check(n)
         generator = torch.Generator().manual_seed(subspace.seed)
         # Entry j + 1 or -(j + 1): column j with that sign. Each run of p rows holds every column once.
         kind = torch.int8 if p < 2**7 else torch.int16 if p < 2**15 else torch.int32

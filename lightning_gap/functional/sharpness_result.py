@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from .corner_ascent import Stop
+from .corner_ascent import UndefinedSharpnessError as UndefinedSharpnessError
 from .loss_surface import LossFunction, LossSurface, euclidean_norm
 from .neighbourhood import Norm
 from .random_subspace import RandomSubspace
 
 Method = Literal["corner", "lbfgsb"]
-
-
-class UndefinedSharpnessError(ValueError):
-    """The loss at the weights is not finite, or so low that its relative rise has no meaning."""
 
 
 @dataclass(frozen=True)

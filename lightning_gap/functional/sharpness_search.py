@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .corner_ascent import Ascent, corner_ascent, pole_ascent, signs
-from .lbfgsb import lbfgsb_ascent
+from .lbfgsb import lbfgsb_ascent, require_scipy
 from .loss_surface import LossFunction, LossSurface, Params, entered, euclidean_norm, loss_surface
 from .neighbourhood import Neighbourhood, Norm
 from .random_subspace import RandomSubspace
@@ -47,6 +47,8 @@ class Search:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+        if self.method == "lbfgsb":
+            require_scipy()
         if self.subspace is not None and not isinstance(self.subspace, RandomSubspace):
             raise ValueError(
                 f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {self.subspace!r}"

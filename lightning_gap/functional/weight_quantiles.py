@@ -30,7 +30,8 @@ def weight_quantiles(weights: Iterable[Tensor], levels: Sequence[float] = (0.05,
     """
     if not all(0 <= level <= 1 for level in levels):
         raise ValueError(f"levels must lie between 0 and 1, got {list(levels)}")
-    flat = torch.cat([weight.detach().abs().flatten() for weight in weights] or [torch.empty(0)])
+    flat = torch.cat([weight.detach().abs().flatten().cpu() for weight in weights] or [torch.empty(0)])
     if not flat.numel():
         raise ValueError("weights is empty; pass for instance the model's parameters")
-    return [float(flat.kthvalue(max(1, math.ceil(level * flat.numel()))).values) for level in levels]
+    ranks = [max(1, math.ceil(level * flat.numel() - 1e-9)) for level in levels]  # 0.07 * 100 is more than 7
+    return [float(flat.kthvalue(rank).values) for rank in ranks]

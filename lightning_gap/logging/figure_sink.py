@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 def log_figure(loggers: Iterable[Any], name: str, draw: Callable[[], Figure], *, step: int) -> None:
     """Draw a figure and hand it to each logger in its own way; without matplotlib do nothing.
 
-    TensorBoard takes the figure, loggers with a `log_image` (Weights & Biases) an image, MLflow the figure; any other
-    logger with a folder of its own, such as CSV, gets a PNG file in it.
+    TensorBoard and MLflow take the figure; loggers with a `log_image`, such as Weights & Biases, take it as an image; any
+    other logger with a folder of its own, such as CSV, gets a PNG file in it. A logger that fails is passed over with a
+    warning: a run is not to end for a picture.
 
     Args:
         loggers: Lightning loggers; where there is none, nothing is drawn.
@@ -30,7 +32,10 @@ def log_figure(loggers: Iterable[Any], name: str, draw: Callable[[], Figure], *,
     except ImportError:  # an optional dependency: everything that it shows is logged as scalars too
         return
     for logger in loggers:
-        _hand_over(logger, name, figure, step)
+        try:
+            _hand_over(logger, name, figure, step)
+        except Exception as error:  # noqa: PERF203
+            warnings.warn(f"{type(logger).__name__} did not take the figure {name}: {error}", stacklevel=2)
 
 
 def _hand_over(logger: Any, name: str, figure: Figure, step: int) -> None:
@@ -38,19 +43,10 @@ def _hand_over(logger: Any, name: str, figure: Figure, step: int) -> None:
     if hasattr(experiment, "add_figure"):
         experiment.add_figure(name, figure, global_step=step, close=False)
     elif hasattr(logger, "log_image"):
-        logger.log_image(key=name, images=[_image(figure)], step=step)
+        logger.log_image(key=name, images=[figure], step=step)
     elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):
         experiment.log_figure(logger.run_id, figure, f"{name}.png")
     elif getattr(logger, "log_dir", None):
         folder = Path(logger.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f"{name.replace('/', '-')}.png", dpi=150)
-
-
-def _image(figure: Figure) -> Any:
-    """The figure as an array (height, width, 4) of bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return canvas.buffer_rgba()

@@ -155,3 +155,13 @@ class OneColumn(NoForward):
 def test_an_accuracy_that_cannot_be_known_is_not_invented(kind):
     _, watch = run(GeneralizationGapMonitor(), module=kind(), max_epochs=1)
     assert len(watch.logged[0]) == 1
+
+
+def test_two_loaders_of_one_data_set_are_measured_on_their_own_samples():
+    def loader(indices):
+        sampler = torch.utils.data.SubsetRandomSampler(indices)
+        return torch.utils.data.DataLoader(tiny.dataset(), batch_size=8, sampler=sampler)
+
+    trainer = tiny.trainer(GeneralizationGapMonitor(), max_epochs=10)
+    trainer.fit(tiny.Validated(dropout=0.0), loader(range(32)), loader(range(32, 48)))
+    assert float(trainer.callback_metrics["gap/loss"]) < 0

@@ -438,3 +438,107 @@ def test_batch_statistics_under_sync_batch_norm_are_refused():
             trainer.fit(tiny.TinyClassifier(), tiny.loader())
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_step_that_replaces_a_buffer_counts_the_training_samples_only():
+    class Counts(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def training_step(self, batch, batch_idx):
+            self.seen = self.seen + len(batch[0])
+            return super().training_step(batch, batch_idx)
+
+    module = Counts()
+    tiny.trainer(SharpnessMonitor(samples=20), max_epochs=1).fit(module, tiny.loader())
+    assert float(module.seen) == 48
+
+
+def test_only_the_samples_that_the_loader_serves_are_measured():
+    class Values(torch.utils.data.Dataset):
+        def __len__(self):
+            return 48
+
+        def __getitem__(self, index):
+            read.append(index)
+            return tiny.dataset()[index]
+
+    read = []
+    served = list(range(30))
+    loader = torch.utils.data.DataLoader(Values(), batch_size=10, sampler=torch.utils.data.SubsetRandomSampler(served))
+    tiny.trainer(SharpnessMonitor(samples=100), max_epochs=1).fit(tiny.TinyClassifier(), loader)
+    assert set(read) == set(served)
+
+
+def test_a_state_that_the_modules_own_hook_sets_up_is_no_reason_to_end_the_run():
+    class SetsUp(tiny.TinyClassifier):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.weight = 0.5
+
+        def training_step(self, batch, batch_idx):
+            return self.weight * super().training_step(batch, batch_idx)
+
+    watch = Watch()
+    tiny.trainer(SharpnessMonitor(1e-3), watch, max_epochs=1).fit(SetsUp(), tiny.loader())
+    assert watch.values[0][0] > 0
+
+
+def test_a_run_resumed_with_another_epsilon_goes_on(tmp_path):
+    trainer = tiny.trainer(SharpnessMonitor(1e-3), max_epochs=2, logger=CSVLogger(tmp_path))
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    monitor = SharpnessMonitor((1e-3, 5e-4))
+    resumed = tiny.trainer(monitor, max_epochs=4, logger=CSVLogger(tmp_path))
+    resumed.fit(tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert [len(line.get_xdata()) for line in monitor.figure().axes[0].lines] == [4, 2]
+
+
+def test_a_flat_loss_is_flat_for_lbfgsb_too():
+    class Flat(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * 0.0 + 1.0
+
+    trainer = tiny.trainer(SharpnessMonitor(1e-3, method="lbfgsb"), max_epochs=1)
+    trainer.fit(Flat(), tiny.loader())
+    assert float(trainer.callback_metrics["sharpness/full_eps1e-3"]) == 0.0
+
+
+def test_batches_that_can_be_read_once_only_are_refused():
+    with pytest.raises(ValueError, match="data is a generator, which can be read once only; pass a list of batches"):
+        SharpnessMonitor(data=(batch for batch in tiny.loader()))
+
+
+def test_a_loader_of_a_stream_can_be_given_as_data():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(tiny.dataset(24))
+
+    watch = Watch()
+    stream = torch.utils.data.DataLoader(Stream(), batch_size=8)
+    tiny.trainer(SharpnessMonitor(1e-3, data=stream), watch, max_epochs=1).fit(tiny.TinyClassifier(), stream)
+    assert watch.values[0][0] > 0
+
+
+def test_no_more_samples_than_a_chunk_are_evaluated_at_a_time():
+    class Sizes(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            if not self.training:
+                sizes.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    sizes = []
+    tiny.trainer(SharpnessMonitor(1e-3, samples=400, chunk_size=10), max_epochs=1).fit(Sizes(), tiny.loader(400))
+    assert max(sizes) == 10
+
+
+def test_a_fast_dev_run_does_not_measure_everything():
+    class Counts(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            seen.append(len(batch[0]))
+            return super().training_step(batch, batch_idx)
+
+    seen = []
+    monitor = SharpnessMonitor(1e-3, samples=16, accurate_at_end=True)
+    tiny.trainer(monitor, fast_dev_run=True).fit(Counts(), tiny.loader(4000))
+    assert sum(seen) < 400

@@ -378,3 +378,12 @@ def test_its_state_holds_plain_types_only():
     assert {type(value) for value in state["start"].values()} == {torch.Tensor}
     assert {type(value) for value in state["steps"]} == {int}
     assert {type(value) for value in state["distances"]} == {float}
+
+
+def test_parameters_that_are_renamed_during_training_end_the_run_with_the_reason():
+    class Renames(tiny.TinyClassifier):
+        def on_train_epoch_start(self):
+            torch.nn.utils.parametrizations.weight_norm(self.net[0])
+
+    with pytest.raises(ValueError, match=r"WeightDistanceMonitor misses net\.0\.weight: something renamed"):
+        tiny.trainer(WeightDistanceMonitor(), max_epochs=1).fit(Renames(), tiny.loader())

@@ -67,7 +67,7 @@ def test_one_step_reaches_the_best_corner_of_a_separable_convex_function_and_the
     found = recorded.climb(corner_ascent, zeros(3), 10)
     assert found.point[0].tolist() == [1.0, -1.0, 1.0]
     assert found.highest == 3 + 1 + 0.5 + 0.5 + 1
-    assert found.stopped_because == "at a confirmed corner"
+    assert found.stopped_because == "confirmed by its gradient"
     assert len(recorded.values) == 2
 
 
@@ -147,6 +147,6 @@ def test_the_first_step_in_the_ball_is_that_of_sharpness_aware_minimization(slop
 def test_ties_of_the_gradient_do_not_make_the_ball_ascent_wander():
     recorded = Recorded(lambda u: u.sum())
     found = recorded.climb(pole_ascent, zeros(4), 10)
-    assert found.stopped_because == "at a confirmed corner"
+    assert found.stopped_because == "confirmed by its gradient"
     assert len(recorded.values) == 2
     assert found.highest == pytest.approx(2.0, rel=1e-12)

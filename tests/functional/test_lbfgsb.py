@@ -186,9 +186,15 @@ def test_without_scipy_the_error_says_what_to_do(monkeypatch):
 
 
 def test_a_search_that_never_steps_is_an_error_and_not_flat():
+    falls = lambda point, with_gradient: (0.0, [torch.ones(2)])  # noqa: E731 - a slope that the values deny
+    with pytest.raises(ValueError, match=r"L-BFGS-B stopped before its first step.*use method='corner'"):
+        lbfgsb_ascent(falls, [torch.ones(2)], [torch.zeros(2)], 1.0, [torch.ones(2)], 10)
+
+
+def test_a_flat_place_is_flat():
     flat = lambda point, with_gradient: (1.0, [torch.zeros(2)])  # noqa: E731
-    with pytest.raises(RuntimeError, match=r"L-BFGS-B stopped before its first step.*use method='corner'"):
-        lbfgsb_ascent(flat, [torch.ones(2)], [torch.zeros(2)], 1.0, [torch.zeros(2)], 10)
+    found = lbfgsb_ascent(flat, [torch.ones(2)], [torch.zeros(2)], 1.0, [torch.zeros(2)], 10)
+    assert (found.highest, found.stopped_because) == (1.0, "converged")
 
 
 def test_it_starts_where_it_is_told_and_knows_the_loss_there():

@@ -57,7 +57,7 @@ def test_the_result_holds_the_terms_it_was_found_under(dtype):
     assert found.largest_gradient == 2.0
     assert found.offset_norm == pytest.approx(math.hypot(0.4, 0.5))
     assert found.at_bound == pytest.approx(2 / 3)
-    assert found.stopped_because == "at a confirmed corner"
+    assert found.stopped_because == "confirmed by its gradient"
     assert (found.evaluations, found.gradients, found.non_finite, found.random_start) == (2, 2, 0, False)
     assert (found.samples, found.batch_norm, found.dtype) == (None, None, dtype)
     assert 0 < found.seconds < 60
