@@ -39,8 +39,8 @@ def lbfgsb_ascent(
 
     Raises:
         ImportError: If SciPy is not installed.
-        UndefinedSharpnessError: If L-BFGS-B stopped before its first step though there is a gradient; its value would
-            say "flat" and mean nothing.
+        UndefinedSharpnessError: If L-BFGS-B did not leave its start though there is a gradient; its value would say
+            "flat" and mean nothing.
     """
     require_scipy()
     from scipy.optimize import Bounds, minimize
@@ -50,7 +50,7 @@ def lbfgsb_ascent(
     widths = _flat(half_widths)
     sizes = [width.numel() for width in half_widths]
     at_start = [(-highest, -_flat(gradient))]  # SciPy asks for it first, and it is known
-    best, non_finite = list(point), 0
+    start, best, non_finite = highest, list(point), 0
 
     def negative(y: NDArray[float64]) -> tuple[float, NDArray[float64]]:
         nonlocal best, highest, non_finite
@@ -79,10 +79,9 @@ def lbfgsb_ascent(
         )
     except _NotFinite:
         return Ascent(highest, best, "loss not finite", non_finite)
-    if found.nit == 0 and any(bool(g.any()) for g in gradient):
-        raise UndefinedSharpnessError(
-            f"L-BFGS-B stopped before its first step ({found.message}), which says nothing; use method='corner'"
-        )
+    uphill = any(bool((g != 0)[u.abs() < 1].any()) for g, u in zip(gradient, point, strict=True))
+    if uphill and highest == start:  # away from the walls a gradient leads somewhere higher
+        raise UndefinedSharpnessError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
     return Ascent(highest, best, "iterations used up" if found.nit >= iterations else "converged")
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def log_figure(loggers: Iterable[Any], name: str, draw: Callable[[], Figure], *, step: int) -> None:
     """Draw a figure and hand it to each logger in its own way; without matplotlib do nothing.
 
-    TensorBoard and MLflow take the figure; loggers with a `log_image`, such as Weights & Biases, take it as an image; any
+    TensorBoard and MLflow take the figure; loggers with a `log_image`, such as Weights & Biases, take it as one; any
     other logger with a folder of its own, such as CSV, gets a PNG file in it. A logger that fails is passed over with a
     warning: a run is not to end for a picture.
 

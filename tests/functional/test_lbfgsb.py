@@ -187,7 +187,7 @@ def test_without_scipy_the_error_says_what_to_do(monkeypatch):
 
 def test_a_search_that_never_steps_is_an_error_and_not_flat():
     falls = lambda point, with_gradient: (0.0, [torch.ones(2)])  # noqa: E731 - a slope that the values deny
-    with pytest.raises(ValueError, match=r"L-BFGS-B stopped before its first step.*use method='corner'"):
+    with pytest.raises(ValueError, match=r"L-BFGS-B did not leave its start.*use method='corner'"):
         lbfgsb_ascent(falls, [torch.ones(2)], [torch.zeros(2)], 1.0, [torch.ones(2)], 10)
 
 
