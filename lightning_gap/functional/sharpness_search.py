@@ -75,91 +75,31 @@ class Search:
 
     def slope(self, place: Neighbourhood, gradient: Sequence[Tensor]) -> list[Tensor]:
         """What the search needs of the gradient at the weights."""
-        return self._kept(place.project(gradient))
+        return self.kept(place.project(gradient))
 
-    def _kept(self, slope: Sequence[Tensor]) -> list[Tensor]:
+    def kept(self, slope: Sequence[Tensor]) -> list[Tensor]:
         """A gradient in the coordinates for as long as a search needs it: from corner to corner its signs will do."""
         return [signs(s) for s in slope] if (self.method, self.norm) == ("corner", "max") else list(slope)
-
-    def _at_bound(self, point: Sequence[Tensor]) -> float:
-        if self.norm == "l2":
-            return float(euclidean_norm(point) > 1 - 1e-6)
-        return sum(int((u.abs() == 1).sum()) for u in point) / sum(u.numel() for u in point)
-
-    def _scouted(
-        self, surface: LossSurface, place: Neighbourhood, slope: Sequence[Tensor], epsilon: float
-    ) -> list[Tensor]:
-        """Where to begin: both corners that the gradient names are climbed from on the scout's loss; the higher end.
-
-        At a well-fitted minimum the gradient is that of a few hard samples. It does not tell which of several hills,
-        for a classifier one for each class that everything may be taken for, is the highest.
-        """
-
-        def evaluate(point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
-            place.move(point, epsilon)
-            if not with_gradient:
-                return surface.loss(self.scout), []
-            loss, gradient = surface.loss_and_gradient(self.scout)
-            return loss, place.project(gradient)
-
-        ends: list[Ascent] = []
-        for sign in (1, -1):
-            corner = [sign * s.half() for s in slope]
-            loss, gradient = evaluate(corner, True)
-            slope_there = self._kept(gradient)
-            del gradient
-            ends.append(corner_ascent(evaluate, corner, loss if math.isfinite(loss) else -math.inf, slope_there, 2))
-        return max(ends, key=lambda end: end.highest).point
 
     def run(
         self, surface: LossSurface, place: Neighbourhood, start: Start, slope: Sequence[Tensor], epsilon: float
     ) -> Sharpness:
         """Seek the maximum for one epsilon, from the weights."""
-        began, evaluations, gradients = time.perf_counter(), 1, 1
+        began = time.perf_counter()
+        climb = _Climb(self, surface, place, epsilon)
         generator = (self.generator or torch.Generator().manual_seed(0)).clone_state()
-        non_finite = 0
-
-        def evaluate(point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
-            nonlocal evaluations, gradients
-            place.move(point, epsilon)
-            evaluations += 1
-            if not with_gradient:
-                return surface.loss(), []
-            gradients += 1
-            loss, gradient = surface.loss_and_gradient()
-            return loss, place.project(gradient)
-
-        def ascend(point: list[Tensor], highest: float, slope: Sequence[Tensor], left: int) -> Ascent:
-            if self.method == "lbfgsb":
-                return lbfgsb_ascent(evaluate, place.half_widths(epsilon), point, highest, slope, self.max_iterations)
-            climb = corner_ascent if self.norm == "max" else pole_ascent
-            return climb(evaluate, point, highest, slope, left)
-
-        def ascend_from(point: list[Tensor]) -> Ascent:
-            nonlocal non_finite
-            loss, gradient = evaluate(point, True)
-            slope = self._kept(gradient)
-            del gradient
-            non_finite += not math.isfinite(loss)
-            return ascend(point, loss if math.isfinite(loss) else -math.inf, slope, self.max_evaluations - 2)
-
         flat = not any(bool(s.any()) for s in slope)  # the sign of zero points nowhere: begin close by, at random
         if flat:
-            ascents = [ascend_from([0.1 * u for u in place.random(generator)])]
+            ascents = [climb.ascend_from([0.1 * u for u in place.random(generator)])]
         elif self.scout is not None and self.max_evaluations > 2:
-            ascents = [ascend_from(self._scouted(surface, place, slope, epsilon))]
+            ascents = [climb.ascend_from(climb.scouted(slope, self.scout))]
         else:
-            ascents = [ascend(place.blank(), start.loss, slope, self.max_evaluations - 1)]
-        ascents += [ascend_from(place.random(generator)) for _ in range(self.restarts)]
+            ascents = [climb.ascend(place.blank(), start.loss, slope, self.max_evaluations - 1)]
+        ascents += [climb.ascend_from(place.random(generator)) for _ in range(self.restarts)]
         best = max(ascents, key=lambda ascent: ascent.highest)
         if not best.highest > start.loss:
             best = Ascent(start.loss, place.blank(), best.stopped_because)
-        highest = best.highest
-        if self.report_on is not None:
-            place.move(best.point, epsilon)
-            reported = surface.loss(self.report_on)
-            non_finite += not math.isfinite(reported)
-            highest = max(start.reported_loss, reported) if math.isfinite(reported) else start.reported_loss
+        highest = best.highest if self.report_on is None else climb.reported(best.point, start, self.report_on)
         data = self.report_on or surface.loss_fn
         return Sharpness(
             percent=100 * (highest - start.reported_loss) / (1 + start.reported_loss),
@@ -170,8 +110,8 @@ class Search:
             relative=self.relative,
             subspace=self.subspace,
             method=self.method,
-            evaluations=evaluations,
-            gradients=gradients,
+            evaluations=climb.evaluations,
+            gradients=climb.gradients,
             stopped_because=best.stopped_because,
             at_bound=self._at_bound(best.point),
             offset_norm=euclidean_norm(place.offsets(best.point, epsilon)),
@@ -179,9 +119,87 @@ class Search:
             gradient_norm=start.gradient_norm,
             largest_gradient=start.largest_gradient,
             random_start=flat,
-            non_finite=non_finite + sum(ascent.non_finite for ascent in ascents),
+            non_finite=climb.non_finite + sum(ascent.non_finite for ascent in ascents),
             samples=getattr(data, "samples", None),
             batch_norm=getattr(data, "batch_norm", None),
             dtype=surface.weights[0].dtype,
             seconds=start.seconds + time.perf_counter() - began,
         )
+
+    def _at_bound(self, point: Sequence[Tensor]) -> float:
+        if self.norm == "l2":
+            return float(euclidean_norm(point) > 1 - 1e-6)
+        return sum(int((u.abs() == 1).sum()) for u in point) / sum(u.numel() for u in point)
+
+
+class _Climb:
+    """The ascents for one epsilon, and what they cost together; the evaluation at the weights is counted."""
+
+    def __init__(self, search: Search, surface: LossSurface, place: Neighbourhood, epsilon: float) -> None:
+        self.evaluations = self.gradients = 1
+        self.non_finite = 0
+        self._search = search
+        self._surface = surface
+        self._place = place
+        self._epsilon = epsilon
+
+    def evaluate(self, point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
+        """Loss, and its gradient if asked for, at this point."""
+        self.evaluations += 1
+        self.gradients += with_gradient
+        return self._evaluate(point, with_gradient, None)
+
+    def ascend(self, point: list[Tensor], highest: float, slope: Sequence[Tensor], evaluations: int) -> Ascent:
+        """Climb from a point whose loss and gradient are known."""
+        search = self._search
+        if search.method == "lbfgsb":
+            half_widths = self._place.half_widths(self._epsilon)
+            return lbfgsb_ascent(self.evaluate, half_widths, point, highest, slope, search.max_iterations)
+        climb = corner_ascent if search.norm == "max" else pole_ascent
+        return climb(self.evaluate, point, highest, slope, evaluations)
+
+    def ascend_from(self, point: list[Tensor]) -> Ascent:
+        """Climb from a point of which nothing is known."""
+        loss, gradient = self.evaluate(point, True)
+        slope = self._search.kept(gradient)
+        del gradient
+        self.non_finite += not math.isfinite(loss)
+        return self.ascend(point, _or_lowest(loss), slope, self._search.max_evaluations - 2)
+
+    def scouted(self, slope: Sequence[Tensor], scout: LossFunction) -> list[Tensor]:
+        """Where to begin: both corners that the gradient names are climbed from on the scout's loss; the higher end.
+
+        At a well-fitted minimum the gradient is that of a few hard samples. It does not tell which of several hills,
+        for a classifier one for each class that everything may be taken for, is the highest.
+        """
+
+        def evaluate(point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
+            return self._evaluate(point, with_gradient, scout)
+
+        ends: list[Ascent] = []
+        for sign in (1, -1):
+            corner = [sign * s.half() for s in slope]
+            loss, gradient = evaluate(corner, True)
+            slope_there = self._search.kept(gradient)
+            del gradient
+            ends.append(corner_ascent(evaluate, corner, _or_lowest(loss), slope_there, 2))
+        return max(ends, key=lambda end: end.highest).point
+
+    def reported(self, point: Sequence[Tensor], start: Start, report_on: LossFunction) -> float:
+        """The loss to report at this point; that at the weights, if it is not finite or lower."""
+        loss, _ = self._evaluate(point, False, report_on)
+        self.non_finite += not math.isfinite(loss)
+        return max(start.reported_loss, loss) if math.isfinite(loss) else start.reported_loss
+
+    def _evaluate(
+        self, point: Sequence[Tensor], with_gradient: bool, loss_fn: LossFunction | None
+    ) -> tuple[float, Sequence[Tensor]]:
+        self._place.move(point, self._epsilon)
+        if not with_gradient:
+            return self._surface.loss(loss_fn), []
+        loss, gradient = self._surface.loss_and_gradient(loss_fn)
+        return loss, self._place.project(gradient)
+
+
+def _or_lowest(loss: float) -> float:
+    return loss if math.isfinite(loss) else -math.inf
