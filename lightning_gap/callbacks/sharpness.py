@@ -91,7 +91,7 @@ class SharpnessMonitor(Callback):
         every_n_epochs: EveryNEpochs = 1,
         at_start: bool = False,
         accurate_at_end: bool = False,
-        samples: int = 1000,
+        samples: int = 800,
         chunk_size: int = 250,
         batch_norm: BatchNormMode = "running",
         method: Method = "corner",
@@ -135,7 +135,6 @@ class SharpnessMonitor(Callback):
         )
         self._schedule = Schedule(every_n_epochs, max_time_share)
         self._batches: Batches | None = None
-        self._scout: Batches | None = None
         self._history: list[dict[str, float]] = []
 
     @property
@@ -164,9 +163,6 @@ class SharpnessMonitor(Callback):
             self._search.subspace.check(count)
         source = {"data": (self.data, trainer.train_dataloader)}
         self._batches = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)["data"]
-        loader, few = trainer.train_dataloader, sum(self._batches.sizes) // _SCOUTED_SHARE
-        scouts = self.data is None and few >= 16 and (self.method, self.norm) == ("corner", "max")
-        self._scout = drawn(loader, "data", few, self.chunk_size, self.seed) if scouts else None
         self._schedule.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -186,10 +182,10 @@ class SharpnessMonitor(Callback):
             log_now(trainer, self._final_values(trainer, pl_module))
         if trainer.is_global_zero and len(self._history) > 1:
             log_figure(trainer.loggers, f"sharpness/against_loss{self.suffix}", self.figure, step=trainer.global_step)
-        self._batches = self._scout = None
+        self._batches = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._batches = self._scout = None
+        self._batches = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": [dict(point) for point in self._history]}
@@ -240,9 +236,14 @@ class SharpnessMonitor(Callback):
         loader = trainer.train_dataloader
         ascent = drawn(loader, "data", _FINAL_SAMPLES, self.chunk_size, self.seed)
         everything = subset(loader, "data", None, self.chunk_size, self.seed)  # too many to hold
+        # Not with batch statistics, where the scout's own, of so few samples, lead elsewhere.
+        scouts = (self.method, self.norm) == ("corner", "max") and self.batch_norm != "batch"
+        few = drawn(loader, "data", max(1, sum(ascent.sizes) // _SCOUTED_SHARE), self.chunk_size, self.seed)
         try:
             with undisturbed(trainer, module):
-                results = self._profile(trainer, module, ascent, report_on=Batches(everything, everything.sizes))
+                results = self._profile(
+                    trainer, module, ascent, few if scouts else None, Batches(everything, everything.sizes)
+                )
             found = [*(r.percent for r in results), results[0].loss]
         except UndefinedSharpnessError as error:
             rank_zero_warn(f"sharpness is logged as NaN: {error}")
@@ -251,11 +252,16 @@ class SharpnessMonitor(Callback):
         return {f"sharpness/{name}{self.suffix}": value for name, value in zip(names, found, strict=True)}
 
     def _profile(
-        self, trainer: Trainer, module: LightningModule, ascent: Batches, report_on: Batches | None = None
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        ascent: Batches,
+        scout: Batches | None = None,
+        report_on: Batches | None = None,
     ) -> tuple[Sharpness, ...]:
         search = replace(
             self._search,
-            scout=self._loss(trainer, module, self._scout) if self._scout else None,
+            scout=self._loss(trainer, module, scout) if scout else None,
             report_on=self._loss(trainer, module, report_on) if report_on else None,
         )
         loss = self._loss(trainer, module, ascent)
