@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,7 +20,7 @@ from .._lightning import (
     refuse_sync_batch_norm,
 )
 from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ._arguments import check_batches, check_counts
 from ._fixed_subset import Batches, fixed_subsets
 from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
@@ -90,8 +90,7 @@ class CurvatureMonitor(Callback):
             check_counts(probes=probes)
         if not (isinstance(tolerance, float) and 0 < tolerance < 1):
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}; try 1e-2")
-        if batch_norm not in get_args(BatchNormMode):
-            raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+        check_batch_norm(batch_norm)
         self.every_n_epochs = every_n_epochs
         self.at_start = at_start
         self.samples = samples

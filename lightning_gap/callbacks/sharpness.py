@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -18,7 +18,7 @@ from .._lightning import (
     refuse_sharded_weights,
     refuse_sync_batch_norm,
 )
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ..functional.neighbourhood import Norm
 from ..functional.random_subspace import RandomSubspace
 from ..functional.sharpness import Sharpness, UndefinedSharpnessError, check_epsilons, epsilon_name
@@ -109,8 +109,7 @@ class SharpnessMonitor(Callback):
         check_epsilons(self.epsilon)
         check_counts(samples=samples, chunk_size=chunk_size)
         check_batches(data=data)
-        if batch_norm not in get_args(BatchNormMode):
-            raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+        check_batch_norm(batch_norm)
         if data is not None and accurate_at_end:
             raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
         self.every_n_epochs = every_n_epochs

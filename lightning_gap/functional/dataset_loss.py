@@ -59,8 +59,7 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         batch_norm: BatchNormMode = "running",
         process_group: ProcessGroup | None = None,
     ) -> None:
-        if batch_norm not in get_args(BatchNormMode):
-            raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+        check_batch_norm(batch_norm)
         self.module = module
         self.batch_norm = batch_norm
         self._loss_fn = loss_fn
@@ -106,6 +105,12 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
     def _pass(self) -> None:
         for part in self._parts():
             del part  # and its graph
+
+
+def check_batch_norm(batch_norm: str) -> None:
+    """Raise if this is no way to evaluate BatchNorm."""
+    if batch_norm not in get_args(BatchNormMode):
+        raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
 
 
 def samples_in(batch: Any) -> int:

@@ -36,11 +36,7 @@ def parametric_figure(
     Reference:
         Keskar et al. (2017), Figure 3.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib; install lightning-gap[recipes]") from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = _blank(7, 4.5)
     left = figure.subplots()
     right = left.twinx()
     for style, split in zip(("-", "--"), loss, strict=False):
@@ -79,11 +75,7 @@ def sharpness_figure(
     Reference:
         Keskar et al. (2017), Figure 6.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib; install lightning-gap[recipes]") from error
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = _blank(6, 4.5)
     axes = figure.subplots()
     for name, values in sharpness.items():
         points = [(x, y, step) for x, y, step in zip(losses, values, steps, strict=True) if x > 0 and 0 < y < math.inf]
@@ -97,3 +89,12 @@ def sharpness_figure(
         axes.legend(fontsize="small", frameon=False)
     axes.set(xlabel="loss on the measured samples", ylabel="sharpness (%)", title="Sharpness against loss")
     return figure
+
+
+def _blank(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib; install lightning-gap[recipes]") from error
+    return Figure(figsize=(width, height), layout="constrained")

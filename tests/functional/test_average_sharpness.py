@@ -1,41 +1,16 @@
-import dataclasses
 import math
 
 import pytest
 import torch
+from functional.known_losses import network, unchanged
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_gap.functional import (
     UndefinedSharpnessError,
     average_sharpness,
 )
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    x, y = torch.randn(30, 6, dtype=torch.float64), torch.randint(3, (30,))
-    return model, x, y
-
-
-def timeless(found):
-    return dataclasses.replace(found, seconds=0.0)
-
-
-def unchanged(params, run):
-    before = [(p.data_ptr(), p.detach().clone(), p.grad) for p in params]
-    result = run()
-    for p, (pointer, value, grad) in zip(params, before, strict=True):
-        assert p.data_ptr() == pointer
-        assert torch.equal(p, value)
-        assert p.grad is grad
-    return result
-
-
-# layer_sharpness
 
 
 @settings(max_examples=10, deadline=None)

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from functional.known_losses import vector
 from torch import nn
 
 from lightning_gap.functional import (
@@ -12,31 +13,6 @@ from lightning_gap.functional import (
     UndefinedSharpnessError,
     sharpness,
 )
-
-
-class Called:
-    """A loss of one weight vector that counts its calls and keeps values and places."""
-
-    def __init__(self, function, weight):
-        self.function, self.weight, self.values, self.places = function, weight, [], []
-
-    def __call__(self):
-        loss = self.function(self.weight)
-        self.values.append(float(loss.detach()))
-        self.places.append(self.weight.detach().clone())
-        return loss
-
-
-def vector(*values, dtype=torch.float64):
-    return torch.tensor(values, dtype=dtype, requires_grad=True)
-
-
-def indefinite(n=12, seed=0):
-    """A quadratic with hills in all directions, its weight and its loss."""
-    generator = torch.Generator().manual_seed(seed)
-    root = torch.randn(n, n, generator=generator, dtype=torch.float64)
-    weight = (0.1 * torch.randn(n, generator=generator, dtype=torch.float64)).requires_grad_()
-    return weight, lambda w: 50 + w @ (root + root.T) @ w / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

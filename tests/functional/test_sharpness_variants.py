@@ -1,10 +1,9 @@
-import dataclasses
 import math
 import statistics
 
 import pytest
 import torch
-from torch import nn
+from functional.known_losses import network, timeless, unchanged
 from torch.nn.functional import cross_entropy
 
 from lightning_gap.functional import (
@@ -15,28 +14,6 @@ from lightning_gap.functional import (
     sharpness,
     subspace_sharpness,
 )
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    x, y = torch.randn(30, 6, dtype=torch.float64), torch.randint(3, (30,))
-    return model, x, y
-
-
-def timeless(found):
-    return dataclasses.replace(found, seconds=0.0)
-
-
-def unchanged(params, run):
-    before = [(p.data_ptr(), p.detach().clone(), p.grad) for p in params]
-    result = run()
-    for p, (pointer, value, grad) in zip(params, before, strict=True):
-        assert p.data_ptr() == pointer
-        assert torch.equal(p, value)
-        assert p.grad is grad
-    return result
-
 
 # layer_sharpness
 
@@ -156,9 +133,6 @@ def test_a_number_of_draws_that_is_no_count_is_refused(draws):
     x = torch.ones(5, requires_grad=True)
     with pytest.raises(ValueError, match="draws must be a whole number, at least 1"):
         subspace_sharpness(lambda: x.sum(), [x], subspace=RandomSubspace(2), draws=draws)
-
-
-# average_sharpness
 
 
 def test_it_is_the_mean_over_groups_of_each_groups_own_worst_case():
