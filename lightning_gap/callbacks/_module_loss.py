@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,10 +13,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from .._lightning import process_group, to_device
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss
+from .._lightning import process_group, refuse_sync_batch_norm, to_device
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ..functional.loss_surface import checked_params, loss_surface
-from ._fixed_subset import Batches
+from ._arguments import check_batches, check_counts
+from ._fixed_subset import Batches, fixed_subsets
 from ._undisturbed import undisturbed
 
 LossFunction = Callable[[LightningModule, Any], Tensor]
@@ -68,25 +69,80 @@ def batch_loss(module: LightningModule, batch: Any, index: int, loss_fn: LossFun
     return loss_fn(module, batch) if loss_fn else _training_step_loss(module, batch, index)
 
 
-def check_loss(
-    trainer: Trainer,
-    module: LightningModule,
-    given: Batches,
-    loss_fn: LossFunction | None,
-    seed: int,
-    batch_norm: BatchNormMode,
-) -> None:
-    """Raise if the loss of the smallest batch cannot be measured: none at all, without a gradient, or random.
+class MeasuredLoss:
+    """The loss that a monitor measures, from its arguments to the end of training: checked, drawn, tried, let go.
 
-    A missing attribute is left to the measurement: the module's own hooks come after the callbacks' and may set it.
+    Raises:
+        ValueError: If an argument is out of range.
     """
-    i = min(range(len(given.sizes)), key=given.sizes.__getitem__)
-    smallest = Batches(given.batches[i : i + 1], given.sizes[i : i + 1])
-    with suppress(AttributeError), undisturbed(trainer, module):
-        loss = module_loss(trainer, module, smallest, loss_fn=loss_fn, seed=seed, batch_norm=batch_norm, alone=True)
-        with loss_surface(loss, trained_weights(module)) as surface:
-            surface.loss_and_gradient()
-            surface.check_repeatable()
+
+    def __init__(
+        self,
+        *,
+        data: Iterable[Any] | None,
+        loss_fn: LossFunction | None,
+        samples: int,
+        chunk_size: int,
+        batch_norm: BatchNormMode,
+        seed: int,
+    ) -> None:
+        check_counts(samples=samples, chunk_size=chunk_size)
+        check_batches(data=data)
+        check_batch_norm(batch_norm)
+        self._data = data
+        self._loss_fn = loss_fn
+        self._samples = samples
+        self._chunk_size = chunk_size
+        self._batch_norm: BatchNormMode = batch_norm
+        self._seed = seed
+        self._batches: Batches | None = None
+
+    def refuse(self, trainer: Trainer) -> None:
+        """Raise if the Trainer's BatchNorm cannot be evaluated as asked."""
+        if self._batch_norm != "running":
+            refuse_sync_batch_norm(trainer, f"batch_norm={self._batch_norm!r}")
+
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
+        """Fix the batches, when training starts."""
+        check_measurable(module, self._loss_fn)
+        trained_weights(module)
+        source = {"data": (self._data, trainer.train_dataloader)}
+        found = fixed_subsets(source, samples=self._samples, chunk_size=self._chunk_size, seed=self._seed)
+        self._batches = found["data"]
+
+    def forget(self) -> None:
+        """Let go of the batches."""
+        self._batches = None
+
+    def on(
+        self, trainer: Trainer, module: LightningModule, batches: Batches | None = None, *, alone: bool = False
+    ) -> DatasetLoss:
+        """The loss on the drawn batches, or on others; use it inside `undisturbed`."""
+        batches = batches or self._batches
+        assert batches is not None, "monitors measure inside fit"
+        return module_loss(
+            trainer,
+            module,
+            batches,
+            loss_fn=self._loss_fn,
+            seed=self._seed,
+            batch_norm=self._batch_norm,
+            alone=alone,
+        )
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """Raise if the loss of the smallest batch cannot be measured: none at all, without a gradient, or random.
+
+        A missing attribute is left to the measurement: the module's own hooks come after the callbacks' and may set it.
+        """
+        assert self._batches is not None, "monitors measure inside fit"
+        batches, sizes = self._batches
+        i = min(range(len(sizes)), key=sizes.__getitem__)
+        with suppress(AttributeError), undisturbed(trainer, module):
+            loss = self.on(trainer, module, Batches(batches[i : i + 1], sizes[i : i + 1]), alone=True)
+            with loss_surface(loss, trained_weights(module)) as surface:
+                surface.loss_and_gradient()
+                surface.check_repeatable()
 
 
 class Seeded(Sequence[tuple[int, Any]]):

@@ -17,13 +17,11 @@ from .._lightning import (
     process_group,
     refuse_same_keys,
     refuse_sharded_weights,
-    refuse_sync_batch_norm,
 )
 from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
-from ._arguments import check_batches, check_counts
-from ._fixed_subset import Batches, fixed_subsets
-from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
+from ..functional.dataset_loss import BatchNormMode
+from ._arguments import check_counts
+from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
 from ._undisturbed import undisturbed
 
@@ -84,13 +82,11 @@ class CurvatureMonitor(Callback):
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        check_counts(samples=samples, chunk_size=chunk_size, max_products=max_products)
-        check_batches(data=data)
+        check_counts(max_products=max_products)
         if probes != 0:
             check_counts(probes=probes)
         if not (isinstance(tolerance, float) and 0 < tolerance < 1):
             raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}; try 1e-2")
-        check_batch_norm(batch_norm)
         self.every_n_epochs = every_n_epochs
         self.at_start = at_start
         self.samples = samples
@@ -105,7 +101,9 @@ class CurvatureMonitor(Callback):
         self.max_time_share = max_time_share
         self.suffix = suffix
         self._schedule = Schedule(every_n_epochs, max_time_share)
-        self._batches: Batches | None = None
+        self._loss = MeasuredLoss(
+            data=data, loss_fn=loss_fn, samples=samples, chunk_size=chunk_size, batch_norm=batch_norm, seed=seed
+        )
         self._rate = 0.0
 
     @property
@@ -120,20 +118,16 @@ class CurvatureMonitor(Callback):
         if stage == "fit":
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
-            if self.batch_norm != "running":
-                refuse_sync_batch_norm(trainer, f"batch_norm={self.batch_norm!r}")
+            self._loss.refuse(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_measurable(pl_module, self.loss_fn)
-        trained_weights(pl_module)
-        source = {"data": (self.data, trainer.train_dataloader)}
-        self._batches = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)["data"]
+        self._loss.draw(trainer, pl_module)
         self._schedule.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
-        if self._schedule.is_first_batch() and self._batches:
-            check_loss(trainer, pl_module, self._batches, self.loss_fn, self.seed, self.batch_norm)
+        if self._schedule.is_first_batch():
+            self._loss.check(trainer, pl_module)
             if self.at_start and trainer.global_step == 0:
                 log_now(trainer, self._values(trainer, pl_module))
 
@@ -144,10 +138,10 @@ class CurvatureMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._schedule.is_left(trainer):
             log_now(trainer, self._values(trainer, pl_module))
-        self._batches = None
+        self._loss.forget()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._batches = None
+        self._loss.forget()
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
         """Measure now, inside fit; nothing is logged.
@@ -155,10 +149,9 @@ class CurvatureMonitor(Callback):
         Raises:
             UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
         """
-        assert self._batches is not None, "CurvatureMonitor measures inside fit"
         group, weights = process_group(trainer), trained_weights(pl_module)
         with undisturbed(trainer, pl_module):
-            loss = self._loss(trainer, pl_module, self._batches)
+            loss = self._loss.on(trainer, pl_module)
             eigenvalues = hessian_eigenvalues(
                 loss,
                 weights,
@@ -174,9 +167,6 @@ class CurvatureMonitor(Callback):
             return eigenvalues, hessian_trace(
                 loss, weights, probes=self.probes, process_group=group, generator=generator
             )
-
-    def _loss(self, trainer: Trainer, module: LightningModule, batches: Batches) -> DatasetLoss:
-        return module_loss(trainer, module, batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm)
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         with self._schedule.measuring(trainer):

@@ -16,9 +16,8 @@ from .._lightning import (
     process_group,
     refuse_same_keys,
     refuse_sharded_weights,
-    refuse_sync_batch_norm,
 )
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
+from ..functional.dataset_loss import BatchNormMode
 from ..functional.neighbourhood import Norm
 from ..functional.random_subspace import RandomSubspace
 from ..functional.sharpness import Sharpness, UndefinedSharpnessError, check_epsilons, epsilon_name
@@ -27,9 +26,8 @@ from ..functional.sharpness_search import Search
 from ..functional.weight_quantiles import weight_quantiles
 from ..logging.figure_sink import log_figure
 from ..logging.figures import sharpness_figure
-from ._arguments import check_batches, check_counts
-from ._fixed_subset import Batches, drawn, fixed_subsets, subset
-from ._module_loss import LossFunction, check_loss, check_measurable, module_loss, trained_weights
+from ._fixed_subset import Batches, drawn, subset
+from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
 from ._undisturbed import undisturbed
 
@@ -107,9 +105,6 @@ class SharpnessMonitor(Callback):
     ) -> None:
         self.epsilon = tuple(epsilon) if isinstance(epsilon, tuple | list) else (epsilon,)
         check_epsilons(self.epsilon)
-        check_counts(samples=samples, chunk_size=chunk_size)
-        check_batches(data=data)
-        check_batch_norm(batch_norm)
         if data is not None and accurate_at_end:
             raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
         self.every_n_epochs = every_n_epochs
@@ -133,7 +128,9 @@ class SharpnessMonitor(Callback):
             method=method, max_evaluations=max_evaluations, subspace=directions, relative=relative, norm=norm
         )
         self._schedule = Schedule(every_n_epochs, max_time_share)
-        self._batches: Batches | None = None
+        self._loss = MeasuredLoss(
+            data=data, loss_fn=loss_fn, samples=samples, chunk_size=chunk_size, batch_norm=batch_norm, seed=seed
+        )
         self._history: list[dict[str, float]] = []
 
     @property
@@ -151,22 +148,18 @@ class SharpnessMonitor(Callback):
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
-            if self.batch_norm != "running":
-                refuse_sync_batch_norm(trainer, f"batch_norm={self.batch_norm!r}")
+            self._loss.refuse(trainer)
             self._history = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_measurable(pl_module, self.loss_fn)
-        count = sum(weight.numel() for weight in trained_weights(pl_module).values())
+        self._loss.draw(trainer, pl_module)
         if self._search.subspace:
-            self._search.subspace.check(count)
-        source = {"data": (self.data, trainer.train_dataloader)}
-        self._batches = fixed_subsets(source, samples=self.samples, chunk_size=self.chunk_size, seed=self.seed)["data"]
+            self._search.subspace.check(sum(weight.numel() for weight in trained_weights(pl_module).values()))
         self._schedule.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._schedule.is_first_batch() and self._batches:
-            check_loss(trainer, pl_module, self._batches, self.loss_fn, self.seed, self.batch_norm)
+        if self._schedule.is_first_batch():
+            self._loss.check(trainer, pl_module)
             if self.at_start and trainer.global_step == 0:
                 log_now(trainer, self._values(trainer, pl_module))
 
@@ -181,10 +174,10 @@ class SharpnessMonitor(Callback):
             log_now(trainer, self._final_values(trainer, pl_module))
         if trainer.is_global_zero and len(self._history) > 1:
             log_figure(trainer.loggers, f"sharpness/against_loss{self.suffix}", self.figure, step=trainer.global_step)
-        self._batches = None
+        self._loss.forget()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._batches = None
+        self._loss.forget()
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": [dict(point) for point in self._history]}
@@ -198,9 +191,8 @@ class SharpnessMonitor(Callback):
         Raises:
             UndefinedSharpnessError: If the loss at the weights is not finite, or -1 or below.
         """
-        assert self._batches is not None, "SharpnessMonitor measures inside fit"
         with undisturbed(trainer, pl_module):
-            return self._profile(trainer, pl_module, self._batches)
+            return self._profile(trainer, pl_module)
 
     def figure(self) -> Any:
         """Sharpness against loss along the run so far, as a matplotlib figure."""
@@ -254,17 +246,14 @@ class SharpnessMonitor(Callback):
         self,
         trainer: Trainer,
         module: LightningModule,
-        ascent: Batches,
+        ascent: Batches | None = None,
         scout: Batches | None = None,
         report_on: Batches | None = None,
     ) -> tuple[Sharpness, ...]:
         search = replace(
             self._search,
-            scout=self._loss(trainer, module, scout) if scout else None,
-            report_on=self._loss(trainer, module, report_on) if report_on else None,
+            scout=self._loss.on(trainer, module, scout) if scout else None,
+            report_on=self._loss.on(trainer, module, report_on) if report_on else None,
         )
-        loss = self._loss(trainer, module, ascent)
+        loss = self._loss.on(trainer, module, ascent)
         return search.profile(loss, trained_weights(module), self.epsilon, process_group(trainer))
-
-    def _loss(self, trainer: Trainer, module: LightningModule, batches: Batches) -> DatasetLoss:
-        return module_loss(trainer, module, batches, loss_fn=self.loss_fn, seed=self.seed, batch_norm=self.batch_norm)
