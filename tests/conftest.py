@@ -1,6 +1,10 @@
 import logging
+import os
 
 import torch
 
-torch.set_num_threads(1)  # two workers share two cores
+# Two workers share two cores. The variable is for the processes that tests start, and for Lightning's DDP strategy,
+# which else raises the number of threads of the process that asks for it: sums would then differ from test to test.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

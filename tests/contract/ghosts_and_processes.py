@@ -81,7 +81,6 @@ def train(processes, *callbacks):
 
 def main():
     output, processes, ghosts = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ghosts"
-    torch.set_num_threads(1)
     callbacks = [GhostBatchNormSwap(GHOST, leftover="balance")] if ghosts else []
     module, rank = train(processes, *callbacks)
     if rank == 0:

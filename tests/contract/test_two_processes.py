@@ -1,6 +1,5 @@
 """Real processes: data-parallel training on two of them, started as a script."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,7 @@ import torch
 
 def run(script, *arguments):
     command = [sys.executable, Path(__file__).with_name(script), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def fit(folder, mode):

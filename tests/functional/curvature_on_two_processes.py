@@ -84,7 +84,6 @@ def failure_of(rank, group):
 
 def main():
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     group = dist.group.WORLD

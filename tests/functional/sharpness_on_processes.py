@@ -150,7 +150,6 @@ def run(folder, rank, world):
 
 def main():
     folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
     children = []
     for world in WORLDS:  # forked, so that torch is imported once

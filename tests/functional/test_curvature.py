@@ -1,5 +1,4 @@
 import math
-import os
 import subprocess
 import sys
 import warnings
@@ -341,7 +340,6 @@ def on_two_processes(tmp_path_factory):
     started = [
         subprocess.Popen(
             [sys.executable, Path(script.__file__), folder, str(rank)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,7 +1,6 @@
 import copy
 import itertools
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -502,7 +501,6 @@ def on_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharpness")
     ended = subprocess.run(
         [sys.executable, Path(script.__file__), folder],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
         timeout=200,

@@ -21,7 +21,7 @@ COMPARE = ["compare", "f1", "small", "large", "linear-lr", "ghost", *QUICK, "--t
 
 
 PROGRAM = Path(sys.executable).with_name("lightning-gap")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+ENVIRONMENT = os.environ | {"COLUMNS": "80"}
 
 
 def command(*args):
