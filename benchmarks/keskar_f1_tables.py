@@ -38,14 +38,12 @@ def mean_loss(network: torch.nn.Module, batch: list[torch.Tensor]) -> torch.Tens
 def measure(network: torch.nn.Module, dataset: TensorDataset, settings: argparse.Namespace) -> dict[str, Any]:
     """Every number of one solution, by row, BatchNorm mode and epsilon."""
     batches = list(FixedSubset(dataset, samples=settings.samples, chunk_size=settings.chunk_size))
-    few = list(FixedSubset(dataset, samples=settings.samples // 8))
     weights = list(network.parameters())
     found: dict[str, Any] = {}
     for mode in ("running", "batch"):
         loss = DatasetLoss(network, mean_loss, batches, batch_norm=mode)
-        scout = DatasetLoss(network, mean_loss, few)
         full = {
-            "corner": sharpness_profile(loss, weights, EPSILONS, scout=scout),
+            "corner": sharpness_profile(loss, weights, EPSILONS),
             "lbfgsb": sharpness_profile(loss, weights, EPSILONS, method="lbfgsb"),
         }
         for method, results in full.items():

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from lightning_gap.functional import DatasetLoss, hessian_eigenvalues, sharpness
 from lightning_gap.recipes.networks import F1
 
-WAYS = ("one backward pass", "corner", "corner, scout", "lbfgsb", "eigenvalue")
+WAYS = ("one backward pass", "corner", "lbfgsb", "eigenvalue")
 
 
 def measured_apart(way: str) -> float:
@@ -51,15 +51,15 @@ def floats_per_weight(way: str) -> float:
         return cross_entropy(module(batch[0]), batch[1])
 
     def measure(params: list[nn.Parameter]) -> None:
-        loss, scout = DatasetLoss(network, mean_loss, batches), DatasetLoss(network, mean_loss, batches[:1])
+        loss = DatasetLoss(network, mean_loss, batches)
         if way == "one backward pass":
             torch.autograd.grad(mean_loss(network, batches[0]), params)
         elif way == "eigenvalue":
-            hessian_eigenvalues(scout, params, max_products=7, tolerance=1e-9)
+            hessian_eigenvalues(DatasetLoss(network, mean_loss, batches[:1]), params, max_products=7, tolerance=1e-9)
         elif way == "lbfgsb":
             sharpness(loss, params, method="lbfgsb")
         else:
-            sharpness(loss, params, scout=scout if way == "corner, scout" else None)
+            sharpness(loss, params)
 
     weights = list(network.parameters())
     measure(weights[-2:])  # imports and buffers that stay

@@ -32,7 +32,6 @@ from ._schedule import EveryNEpochs, Schedule
 from ._undisturbed import undisturbed
 
 _QUANTILES = {"weight_p05": 0.05, "weight_p50": 0.5, "weight_p95": 0.95}
-_SCOUTED_SHARE = 8
 _FINAL_SAMPLES = 10_000  # where the value of a well-fitted small-batch solution has settled
 
 
@@ -227,14 +226,9 @@ class SharpnessMonitor(Callback):
         loader = trainer.train_dataloader
         ascent = drawn(loader, "data", _FINAL_SAMPLES, self.chunk_size, self.seed)
         everything = subset(loader, "data", None, self.chunk_size, self.seed)  # too many to hold
-        # Not with batch statistics, where the scout's own, of so few samples, lead elsewhere.
-        scouts = (self.method, self.norm) == ("corner", "max") and self.batch_norm != "batch"
-        few = drawn(loader, "data", max(1, sum(ascent.sizes) // _SCOUTED_SHARE), self.chunk_size, self.seed)
         try:
             with undisturbed(trainer, module):
-                results = self._profile(
-                    trainer, module, ascent, few if scouts else None, Batches(everything, everything.sizes)
-                )
+                results = self._profile(trainer, module, ascent, Batches(everything, everything.sizes))
             found = [*(r.percent for r in results), results[0].loss]
         except UndefinedSharpnessError as error:
             rank_zero_warn(f"sharpness is logged as NaN: {error}")
@@ -247,13 +241,8 @@ class SharpnessMonitor(Callback):
         trainer: Trainer,
         module: LightningModule,
         ascent: Batches | None = None,
-        scout: Batches | None = None,
         report_on: Batches | None = None,
     ) -> tuple[Sharpness, ...]:
-        search = replace(
-            self._search,
-            scout=self._loss.on(trainer, module, scout) if scout else None,
-            report_on=self._loss.on(trainer, module, report_on) if report_on else None,
-        )
-        loss = self._loss.on(trainer, module, ascent)
+        reported = self._loss.on(trainer, module, report_on) if report_on else None
+        search, loss = replace(self._search, report_on=reported), self._loss.on(trainer, module, ascent)
         return search.profile(loss, trained_weights(module), self.epsilon, process_group(trainer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,13 +50,13 @@ def corner_ascent(
 
     Args:
         evaluate: The loss, and its gradient if asked for, at a point.
-        point: Where to start.
+        point: Where to start. In half precision it is written to, and becomes the point that is returned.
         highest: Loss there.
-        gradient: Gradient there, up to a positive factor for each coordinate; its signs will do.
+        gradient: Gradient there, up to a positive factor for each coordinate. Its `signs` will do, and are written to.
         evaluations: Most calls of ``evaluate``; the last one asks for no gradient.
     """
     # Half precision: steps are powers of two, so that these points are exact, and two of them weigh one vector.
-    best = [u.half() for u in point]
+    best = [u.half().contiguous() for u in point]
     direction = [signs(g) for g in gradient]
     step, non_finite = 2.0, 0
     for used in range(1, evaluations + 1):
@@ -65,12 +65,44 @@ def corner_ascent(
             return Ascent(highest, best, "confirmed by its gradient", non_finite)
         value, new_gradient = evaluate(trial, used < evaluations)
         if math.isfinite(value) and value > highest:
-            best, highest, direction = trial, value, [signs(g) for g in new_gradient]
+            highest = value
+            _write(best, trial)
+            _write(direction, map(signs, new_gradient))
         else:
             step /= 2
             non_finite += not math.isfinite(value)
-        del new_gradient  # not to be kept while the next one is made
+        del trial, new_gradient  # not to be kept while the next ones are made
     return Ascent(highest, best, "evaluations used up", non_finite)
+
+
+def incremental_ascent(halves: Sequence[Evaluate], gradient: Sequence[Tensor], passes: int) -> list[Tensor] | None:
+    """Where to begin in the cube: the point steps after each half of the data, twice for the price of one evaluation.
+
+    It sets out a quarter of the way to the corner that the gradient names, because there are several hills, and the
+    one near that corner is often not the one that the loss climbs to. From there it steps by 2 along the signs of each
+    half's gradient in the first pass and by 1 in later ones, whether or not a half falls: the other may rise.
+
+    Args:
+        halves: Loss and gradient of each half at a point.
+        gradient: Gradient at the weights, up to a positive factor for each coordinate; its signs will do.
+        passes: How often to go through the halves.
+
+    Returns:
+        The point; None if the loss of a half was not finite on the way.
+
+    Reference:
+        Bertsekas (1997), the incremental gradient method.
+    """
+    point = [signs(g).half() / 4 for g in gradient]
+    for step in (2, *(passes - 1) * (1,)):
+        for half in halves:
+            value, slope = half(point, True)
+            if not math.isfinite(value):
+                return None
+            for u, s in zip(point, slope, strict=True):
+                u.add_(signs(s), alpha=step).clamp_(-1, 1)
+            del slope  # not to be kept while the next one is made
+    return point
 
 
 def pole_ascent(
@@ -99,8 +131,13 @@ def pole_ascent(
 
 
 def signs(gradient: Tensor) -> Tensor:
-    """Sign of each entry, in a quarter of the memory."""
-    return gradient.sign().to(torch.int8)
+    """Sign of each entry, in a quarter of the memory; signs are given back as they are."""
+    return gradient if gradient.dtype == torch.int8 else gradient.sign().to(torch.int8)
+
+
+def _write(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=False):  # no values: nothing to write
+        tensor.copy_(value)
 
 
 def _normalised(tensors: Sequence[Tensor]) -> list[Tensor]:

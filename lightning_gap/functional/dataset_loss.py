@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -81,9 +82,20 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
             return self._loss_fn(self.module, self._batches[0])
         return self._parts()
 
-    def _parts(self) -> Iterator[Tensor]:
-        for i in range(self._rank, len(self._sizes), self._processes):
-            yield self._loss_fn(self.module, self._batches[i]) * (self._sizes[i] / self.samples)
+    def halves(self) -> tuple[Callable[[], Iterator[Tensor]], ...]:
+        """The mean loss over the first half of the batches and that over the rest; none of a single batch.
+
+        For use while this loss is entered: it is what puts the module in the right mode.
+        """
+        middle = (len(self._sizes) + 1) // 2
+        if middle == len(self._sizes):
+            return ()
+        return partial(self._parts, 0, middle), partial(self._parts, middle)
+
+    def _parts(self, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
+        samples = sum(self._sizes[first:end])
+        for i in range(len(self._sizes))[first:end][self._rank :: self._processes]:
+            yield self._loss_fn(self.module, self._batches[i]) * (self._sizes[i] / samples)
 
     def __enter__(self) -> DatasetLoss:
         with ExitStack() as stack:

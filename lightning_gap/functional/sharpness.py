@@ -30,7 +30,6 @@ def sharpness(
     norm: Norm = "max",
     restarts: int = 0,
     generator: torch.Generator | None = None,
-    scout: LossFunction | None = None,
     report_on: LossFunction | None = None,
     process_group: ProcessGroup | None = None,
 ) -> Sharpness:
@@ -60,9 +59,6 @@ def sharpness(
             2021; they use 0.05), with ``relative`` for ``||y / |x| ||_2 <= epsilon`` of its adaptive form.
         restarts: Further ascents, from random points of the neighbourhood; the highest value of all is taken.
         generator: Source of random starts, on the CPU; seed 0 by default. An exactly zero gradient needs one too.
-        scout: A cheaper loss of the same weights, for instance over an eighth of the samples: "corner" then tries the
-            corner the gradient names and its opposite on it, three evaluations each, and goes on from the higher one.
-            It is not entered, and so finds modules as ``loss_fn`` has set them.
         report_on: Another loss of the same weights, for instance over all samples: the ascent is on ``loss_fn``, and
             loss, highest loss and percent are those of ``report_on`` at the weights and at the point found.
         process_group: Processes that call alike and hold one share of ``loss_fn`` each, the loss being their sum.
@@ -96,7 +92,6 @@ def sharpness(
         norm=norm,
         restarts=restarts,
         generator=generator,
-        scout=scout,
         report_on=report_on,
         process_group=process_group,
     )[0]
@@ -115,7 +110,6 @@ def sharpness_profile(
     norm: Norm = "max",
     restarts: int = 0,
     generator: torch.Generator | None = None,
-    scout: LossFunction | None = None,
     report_on: LossFunction | None = None,
     process_group: ProcessGroup | None = None,
 ) -> tuple[Sharpness, ...]:
@@ -134,7 +128,6 @@ def sharpness_profile(
         norm: "max" or "l2".
         restarts: Further ascents from random points.
         generator: Source of random starts.
-        scout: Loss on which the start is chosen.
         report_on: Loss to report.
         process_group: Processes that share the loss.
 
@@ -150,9 +143,7 @@ def sharpness_profile(
         [150.0, 62.5]
     """
     check_epsilons(epsilons)
-    search = Search(
-        method, max_evaluations, max_iterations, subspace, relative, norm, restarts, generator, report_on, scout
-    )
+    search = Search(method, max_evaluations, max_iterations, subspace, relative, norm, restarts, generator, report_on)
     return search.profile(loss_fn, params, epsilons, process_group)
 
 

@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .corner_ascent import Ascent, corner_ascent, pole_ascent, signs
+from .corner_ascent import Ascent, Evaluate, corner_ascent, incremental_ascent, pole_ascent, signs
 from .lbfgsb import lbfgsb_ascent, require_scipy
 from .loss_surface import LossFunction, LossSurface, Params, entered, euclidean_norm, loss_surface
 from .neighbourhood import Neighbourhood, Norm
@@ -37,7 +38,6 @@ class Search:
     restarts: int = 0
     generator: torch.Generator | None = None
     report_on: LossFunction | None = None
-    scout: LossFunction | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("method", get_args(Method)), ("norm", get_args(Norm))):
@@ -53,8 +53,6 @@ class Search:
             raise ValueError(
                 f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {self.subspace!r}"
             )
-        if self.scout is not None and (self.method, self.norm) != ("corner", "max"):
-            raise ValueError("scout goes with method='corner' and norm='max'; leave it out")
         if self.norm == "l2" and (self.subspace or self.method == "lbfgsb"):
             raise ValueError(
                 "norm='l2' goes with method='corner' in the full space; a subspace and L-BFGS-B need a box"
@@ -90,12 +88,10 @@ class Search:
         generator = (self.generator or torch.Generator().manual_seed(0)).clone_state()
         flat = not any(bool(s.any()) for s in slope)  # the sign of zero points nowhere: begin close by, at random
         if flat:
-            ascents = [climb.ascend_from([0.1 * u for u in place.random(generator)])]
-        elif self.scout is not None and self.max_evaluations > 2:
-            ascents = [climb.ascend_from(climb.scouted(slope, self.scout))]
+            ascents = [climb.ascend_from([0.1 * u for u in place.random(generator)], self.max_evaluations - 1)]
         else:
-            ascents = [climb.ascend(place.blank(), start.loss, slope, self.max_evaluations - 1)]
-        ascents += [climb.ascend_from(place.random(generator)) for _ in range(self.restarts)]
+            ascents = [climb.ascend_from_centre(start.loss, slope)]
+        ascents += [climb.ascend_from(place.random(generator), self.max_evaluations - 1) for _ in range(self.restarts)]
         best = max(ascents, key=lambda ascent: ascent.highest)
         if not best.highest > start.loss:
             best = Ascent(start.loss, place.blank(), best.stopped_because)
@@ -147,7 +143,7 @@ class _Climb:
         """Loss, and its gradient if asked for, at this point."""
         self.evaluations += 1
         self.gradients += with_gradient
-        return self._evaluate(point, with_gradient, None)
+        return self._evaluate(point, with_gradient)
 
     def ascend(self, point: list[Tensor], highest: float, slope: Sequence[Tensor], evaluations: int) -> Ascent:
         """Climb from a point whose loss and gradient are known."""
@@ -158,32 +154,32 @@ class _Climb:
         climb = corner_ascent if search.norm == "max" else pole_ascent
         return climb(self.evaluate, point, highest, slope, evaluations)
 
-    def ascend_from(self, point: list[Tensor]) -> Ascent:
+    def ascend_from(self, point: list[Tensor], evaluations: int) -> Ascent:
         """Climb from a point of which nothing is known."""
-        loss, gradient = self.evaluate(point, True)
+        loss, gradient = self.evaluate(point, evaluations > 1)
         slope = self._search.kept(gradient)
         del gradient
         self.non_finite += not math.isfinite(loss)
-        return self.ascend(point, _or_lowest(loss), slope, self._search.max_evaluations - 2)
+        return self.ascend(point, loss if math.isfinite(loss) else -math.inf, slope, evaluations - 1)
 
-    def scouted(self, slope: Sequence[Tensor], scout: LossFunction) -> list[Tensor]:
-        """Where to begin: both corners that the gradient names are climbed from on the scout's loss; the higher end.
+    def ascend_from_centre(self, loss: float, slope: Sequence[Tensor]) -> Ascent:
+        """Climb from the weights: at first on halves of the loss, if it has them, for half of the evaluations."""
+        search, left = self._search, self._search.max_evaluations - 1
+        halves = self._halves() if (search.method, search.norm) == ("corner", "max") else []
+        passes = min(3, left // 2) if left > 2 else 0  # one step by the whole loss is left in any case
+        if halves and passes:
+            self.evaluations += passes
+            self.gradients += passes
+            left -= passes
+            point = incremental_ascent(halves, slope, passes)
+            if point is not None:
+                return self.ascend_from(point, left)
+            self.non_finite += 1
+        return self.ascend(self._place.blank(), loss, [s.clone() for s in slope], left)
 
-        At a well-fitted minimum the gradient is that of a few hard samples. It does not tell which of several hills,
-        for a classifier one for each class that everything may be taken for, is the highest.
-        """
-
-        def evaluate(point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
-            return self._evaluate(point, with_gradient, scout)
-
-        ends: list[Ascent] = []
-        for sign in (1, -1):
-            corner = [sign * s.half() for s in slope]
-            loss, gradient = evaluate(corner, True)
-            slope_there = self._search.kept(gradient)
-            del gradient
-            ends.append(corner_ascent(evaluate, corner, _or_lowest(loss), slope_there, 2))
-        return max(ends, key=lambda end: end.highest).point
+    def _halves(self) -> list[Evaluate]:
+        halves: Sequence[LossFunction] = getattr(self._surface.loss_fn, "halves", tuple)()
+        return [partial(self._evaluate, loss_fn=half) for half in halves]
 
     def reported(self, point: Sequence[Tensor], start: Start, report_on: LossFunction) -> float:
         """The loss to report at this point; that at the weights, if it is not finite or lower."""
@@ -192,14 +188,10 @@ class _Climb:
         return max(start.reported_loss, loss) if math.isfinite(loss) else start.reported_loss
 
     def _evaluate(
-        self, point: Sequence[Tensor], with_gradient: bool, loss_fn: LossFunction | None
+        self, point: Sequence[Tensor], with_gradient: bool, loss_fn: LossFunction | None = None
     ) -> tuple[float, Sequence[Tensor]]:
         self._place.move(point, self._epsilon)
         if not with_gradient:
             return self._surface.loss(loss_fn), []
         loss, gradient = self._surface.loss_and_gradient(loss_fn)
         return loss, self._place.project(gradient)
-
-
-def _or_lowest(loss: float) -> float:
-    return loss if math.isfinite(loss) else -math.inf

@@ -303,7 +303,7 @@ def test_the_value_at_the_end_is_that_of_all_samples():
     whole = sharpness(lambda: cross_entropy(module(x), y), module.parameters(), epsilon=0.05)
     assert float(trainer.callback_metrics["sharpness/loss_final"]) == pytest.approx(whole.loss, rel=1e-5)
     final = float(trainer.callback_metrics["sharpness/full_eps5e-2_final"])
-    assert final == pytest.approx(whole.percent, rel=0.1)  # another start, chosen by the scout
+    assert final == pytest.approx(whole.percent, rel=0.1)  # the monitor begins on halves
     assert set(monitor.keys) <= set(trainer.callback_metrics)
 
 

@@ -47,6 +47,16 @@ def network(norm=True):
     return model.train(), list(zip(x.split(SIZES), (torch.arange(len(x)) % 5).split(SIZES), strict=True))
 
 
+class InHalves:
+    """A loss with these halves."""
+
+    def __init__(self, *halves):
+        self.halves = lambda: halves
+
+    def __call__(self):
+        return self.halves()[0]()
+
+
 def mean_loss(module, batch):
     return cross_entropy(module(batch[0]), batch[1])
 
@@ -67,7 +77,7 @@ def measure(group=None):
     subspace = RandomSubspace(6)
     found = {mode: numbers(sharpness(loss(mode), params, **terms)) for mode in ("running", "batch", "recomputed")}
     found["subspace"] = numbers(sharpness(loss(), params, subspace=subspace, restarts=1, **terms))
-    found["scout"] = numbers(sharpness(loss(), params, scout=loss(first=2), **terms))
+    found["few evaluations"] = numbers(sharpness(loss(), params, max_evaluations=5, **terms))
     found["report_on"] = numbers(sharpness(loss(first=1), params, report_on=loss(), **terms))
     found["ball"] = numbers(sharpness(loss(), params, norm="l2", restarts=1, **terms))
     found["relative"] = numbers(sharpness(loss(), params, relative=True, **terms))
@@ -119,7 +129,7 @@ def failures(rank, group):
     found = {
         "loss": ended(failing(3)),  # the second is the check that the loss is not random
         "interrupt": ended(failing(1, KeyboardInterrupt())),
-        "scout": ended(loss_fn, scout=failing(2)),
+        "half": ended(InHalves(loss_fn, failing(2))),
         "report_on": ended(loss_fn, report_on=failing(2)),
     }
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_gap.functional.corner_ascent import corner_ascent, pole_ascent
+from lightning_gap.functional.corner_ascent import corner_ascent, incremental_ascent, pole_ascent
 
 CLIMBS = [corner_ascent, pole_ascent]
 
@@ -150,3 +150,22 @@ def test_ties_of_the_gradient_do_not_make_the_ball_ascent_wander():
     assert found.stopped_because == "confirmed by its gradient"
     assert len(recorded.values) == 2
     assert found.highest == pytest.approx(2.0, rel=1e-12)
+
+
+def test_halves_step_in_turn_along_their_own_gradients_by_two_and_later_by_one():
+    first, second = Recorded(lambda u: u @ torch.tensor([3.0, -1.0, 0.0]).double()), Recorded(lambda u: -u.sum())
+    point = incremental_ascent([first, second], [torch.tensor([2.0, -0.5, 0.0])], 2)
+    assert [u.tolist() for u in first.points] == [[0.25, -0.25, 0.0], [-1.0, -1.0, -1.0]]
+    assert [u.tolist() for u in second.points] == [[1.0, -1.0, 0.0], [0.0, -1.0, -1.0]]
+    assert point[0].tolist() == [-1.0, -1.0, -1.0]
+    assert all(first.asked + second.asked)
+
+
+def test_halves_that_agree_end_at_their_corner():
+    slope = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64)
+    point = incremental_ascent([Recorded(lambda u: slope @ u)] * 2, [slope], 1)
+    assert point[0].tolist() == slope.sign().tolist()
+
+
+def test_a_half_without_a_finite_loss_leads_nowhere():
+    assert incremental_ascent([Recorded(lambda u: torch.log(u - 1).sum())], [zeros(2)], 3) is None

@@ -386,7 +386,7 @@ WAYS = {
     "lbfgsb": {"method": "lbfgsb", "max_iterations": 3},
     "subspace": {"subspace": RandomSubspace(3), "max_evaluations": 4},
     "ball": {"norm": "l2", "max_evaluations": 4},
-    "scout": {"scout": True, "max_evaluations": 4},
+    "halves": {"halves": True, "max_evaluations": 5},
     "report_on": {"report_on": True, "max_evaluations": 4},
 }
 
@@ -412,7 +412,9 @@ def test_nothing_is_left_behind_whichever_evaluation_of_whichever_loss_fails(way
         finally:
             opened.pop()
 
-    terms = {k: failing_loss if v is True and k in ("scout", "report_on") else v for k, v in WAYS[way].items()}
+    terms = {k: failing_loss if v is True and k == "report_on" else v for k, v in WAYS[way].items()}
+    if terms.pop("halves", False):
+        failing_loss.halves = lambda: (failing_loss, failing_loss)
     while True:
         failing += 1
         calls.clear()
@@ -528,7 +530,7 @@ def test_weights_buffers_and_modes_are_the_same_again_on_every_process(on_proces
 
 
 @pytest.mark.parametrize("world", script.WORLDS)
-@pytest.mark.parametrize("where", ["loss", "interrupt", "scout", "report_on", "recomputed"])
+@pytest.mark.parametrize("where", ["loss", "interrupt", "half", "report_on", "recomputed"])
 def test_what_fails_on_one_process_ends_on_all(on_processes, world, where):
     for rank, found in enumerate(on_processes[world]):
         own = "KeyboardInterrupt: " if where == "interrupt" else "OSError: no more data"

@@ -59,37 +59,76 @@ def test_a_random_start_without_a_finite_loss_is_counted_too():
     assert found.non_finite == sum(not math.isfinite(value) for value in called.values)
 
 
+class InHalves(Called):
+    """A watched loss with two halves, watched too."""
+
+    def __init__(self, first, second, weight):
+        super().__init__(lambda w: (first(w) + second(w)) / 2, weight)
+        self.watched = [Called(first, weight), Called(second, weight)]
+
+    def halves(self):
+        return self.watched
+
+
 @pytest.mark.parametrize("subspace", [None, RandomSubspace(4)])
 @pytest.mark.parametrize("epsilon", [0.05, 0.3])
-def test_a_scout_costs_six_calls_and_never_lowers_the_value_below_its_own_start(subspace, epsilon):
-    for seed in range(5):
-        weight, function = indefinite(seed=seed)
-        called, scout = Called(function, weight), Called(lambda w, f=function: f(w) / 2 + w.sum(), weight)
-        centre = weight.detach().clone()
-        found = sharpness(called, [weight], epsilon=epsilon, scout=scout, subspace=subspace, max_evaluations=4)
-        assert 2 <= len(scout.values) <= 6
-        assert found.evaluations == len(called.values) - 1 <= 4
-        assert found.highest_loss == max(called.values) >= called.values[2]  # 0 and 1 are at the weights
-        best = scout.places[scout.values.index(max(scout.values))]
-        assert torch.equal(best, called.places[2])
-        if subspace is None:
-            box = epsilon * (centre.abs() + 1)
-            assert all(bool(((place - centre).abs() <= box + 1e-12).all()) for place in called.places + scout.places)
-
-
-def test_a_scout_tries_both_corners_that_the_gradient_names():
-    x = vector(0.0)
-    scout = Called(lambda w: (-2 * w).sum(), x)  # knows that the other hill is the higher one
-    found = sharpness(lambda: torch.where(x > 0, x, -2 * x).sum() + 0.1 * x.sum(), [x], epsilon=0.5, scout=scout)
-    assert found.highest_loss == pytest.approx(0.95)
-    assert {float(place) for place in scout.places} >= {0.5, -0.5}
-
-
-def test_a_scout_that_sees_nothing_finite_does_no_harm():
+@pytest.mark.parametrize(("most", "passes"), [(2, 0), (3, 0), (4, 1), (5, 2), (6, 2), (7, 3), (20, 3)])
+def test_half_of_the_evaluations_and_at_most_three_are_made_by_halves(subspace, epsilon, most, passes):
     weight, function = indefinite()
-    found = sharpness(lambda: function(weight), [weight], epsilon=0.3, scout=lambda: weight.sum() * math.nan)
-    assert math.isfinite(found.percent)
-    assert found.percent >= 0
+    loss = InHalves(lambda w: function(w) + w.sum(), lambda w: function(w) - w.sum(), weight)
+    centre = weight.detach().clone()
+    found = sharpness(loss, [weight], epsilon=epsilon, subspace=subspace, max_evaluations=most)
+    assert [len(half.values) for half in loss.watched] == [passes, passes]
+    assert found.evaluations == len(loss.values) - 1 + passes <= most  # one call checks that the loss is not random
+    assert found.highest_loss == max(loss.values)
+    places = [*loss.places, *loss.watched[0].places, *loss.watched[1].places]
+    if subspace is None:
+        box = epsilon * (centre.abs() + 1)
+        assert all(bool(((place - centre).abs() <= box + 1e-12).all()) for place in places)
+    assert torch.equal(weight, centre)
+
+
+def test_halves_make_no_difference_where_the_gradient_names_the_highest_corner_at_once():
+    weight, slope = vector(0.0, 0.0, 0.0), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    loss = InHalves(lambda w: 1 + 3 * slope @ w, lambda w: 1 - slope @ w, weight)  # the second one falls
+    for most in (3, 4, 5, 7):
+        found = sharpness(loss, [weight], epsilon=0.1, max_evaluations=most)
+        assert found.percent == pytest.approx(100 * 0.35 / 2, rel=1e-12)
+
+
+def test_halves_find_the_hill_that_the_nearest_corner_hides():
+    """Up at the centre, down at a quarter of the box, up again at its wall: that corner is a low hill of its own."""
+
+    def function(w):
+        ridge = w.clamp(-0.05, 0.05) - (w.clamp(0.05, 0.2) - 0.05)
+        return (ridge + (w.clamp(min=0.2) - 0.2) - 2 * (w.clamp(max=-0.05) + 0.05)).sum()
+
+    x = vector(0.0)
+    halves, whole = (sharpness(f, [x], epsilon=0.5) for f in (InHalves(function, function, x), lambda: function(x)))
+    assert whole.highest_loss == pytest.approx(0.2)
+    assert halves.highest_loss == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_half_that_is_not_finite_leaves_the_search_to_the_whole(bad, which):
+    weight, function = indefinite()
+    halves = [function, lambda w: torch.where(w.abs().max() > 0, bad, w).sum()]
+    loss = InHalves(*(halves if which else halves[::-1]), weight)
+    loss.function = function
+    found = sharpness(loss, [weight], epsilon=0.3, max_evaluations=7)
+    assert found.non_finite == 1
+    assert found.evaluations == 7
+    assert found.highest_loss == max(loss.values)
+    assert found.percent == sharpness(lambda: function(weight), [weight], epsilon=0.3, max_evaluations=4).percent
+
+
+def test_other_searches_have_no_use_for_halves():
+    weight, function = indefinite()
+    loss = InHalves(function, function, weight)
+    for terms in ({"norm": "l2"}, {"method": "lbfgsb"}):
+        sharpness(loss, [weight], epsilon=0.3, **terms)
+    assert not any(half.values for half in loss.watched)
 
 
 def test_the_reported_loss_is_that_at_the_highest_point_of_the_other():
@@ -179,8 +218,6 @@ def test_the_generator_decides_the_random_starts():
         ({"max_iterations": 0}, "max_iterations must be a whole number, at least 1, got 0"),
         ({"restarts": -1}, "restarts must be a whole number, at least 0, got -1"),
         ({"subspace": 100}, r"subspace must be a RandomSubspace, for instance RandomSubspace\(100\), got 100"),
-        ({"scout": lambda: 0, "method": "lbfgsb"}, "scout goes with method='corner' and norm='max'"),
-        ({"scout": lambda: 0, "norm": "l2"}, "scout goes with method='corner' and norm='max'"),
         ({"norm": "l2", "subspace": RandomSubspace(2)}, "norm='l2' goes with method='corner' in the full space"),
         ({"norm": "l2", "method": "lbfgsb"}, "norm='l2' goes with method='corner' in the full space"),
         ({"relative": True, "subspace": RandomSubspace(2)}, "relative=True goes with the full space"),
