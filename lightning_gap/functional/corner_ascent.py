@@ -80,7 +80,7 @@ def incremental_ascent(halves: Sequence[Evaluate], gradient: Sequence[Tensor], p
 
     It sets out a quarter of the way to the corner that the gradient names, because there are several hills, and the
     one near that corner is often not the one that the loss climbs to. From there it steps by 2 along the signs of each
-    half's gradient in the first pass and by 1 in later ones, whether or not a half falls: the other may rise.
+    half's gradient, and by 1 in the last pass, whether or not a half falls: the other may rise.
 
     Args:
         halves: Loss and gradient of each half at a point.
@@ -94,7 +94,7 @@ def incremental_ascent(halves: Sequence[Evaluate], gradient: Sequence[Tensor], p
         Bertsekas (1997), the incremental gradient method.
     """
     point = [signs(g).half() / 4 for g in gradient]
-    for step in (2, *(passes - 1) * (1,)):
+    for step in (*(passes - 1) * (2,), 1):
         for half in halves:
             value, slope = half(point, True)
             if not math.isfinite(value):

@@ -41,16 +41,19 @@ def sharpness(
     Args:
         loss_fn: Returns the scalar loss at the current values of ``params``, or an iterable of scalars that sum to
             it, of which only one keeps its graph at a time. It must be deterministic, which is checked. `DatasetLoss`
-            makes one from a module and samples.
+            makes one from a module and samples; "corner" climbs it at first by halves (see below).
         params: Tensors to perturb, float32 or float64, any shapes, each requiring grad; or a mapping from names to
             them. On return, also by an exception, they hold the same values in the same storage; `.grad` is not
             touched. Pass the parameters of one layer for the sharpness of that layer.
         epsilon: Size of the neighbourhood. The paper uses 1e-3 and 5e-4 for its box.
         method: "corner" goes from corner to corner along the sign of the gradient, halving the step when the loss
-            falls. "lbfgsb" is the paper's L-BFGS-B (needs SciPy), with tolerances 0, best value seen: slower, and in
-            the full space it stops far below the maximum near flat minima, so that it inflates contrasts. In a
-            subspace, few-dimensional and with many maxima, it is the better one.
-        max_evaluations: Most evaluations of the loss by "corner", the one at ``params`` included.
+            falls. A ``loss_fn`` that has a method ``halves``, as a `DatasetLoss` of several batches does, lends two
+            losses that average to it; half of the evaluations, at most three, then go to them in turn, a step after
+            each: twice the steps for the price, and often a higher hill. "lbfgsb" is the paper's L-BFGS-B (needs
+            SciPy), with tolerances 0, best value seen: slower, and in the full space it stops far below the maximum
+            near flat minima, so that it inflates contrasts. In a subspace, few-dimensional and with many maxima, it
+            is the better one.
+        max_evaluations: Most evaluations of the loss by "corner", the one at ``params`` included; two halves are one.
         max_iterations: Iterations of "lbfgsb". The paper uses 10.
         subspace: Seek the maximum in a random subspace only. The paper's has dimension 100.
         relative: Make the box (the ball) relative to ``|x_i|`` alone: the value then stays the same when weights are

@@ -33,8 +33,8 @@ class Sharpness:
         relative: Whether the size of each coordinate is relative to ``|x_i|`` alone.
         subspace: The random subspace; None for the full space.
         method: What sought the maximum.
-        evaluations: Evaluations of the loss, with or without gradient, the one at the weights included; not those of
-            a scout, 6, nor of the loss to report.
+        evaluations: Evaluations of the loss, with or without gradient, the one at the weights included; two halves of
+            it are one. Not those of the loss to report.
         gradients: Those of them with gradient.
         stopped_because: What ended the search.
         at_bound: Share of the coordinates at the wall of the box; in a ball, 1 if the point lies on its surface.

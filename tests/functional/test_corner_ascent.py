@@ -152,7 +152,7 @@ def test_ties_of_the_gradient_do_not_make_the_ball_ascent_wander():
     assert found.highest == pytest.approx(2.0, rel=1e-12)
 
 
-def test_halves_step_in_turn_along_their_own_gradients_by_two_and_later_by_one():
+def test_halves_step_in_turn_along_their_own_gradients_by_two_and_at_last_by_one():
     first, second = Recorded(lambda u: u @ torch.tensor([3.0, -1.0, 0.0]).double()), Recorded(lambda u: -u.sum())
     point = incremental_ascent([first, second], [torch.tensor([2.0, -0.5, 0.0])], 2)
     assert [u.tolist() for u in first.points] == [[0.25, -0.25, 0.0], [-1.0, -1.0, -1.0]]
