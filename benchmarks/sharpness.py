@@ -18,8 +18,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,34 +26,17 @@ from typing import Any
 
 import torch
 from ghost_batch_norm import KEEPS_MEMORY, machine
-from sharpness_bench import PAIR, Bench, Cells, interleaved, mean_loss, ratio, say, table
+from sharpness_bench import PAIR, Bench, Cells, Whole, interleaved, mean_loss, ratio, say, table
 from sharpness_memory import WAYS, measured_apart
 from sharpness_peers import curvature, scipy_as_it_comes, versions
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_gap.functional import DatasetLoss, Sharpness, epsilon_name, sharpness, sharpness_profile
+from lightning_gap.functional import Sharpness, epsilon_name, sharpness, sharpness_profile
 from lightning_gap.recipes.datasets import DATASETS
 
 EPSILONS = (1e-3, 5e-4)
 BUDGETS = (3, 4, 5, 6, 7, 8, 10, 13)
-
-
-class Whole(AbstractContextManager["Whole"]):
-    """A loss whose halves are not shown, so that every step of corner ascent is made by the whole of it."""
-
-    def __init__(self, loss: DatasetLoss) -> None:
-        self._loss = loss
-
-    def __call__(self) -> Tensor | Iterator[Tensor]:
-        return self._loss()
-
-    def __enter__(self) -> Whole:
-        self._loss.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._loss.__exit__(*error)
 
 
 def value(bench: Bench) -> str:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +71,23 @@ class Bench:
                 optimizer.step()
 
         return run
+
+
+class Whole(AbstractContextManager["Whole"]):
+    """A loss whose halves are not shown, so that every step of corner ascent is made by the whole of it."""
+
+    def __init__(self, loss: DatasetLoss) -> None:
+        self._loss = loss
+
+    def __call__(self) -> Tensor | Iterator[Tensor]:
+        return self._loss()
+
+    def __enter__(self) -> Whole:
+        self._loss.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._loss.__exit__(*error)
 
 
 def interleaved(

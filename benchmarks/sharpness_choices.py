@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from sharpness_bench import Whole
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
@@ -61,7 +62,7 @@ def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[]
         batches = list(FixedSubset(dataset, samples=samples, chunk_size=chunk_size))
         return DatasetLoss(network, mean_loss, batches, batch_norm=batch_norm)
 
-    def percent(measured: DatasetLoss, **terms: object) -> str:
+    def percent(measured: DatasetLoss | Whole, **terms: object) -> str:
         return f"{sharpness(measured, weights, **terms).percent:.4g}"  # type: ignore[arg-type]
 
     def at_scale(factor: float, **terms: object) -> str:
@@ -85,7 +86,7 @@ def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[]
         return f"{found[sharpest]:.3g} ({sharpest})"
 
     yield "default: corner, 7 evaluations, 2,000 samples, running statistics, 1e-3", lambda: percent(loss())
-    yield "with a scout of 250", lambda: percent(loss(), scout=loss(250, 250), max_evaluations=6)
+    yield "without halves", lambda: percent(Whole(loss()))
     yield "5 / 25 evaluations", lambda: " / ".join(percent(loss(), max_evaluations=k) for k in (5, 25))
     yield (
         "L-BFGS-B, 5 / 10 / 20 iterations",
