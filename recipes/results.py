@@ -110,7 +110,7 @@ def terms(plan: Plan) -> str:
         f"seeds {seeds}, every regime of a trial from the same initial weights; mean ± sample standard deviation over "
         f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights with running BatchNorm "
         "statistics; gap to small in percentage points, positive where small is better. Sharpness in percent: "
-        f"Metric 2.1 in the full space, corner ascent of at most 7 evaluations from the weights themselves, "
+        f"Metric 2.1 in the full space, corner ascent of at most 7 evaluations, "
         f"{min(train_size, SHARPNESS_SAMPLES):,} training samples; dropout off, running statistics, or (batch BN) the "
         f"statistics of each chunk of up to {EVALUATION_CHUNK:,} samples, as in the paper. Seconds of training, "
         f"monitors included, {torch.get_num_threads()} threads. {versions()}."

@@ -56,7 +56,8 @@ class SharpnessMonitor(Callback):
             Takes about as long as an epoch, or two.
         samples: Training samples to measure on. On a well-fitted small-batch solution the value settles only at
             about 10,000; keep the number and ``seed`` equal in runs that you compare.
-        chunk_size: Most samples in memory at a time; with ``batch_norm="batch"`` it is part of the definition.
+        chunk_size: Most samples in memory at a time; with ``batch_norm="batch"`` it is part of the definition. With
+            several chunks the search begins on halves of them.
         batch_norm: ``"running"`` evaluates with running statistics, ``"batch"`` with those of each chunk, as the
             paper's networks did, ``"recomputed"`` with those of the samples, gathered afresh. On large-batch solutions
             the first gives about ten times the second.

@@ -50,7 +50,7 @@ def corner_ascent(
 
     Args:
         evaluate: The loss, and its gradient if asked for, at a point.
-        point: Where to start. In half precision it is written to, and becomes the point that is returned.
+        point: Where to start. Contiguous and in half precision it is written to, and becomes the point returned.
         highest: Loss there.
         gradient: Gradient there, up to a positive factor for each coordinate. Its `signs` will do, and are written to.
         evaluations: Most calls of ``evaluate``; the last one asks for no gradient.
@@ -67,7 +67,8 @@ def corner_ascent(
         if math.isfinite(value) and value > highest:
             highest = value
             _write(best, trial)
-            _write(direction, map(signs, new_gradient))
+            if new_gradient:
+                _write(direction, map(signs, new_gradient))
         else:
             step /= 2
             non_finite += not math.isfinite(value)
@@ -99,8 +100,7 @@ def incremental_ascent(halves: Sequence[Evaluate], gradient: Sequence[Tensor], p
             value, slope = half(point, True)
             if not math.isfinite(value):
                 return None
-            for u, s in zip(point, slope, strict=True):
-                u.add_(signs(s), alpha=step).clamp_(-1, 1)
+            _step(point, slope, step)
             del slope  # not to be kept while the next one is made
     return point
 
@@ -135,8 +135,13 @@ def signs(gradient: Tensor) -> Tensor:
     return gradient if gradient.dtype == torch.int8 else gradient.sign().to(torch.int8)
 
 
+def _step(point: Iterable[Tensor], gradient: Iterable[Tensor], length: int) -> None:
+    for u, g in zip(point, gradient, strict=True):
+        u.add_(signs(g), alpha=length).clamp_(-1, 1)
+
+
 def _write(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
-    for tensor, value in zip(tensors, values, strict=False):  # no values: nothing to write
+    for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
 
 

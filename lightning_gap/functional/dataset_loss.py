@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -83,14 +84,18 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         return self._parts()
 
     def halves(self) -> tuple[Callable[[], Iterator[Tensor]], ...]:
-        """The mean loss over the first half of the batches and that over the rest; none of a single batch.
+        """The mean loss over the first batches and that over the rest, cut where the samples are nearest to halved.
 
-        For use while this loss is entered: it is what puts the module in the right mode.
+        None where one side would hold less than a quarter of the samples, as with a single batch. Each is to be a fair
+        sample of the whole: the batches come in random order, as those of a `FixedSubset` do. For use while this loss
+        is entered, which puts the module in the right mode.
         """
-        middle = (len(self._sizes) + 1) // 2
-        if middle == len(self._sizes):
+        first_sizes = list(itertools.accumulate(self._sizes))
+        middle = min(range(len(first_sizes)), key=lambda i: abs(2 * first_sizes[i] - self.samples))
+        smaller = min(first_sizes[middle], self.samples - first_sizes[middle])
+        if 4 * smaller < self.samples:
             return ()
-        return partial(self._parts, 0, middle), partial(self._parts, middle)
+        return partial(self._parts, 0, middle + 1), partial(self._parts, middle + 1)
 
     def _parts(self, first: int = 0, end: int | None = None) -> Iterator[Tensor]:
         samples = sum(self._sizes[first:end])

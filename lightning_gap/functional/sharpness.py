@@ -47,13 +47,14 @@ def sharpness(
             touched. Pass the parameters of one layer for the sharpness of that layer.
         epsilon: Size of the neighbourhood. The paper uses 1e-3 and 5e-4 for its box.
         method: "corner" goes from corner to corner along the sign of the gradient, halving the step when the loss
-            falls. A ``loss_fn`` that has a method ``halves``, as a `DatasetLoss` of several batches does, lends two
-            losses that average to it; half of the evaluations, at most three, then go to them in turn, a step after
-            each: twice the steps for the price, and often a higher hill. "lbfgsb" is the paper's L-BFGS-B (needs
+            falls. If ``loss_fn`` has a method ``halves``, as `DatasetLoss` has, which gives two losses that each look
+            like the whole, up to three evaluations, and no more than half, go to these in turn, with a step after
+            each: two steps for the price of one, and often a higher hill. "lbfgsb" is the paper's L-BFGS-B (needs
             SciPy), with tolerances 0, best value seen: slower, and in the full space it stops far below the maximum
             near flat minima, so that it inflates contrasts. In a subspace, few-dimensional and with many maxima, it
             is the better one.
         max_evaluations: Most evaluations of the loss by "corner", the one at ``params`` included; two halves are one.
+            Compare values of one number: with halves a larger one takes another way, and may end on a lower hill.
         max_iterations: Iterations of "lbfgsb". The paper uses 10.
         subspace: Seek the maximum in a random subspace only. The paper's has dimension 100.
         relative: Make the box (the ball) relative to ``|x_i|`` alone: the value then stays the same when weights are

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .corner_ascent import Ascent, Evaluate, corner_ascent, incremental_ascent, pole_ascent, signs
+from .corner_ascent import Ascent, corner_ascent, incremental_ascent, pole_ascent, signs
 from .lbfgsb import lbfgsb_ascent, require_scipy
 from .loss_surface import LossFunction, LossSurface, Params, entered, euclidean_norm, loss_surface
 from .neighbourhood import Neighbourhood, Norm
@@ -88,10 +87,10 @@ class Search:
         generator = (self.generator or torch.Generator().manual_seed(0)).clone_state()
         flat = not any(bool(s.any()) for s in slope)  # the sign of zero points nowhere: begin close by, at random
         if flat:
-            ascents = [climb.ascend_from([0.1 * u for u in place.random(generator)], self.max_evaluations - 1)]
+            ascents = [climb.ascend_from([0.1 * u for u in place.random(generator)])]
         else:
             ascents = [climb.ascend_from_centre(start.loss, slope)]
-        ascents += [climb.ascend_from(place.random(generator), self.max_evaluations - 1) for _ in range(self.restarts)]
+        ascents += [climb.ascend_from(place.random(generator)) for _ in range(self.restarts)]
         best = max(ascents, key=lambda ascent: ascent.highest)
         if not best.highest > start.loss:
             best = Ascent(start.loss, place.blank(), best.stopped_because)
@@ -154,32 +153,49 @@ class _Climb:
         climb = corner_ascent if search.norm == "max" else pole_ascent
         return climb(self.evaluate, point, highest, slope, evaluations)
 
-    def ascend_from(self, point: list[Tensor], evaluations: int) -> Ascent:
+    def ascend_from(self, point: list[Tensor]) -> Ascent:
         """Climb from a point of which nothing is known."""
-        loss, gradient = self.evaluate(point, evaluations > 1)
-        slope = self._search.kept(gradient)
-        del gradient
-        self.non_finite += not math.isfinite(loss)
-        return self.ascend(point, loss if math.isfinite(loss) else -math.inf, slope, evaluations - 1)
+        loss, slope = self._find_out(point)
+        return self.ascend(point, loss, slope, self._search.max_evaluations - 2)
 
     def ascend_from_centre(self, loss: float, slope: Sequence[Tensor]) -> Ascent:
-        """Climb from the weights: at first on halves of the loss, if it has them, for half of the evaluations."""
-        search, left = self._search, self._search.max_evaluations - 1
-        halves = self._halves() if (search.method, search.norm) == ("corner", "max") else []
-        passes = min(3, left // 2) if left > 2 else 0  # one step by the whole loss is left in any case
-        if halves and passes:
-            self.evaluations += passes
-            self.gradients += passes
-            left -= passes
-            point = incremental_ascent(halves, slope, passes)
-            if point is not None:
-                return self.ascend_from(point, left)
-            self.non_finite += 1
+        """Climb from the weights; if the loss has halves, from the point that they lead to, where that is higher."""
+        left = self._search.max_evaluations - 1
+        halves = self._halves() if left > 2 else []
+        if halves:
+            point = incremental_ascent(halves, slope, passes=min(3, left // 2))
+            used = math.ceil(sum(half.calls for half in halves) / 2)
+            self.evaluations += used
+            self.gradients += used
+            left -= used
+            if point is None:
+                self.non_finite += 1
+            else:
+                highest, slope_there = self._find_out(point)
+                left -= 1
+                if highest > loss:
+                    return self.ascend(point, highest, slope_there, left)
         return self.ascend(self._place.blank(), loss, [s.clone() for s in slope], left)
 
-    def _halves(self) -> list[Evaluate]:
-        halves: Sequence[LossFunction] = getattr(self._surface.loss_fn, "halves", tuple)()
-        return [partial(self._evaluate, loss_fn=half) for half in halves]
+    def _find_out(self, point: Sequence[Tensor]) -> tuple[float, Sequence[Tensor]]:
+        """Loss at a point, as low as can be if it is not finite, and what the search keeps of the gradient there."""
+        loss, gradient = self.evaluate(point, True)
+        if math.isfinite(loss):
+            return loss, self._search.kept(gradient)
+        self.non_finite += 1
+        return -math.inf, self._search.kept(gradient)
+
+    def _halves(self) -> list[_Half]:
+        if (self._search.method, self._search.norm) != ("corner", "max"):
+            return []
+        halves: list[LossFunction] = []
+
+        def ask() -> tuple[float, list[Tensor]]:
+            halves.extend(getattr(self._surface.loss_fn, "halves", tuple)())
+            return float(not halves), []
+
+        lacking, _ = self._surface.summed(ask)  # processes with losses of different kinds stay together
+        return [] if lacking else [_Half(self._evaluate, half) for half in halves]
 
     def reported(self, point: Sequence[Tensor], start: Start, report_on: LossFunction) -> float:
         """The loss to report at this point; that at the weights, if it is not finite or lower."""
@@ -195,3 +211,16 @@ class _Climb:
             return self._surface.loss(loss_fn), []
         loss, gradient = self._surface.loss_and_gradient(loss_fn)
         return loss, self._place.project(gradient)
+
+
+class _Half:
+    """Evaluates a half of the loss, and counts how often."""
+
+    def __init__(self, evaluate: Callable[..., tuple[float, Sequence[Tensor]]], loss_fn: LossFunction) -> None:
+        self.calls = 0
+        self._evaluate = evaluate
+        self._loss_fn = loss_fn
+
+    def __call__(self, point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
+        self.calls += 1
+        return self._evaluate(point, with_gradient, self._loss_fn)

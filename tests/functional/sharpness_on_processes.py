@@ -85,9 +85,19 @@ def measure(group=None):
     found["profile"] = numbers(*sharpness_profile(loss(), params, (0.1, 0.01), process_group=group))
     found["layers"] = numbers(*layer_sharpness(loss(), named, **terms).values())
     found["draws"] = numbers(*subspace_sharpness(loss(), params, subspace=subspace, draws=2, **terms).draws)
+    found["only one has halves"] = numbers(sharpness(unlike(model.eval(), batches, group), params, **terms))
+    model.train()
     average = average_sharpness(loss(), params, directions=3, **terms)
     found["average"] = torch.tensor([average.rise, average.standard_error, average.loss], dtype=torch.float64)
     return found
+
+
+def unlike(model, batches, group):
+    """The sum of a loss that has halves and of one that has none, each on a process of its own."""
+    losses = DatasetLoss(model, mean_loss, batches[:2]), DatasetLoss(model, mean_loss, batches[2:])
+    if group:
+        return losses[dist.get_rank(group)] if dist.get_rank(group) < 2 else tuple
+    return lambda: [*losses[0](), losses[1]()]
 
 
 def untouched(group):

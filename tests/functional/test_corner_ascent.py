@@ -169,3 +169,17 @@ def test_halves_that_agree_end_at_their_corner():
 
 def test_a_half_without_a_finite_loss_leads_nowhere():
     assert incremental_ascent([Recorded(lambda u: torch.log(u - 1).sum())], [zeros(2)], 3) is None
+
+
+def test_each_step_follows_the_gradient_at_the_highest_point():
+    recorded = Recorded(lambda u: u[0] - 0.1 * u[1] + 0.5 * u[0] * u[1])  # the first corner is (1, -1), of height 0.6
+    found = recorded.climb(corner_ascent, zeros(2), 2)
+    assert found.point[0].tolist() == [1.0, 1.0]
+    assert found.highest == pytest.approx(1.4)
+
+
+def test_a_point_in_half_precision_is_moved_in_place_to_save_memory():
+    point, slope = torch.zeros(3, dtype=torch.float16), torch.tensor([1, -1, 1], dtype=torch.int8)
+    found = corner_ascent(Recorded(lambda u: (u * slope).sum()), [point], 0.0, [slope.clone()], 3)
+    assert found.point[0] is point
+    assert point.tolist() == slope.tolist()

@@ -71,7 +71,9 @@ def test_it_is_the_mean_over_samples_with_the_statistics_that_were_chosen(mode, 
 
 
 @pytest.mark.parametrize("mode", ["running", "batch"])
-@pytest.mark.parametrize(("sizes", "middle"), [((7, 5), 1), ((7, 5, 2), 2), ((3, 4, 5, 2), 2)])
+@pytest.mark.parametrize(
+    ("sizes", "middle"), [((7, 5), 1), ((7, 5, 2), 1), ((3, 4, 5, 2), 2), ((2, 2, 9), 2), ((3, 9), 1)]
+)
 def test_its_halves_are_the_means_over_the_first_and_the_other_batches(mode, sizes, middle):
     model, data = network().train(), batches(sizes)
     loss = DatasetLoss(model, mean_loss, data, batch_norm=mode)
@@ -80,8 +82,9 @@ def test_its_halves_are_the_means_over_the_first_and_the_other_batches(mode, siz
     assert halves == pytest.approx([expected(model, part, mode) for part in (data[:middle], data[middle:])], rel=1e-12)
 
 
-def test_a_single_batch_has_no_halves():
-    assert DatasetLoss(network(), mean_loss, batches((4,))).halves() == ()
+@pytest.mark.parametrize("sizes", [(4,), (20, 2), (2, 2, 20)])
+def test_a_single_batch_has_no_halves_and_neither_have_batches_of_which_one_holds_nearly_all(sizes):
+    assert DatasetLoss(network(), mean_loss, batches(sizes)).halves() == ()
 
 
 def test_chunking_does_not_matter_in_evaluation_mode():

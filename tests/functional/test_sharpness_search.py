@@ -80,6 +80,7 @@ def test_half_of_the_evaluations_and_at_most_three_are_made_by_halves(subspace, 
     found = sharpness(loss, [weight], epsilon=epsilon, subspace=subspace, max_evaluations=most)
     assert [len(half.values) for half in loss.watched] == [passes, passes]
     assert found.evaluations == len(loss.values) - 1 + passes <= most  # one call checks that the loss is not random
+    assert found.gradients == found.evaluations - (found.stopped_because == "evaluations used up")
     assert found.highest_loss == max(loss.values)
     places = [*loss.places, *loss.watched[0].places, *loss.watched[1].places]
     if subspace is None:
@@ -88,12 +89,31 @@ def test_half_of_the_evaluations_and_at_most_three_are_made_by_halves(subspace, 
     assert torch.equal(weight, centre)
 
 
-def test_halves_make_no_difference_where_the_gradient_names_the_highest_corner_at_once():
-    weight, slope = vector(0.0, 0.0, 0.0), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    loss = InHalves(lambda w: 1 + 3 * slope @ w, lambda w: 1 - slope @ w, weight)  # the second one falls
-    for most in (3, 4, 5, 7):
-        found = sharpness(loss, [weight], epsilon=0.1, max_evaluations=most)
-        assert found.percent == pytest.approx(100 * 0.35 / 2, rel=1e-12)
+@pytest.mark.parametrize("most", [3, 4, 5, 7, 11])
+@pytest.mark.parametrize("apart", [3, 30])
+def test_halves_that_lead_downhill_are_given_up(most, apart):
+    """Convex, so that the corner which the gradient at the weights names is higher than they are: 1 + 0.6 + 0.5."""
+    x = vector(0.0)
+    loss = InHalves(*(lambda w, s=s: (1 + 0.6 * w + 0.5 * w**2 + s * apart * w).sum() for s in (1, -1)), x)
+    found = sharpness(loss, [x], epsilon=1.0, max_evaluations=most)
+    assert found.highest_loss == pytest.approx(2.1)
+
+
+def test_halves_that_lead_to_where_the_whole_is_not_finite_are_given_up():
+    x = vector(0.0)
+    finite = InHalves(lambda w: (w + 9 * w).sum(), lambda w: (w - 9 * w).sum(), x)
+    expected = sharpness(lambda: x.sum(), [x], epsilon=1.0, max_evaluations=20).percent
+    finite.function = lambda w: torch.where(w < -0.5, math.nan, w).sum()
+    found = sharpness(finite, [x], epsilon=1.0, max_evaluations=20)
+    assert (found.percent, found.non_finite) == (expected, 1)
+
+
+def test_the_other_searches_start_at_random_whatever_the_number_of_evaluations():
+    weight, function = indefinite()
+    centre = weight.detach().clone()
+    for restarts, loss in ((1, lambda: function(weight)), (0, lambda: (weight - centre).square().sum())):
+        found = sharpness(loss, [weight], epsilon=0.3, method="lbfgsb", max_evaluations=2, restarts=restarts)
+        assert found.percent > 0
 
 
 def test_halves_find_the_hill_that_the_nearest_corner_hides():
@@ -118,9 +138,20 @@ def test_a_half_that_is_not_finite_leaves_the_search_to_the_whole(bad, which):
     loss.function = function
     found = sharpness(loss, [weight], epsilon=0.3, max_evaluations=7)
     assert found.non_finite == 1
-    assert found.evaluations == 7
+    assert sum(len(half.values) for half in loss.watched) <= 2  # one evaluation is gone
     assert found.highest_loss == max(loss.values)
-    assert found.percent == sharpness(lambda: function(weight), [weight], epsilon=0.3, max_evaluations=4).percent
+    assert found.percent == sharpness(lambda: function(weight), [weight], epsilon=0.3, max_evaluations=6).percent
+
+
+def test_halves_go_with_restarts_and_with_several_epsilon():
+    weight, function = indefinite()
+    loss = InHalves(lambda w: function(w) + w.sum(), lambda w: function(w) - w.sum(), weight)
+    alone = [sharpness(loss, [weight], epsilon=epsilon) for epsilon in (0.3, 0.1)]
+    both = sharpness_profile(loss, [weight], (0.3, 0.1))
+    assert [s.percent for s in both] == [s.percent for s in alone]
+    again = sharpness(loss, [weight], epsilon=0.3, restarts=2)
+    assert again.percent >= alone[0].percent
+    assert again.evaluations > alone[0].evaluations
 
 
 def test_other_searches_have_no_use_for_halves():
