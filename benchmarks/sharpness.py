@@ -36,7 +36,7 @@ from lightning_gap.functional import Sharpness, epsilon_name, sharpness, sharpne
 from lightning_gap.recipes.datasets import DATASETS
 
 EPSILONS = (1e-3, 5e-4)
-BUDGETS = (3, 4, 5, 6, 7, 8, 10, 13)
+BUDGETS = (3, 4, 5, 6, 7, 10, 13)
 
 
 def value(bench: Bench) -> str:

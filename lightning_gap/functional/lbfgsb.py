@@ -39,8 +39,8 @@ def lbfgsb_ascent(
 
     Raises:
         ImportError: If SciPy is not installed.
-        UndefinedSharpnessError: If L-BFGS-B did not leave its start though there is a gradient; its value would say
-            "flat" and mean nothing.
+        UndefinedSharpnessError: If L-BFGS-B did not leave its start though the corner that the gradient names is
+            higher; its value would say "flat" and mean nothing.
     """
     require_scipy()
     from scipy.optimize import Bounds, minimize
@@ -79,9 +79,10 @@ def lbfgsb_ascent(
         )
     except _NotFinite:
         return Ascent(highest, best, "loss not finite", non_finite)
-    uphill = any(bool((g != 0)[u.abs() < 1].any()) for g, u in zip(gradient, point, strict=True))
-    if uphill and highest == start:  # away from the walls a gradient leads somewhere higher
-        raise UndefinedSharpnessError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
+    if highest == start:  # flat as far as numbers go, or a first step so short that nothing was seen of the box
+        corner, _ = evaluate([(u + 2 * g.sign()).clamp_(-1, 1) for u, g in zip(point, gradient, strict=True)], False)
+        if corner - start > torch.finfo(gradient[0].dtype).eps * (1 + abs(start)):
+            raise UndefinedSharpnessError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
     return Ascent(highest, best, "iterations used up" if found.nit >= iterations else "converged")
 
 

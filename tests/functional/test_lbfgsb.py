@@ -185,10 +185,18 @@ def test_without_scipy_the_error_says_what_to_do(monkeypatch):
     assert sharpness(lambda: x.sum(), [x]).percent > 0
 
 
-def test_a_search_that_never_steps_is_an_error_and_not_flat():
-    falls = lambda point, with_gradient: (0.0, [torch.ones(2)])  # noqa: E731 - a slope that the values deny
+def test_a_search_that_never_steps_below_a_higher_corner_is_an_error_and_not_flat():
+    def evaluate(point, with_gradient):  # the slope at the start is so small that the first step ends where it began
+        return float(point[0].min() > 0.9), [torch.full((2,), 1e-12)]
+
     with pytest.raises(ValueError, match=r"L-BFGS-B did not leave its start.*use method='corner'"):
-        lbfgsb_ascent(falls, [torch.ones(2)], [torch.zeros(2)], 1.0, [torch.ones(2)], 10)
+        lbfgsb_ascent(evaluate, [torch.ones(2)], [torch.zeros(2)], 0.0, [torch.full((2,), 1e-12)], 10)
+
+
+def test_a_loss_that_is_flat_to_the_last_digit_has_no_sharpness():
+    x = torch.zeros(3, requires_grad=True)
+    found = sharpness(lambda: 1 + 1e-12 * x.sum(), [x], method="lbfgsb")
+    assert (found.percent, found.random_start) == (0.0, False)
 
 
 def test_a_flat_place_is_flat():
