@@ -79,9 +79,9 @@ def lbfgsb_ascent(
         )
     except _NotFinite:
         return Ascent(highest, best, "loss not finite", non_finite)
-    if highest == start:  # flat as far as numbers go, or a first step so short that nothing was seen of the box
+    if highest == start:  # flat to the last digit, or a first step so short that it saw nothing of the box
         corner, _ = evaluate([(u + 2 * g.sign()).clamp_(-1, 1) for u, g in zip(point, gradient, strict=True)], False)
-        if corner - start > torch.finfo(gradient[0].dtype).eps * (1 + abs(start)):
+        if corner > start:
             raise UndefinedSharpnessError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
     return Ascent(highest, best, "iterations used up" if found.nit >= iterations else "converged")
 
