@@ -28,7 +28,7 @@ import torch
 from ghost_batch_norm import KEEPS_MEMORY, machine
 from sharpness_bench import PAIR, Bench, Cells, Whole, interleaved, mean_loss, ratio, say, table
 from sharpness_memory import WAYS, measured_apart
-from sharpness_peers import curvature, scipy_as_it_comes, versions
+from sharpness_peers import curvature, over_starts, scipy_as_it_comes, versions
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -133,10 +133,10 @@ def accurate(bench: Bench) -> str:
 
 
 def per_epoch_log(bench: Bench) -> str:
-    """The monitor's measurement, two epsilon on 800 samples in chunks of 200, as a share of an epoch at batch 256."""
+    """The monitor's measurement, two epsilon on 768 samples in chunks of 192, as a share of an epoch at batch 256."""
     rows: list[Cells] = []
     for name, network in bench.networks(*PAIR):
-        loss = bench.loss(network, 800, chunk=250)
+        loss = bench.loss(network, 768, chunk=250)
         run = partial(sharpness_profile, loss, list(network.parameters()), EPSILONS)
         variants: dict[str, Callable[[], tuple[Sharpness, ...] | None]] = {
             "epoch": bench.epoch(network),
@@ -205,6 +205,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "log": ("Log of every epoch", per_epoch_log),
     "own": ("Own code beyond the passes", own_code),
     "curvature": ("Curvature", curvature),
+    "starts": ("Curvature, nine random starts", over_starts),
     "samples": ("Samples", subsets),
 }
 

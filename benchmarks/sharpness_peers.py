@@ -101,8 +101,10 @@ def scipy_as_it_comes(
 
 
 def our_eigenvalue(module: nn.Module, batch: Batch) -> Found:
-    """`hessian_eigenvalues` to a residual of 1e-3."""
-    found = hessian_eigenvalues(DatasetLoss(module, mean_loss, [batch]), module.parameters(), ends="largest")
+    """`hessian_eigenvalues` to a residual of 1e-3, from another start in every round, as PyHessian does."""
+    start = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    loss = DatasetLoss(module, mean_loss, [batch])
+    found = hessian_eigenvalues(loss, module.parameters(), ends="largest", generator=start)
     return Found(found.largest, found.largest_residual / abs(found.largest), found.products)
 
 
@@ -225,7 +227,7 @@ TRACES: dict[str, Tool] = {
 
 def curvature(bench: Bench) -> str:
     """Largest eigenvalue to 1e-3, and trace from 10 probes, on one batch: ours beside public tools."""
-    parts = []
+    parts = [against_pyhessian(bench)]
     for title, tools in (("largest eigenvalue", EIGENVALUES), ("trace, 10 probes", TRACES)):
         rows: list[Cells] = []
         for name, network in bench.networks(*PAIR):
@@ -244,6 +246,27 @@ def curvature(bench: Bench) -> str:
         error = "relative residual" if tools is EIGENVALUES else "standard error"
         parts.append(table(f"checkpoint | {title} | value | {error} | products | s | to ours | note", rows))
     return "\n\n".join(parts)
+
+
+def over_starts(bench: Bench) -> str:
+    """Largest eigenvalue, ours and PyHessian's, nine random starts each: how long a power iteration takes varies."""
+    rows: list[Cells] = []
+    names = ("ours", "PyHessian, defaults")
+    for name, network in bench.networks(*PAIR):
+        (batch,) = bench.batches(bench.samples, chunk=bench.samples)
+        tools = {tool: partial(_attempt, EIGENVALUES[tool], network, (batch[0], batch[1])) for tool in names}
+        runs = [interleaved(tools, 1) for _ in range(9)]
+        times = {tool: [seconds[tool][0] for seconds, _ in runs] for tool in names}
+        for tool in names:
+            found = [results[tool] for _, results in runs]
+            values, products = ([getattr(f, what) for f in found if f] for what in ("value", "products"))
+            if values:
+                share = [a / b for a, b in zip(times[tool], times["ours"], strict=True)]
+                ends = (min(values), max(values), min(products), max(products), min(share), max(share))
+                rows.append((name, tool, *ends, statistics.median(share)))
+                say(*rows[-1])
+    header = "checkpoint | tool | value from | to | products from | to | time to ours from | to | median"
+    return table(header, rows)
 
 
 def _attempt(tool: Tool, network: nn.Module, batch: Batch) -> Found | None:

@@ -89,7 +89,7 @@ class SharpnessMonitor(Callback):
         every_n_epochs: EveryNEpochs = 1,
         at_start: bool = False,
         accurate_at_end: bool = False,
-        samples: int = 800,
+        samples: int = 768,
         chunk_size: int = 250,
         batch_norm: BatchNormMode = "running",
         method: Method = "corner",
