@@ -227,7 +227,7 @@ TRACES: dict[str, Tool] = {
 
 def curvature(bench: Bench) -> str:
     """Largest eigenvalue to 1e-3, and trace from 10 probes, on one batch: ours beside public tools."""
-    parts = [against_pyhessian(bench)]
+    parts = []
     for title, tools in (("largest eigenvalue", EIGENVALUES), ("trace, 10 probes", TRACES)):
         rows: list[Cells] = []
         for name, network in bench.networks(*PAIR):
