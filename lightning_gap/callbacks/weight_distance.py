@@ -96,12 +96,12 @@ class WeightDistanceMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # also the point of an epoch's end: a run resumed from its last batch does not come by on_train_epoch_end again
-        if self._is_point(trainer):
-            self._measure(trainer, pl_module)
+        if self._is_point(trainer, trainer.is_last_batch):
+            self._measure(trainer, pl_module, trainer.is_last_batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # measured after every epoch: at the end of the run, weight averaging may have replaced the weights
-        values = self._values(trainer, self._measure(trainer, pl_module))
+        values = self._values(trainer, self._measure(trainer, pl_module, True))
         if is_regular(trainer, self.every_n_epochs) or is_last_planned(trainer):
             pl_module.log_dict(values, sync_dist=True)
             values = {}
@@ -118,15 +118,13 @@ class WeightDistanceMonitor(Callback):
         self._start = dict(state_dict["start"])
         self._points = dict(zip(state_dict["steps"], state_dict["distances"], strict=True))
 
-    def _is_point(self, trainer: Trainer) -> bool:
+    def _is_point(self, trainer: Trainer, epoch_ends: bool) -> bool:
         """Whether the line gets a point here; not at the last planned epoch, of which a longer run knows nothing."""
         step, last = trainer.global_step, next(reversed(self._points), 0)
         passes_power_of_two = step.bit_length() > last.bit_length()  # several optimizers may step over it
-        return step > last and (
-            passes_power_of_two or (trainer.is_last_batch and is_regular(trainer, self.every_n_epochs))
-        )
+        return step > last and (passes_power_of_two or (epoch_ends and is_regular(trainer, self.every_n_epochs)))
 
-    def _measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+    def _measure(self, trainer: Trainer, module: LightningModule, epoch_ends: bool) -> dict[str, float]:
         """Distances of all layers: a frozen one adds nothing, and may be unfrozen on the way."""
         weights = {name: weight for name, weight in module.named_parameters() if name in self._start}
         gone = self._start.keys() - weights.keys()
@@ -136,7 +134,7 @@ class WeightDistanceMonitor(Callback):
                 "began, as pruning does; apply it before fit, or remove one of the two callbacks"
             )
         layers = layer_distances(weights, self._start)
-        if self._is_point(trainer):
+        if self._is_point(trainer, epoch_ends):
             self._points[trainer.global_step] = math.hypot(*layers.values())
         return layers
 
