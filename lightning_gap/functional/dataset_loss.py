@@ -90,9 +90,9 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         sample of the whole: the batches come in random order, as those of a `FixedSubset` do. For use while this loss
         is entered, which puts the module in the right mode.
         """
-        first_sizes = list(itertools.accumulate(self._sizes))
-        middle = min(range(len(first_sizes)), key=lambda i: abs(2 * first_sizes[i] - self.samples))
-        smaller = min(first_sizes[middle], self.samples - first_sizes[middle])
+        ends = list(itertools.accumulate(self._sizes))
+        middle = min(range(len(ends)), key=lambda i: abs(2 * ends[i] - self.samples))
+        smaller = min(ends[middle], self.samples - ends[middle])
         if 4 * smaller < self.samples:
             return ()
         return partial(self._parts, 0, middle + 1), partial(self._parts, middle + 1)
