@@ -7,26 +7,24 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
     largest_learning_rate,
     learning_rate_scale_in_use,
-    log_now,
     process_group,
-    refuse_same_keys,
-    refuse_sharded_weights,
 )
 from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
 from ._arguments import check_counts
 from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
+from ._scheduled_monitor import ScheduledMonitor
 from ._undisturbed import undisturbed
 
 
-class CurvatureMonitor(Callback):
+class CurvatureMonitor(ScheduledMonitor):
     """Log the extreme eigenvalues and the trace of the loss's Hessian, and the distance to the edge of stability.
 
     The loss comes from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of
@@ -115,33 +113,17 @@ class CurvatureMonitor(Callback):
         return tuple(f"curvature/{name}{self.suffix}" for name in names)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            refuse_sharded_weights(trainer, self)
-            refuse_same_keys(trainer, self, self.keys)
             self._loss.refuse(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._loss.draw(trainer, pl_module)
-        self._schedule.begin(trainer)
+        super().on_train_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
-        if self._schedule.is_first_batch():
-            self._loss.check(trainer, pl_module)
-            if self.at_start and trainer.global_step == 0:
-                log_now(trainer, self._values(trainer, pl_module))
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_due(trainer, "CurvatureMonitor"):
-            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_left(trainer):
-            log_now(trainer, self._values(trainer, pl_module))
-        self._loss.forget()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._loss.forget()
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
         """Measure now, inside fit; nothing is logged.
@@ -180,3 +162,9 @@ class CurvatureMonitor(Callback):
         found += [trace.trace, trace.standard_error] if trace else []
         found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]
         return dict(zip(self.keys, found, strict=True))
+
+    def _check(self, trainer: Trainer, module: LightningModule) -> None:
+        self._loss.check(trainer, module)
+
+    def _forget(self) -> None:
+        self._loss.forget()

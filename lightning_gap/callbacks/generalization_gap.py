@@ -8,20 +8,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from .._lightning import log_now, process_group, refuse_same_keys, refuse_sharded_weights, to_device
+from .._lightning import process_group, to_device
 from ..functional.processes import sum_over_processes
 from ._arguments import check_batches, check_counts
 from ._fixed_subset import Batches, fixed_subsets
 from ._module_loss import LossFunction, Seeded, batch_loss, check_measurable
 from ._schedule import EveryNEpochs, Schedule
+from ._scheduled_monitor import ScheduledMonitor
 from ._undisturbed import undisturbed
 
 
-class GeneralizationGapMonitor(Callback):
+class GeneralizationGapMonitor(ScheduledMonitor):
     """Log the generalization gap, training minus validation, with both sides measured in the same way.
 
     The numbers that a training loop logs cannot be subtracted: the training side is averaged over an epoch in which
@@ -92,11 +93,6 @@ class GeneralizationGapMonitor(Callback):
         """The keys this monitor logs."""
         return (f"gap/loss{self.suffix}", f"gap/accuracy{self.suffix}")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            refuse_sharded_weights(trainer, self)
-            refuse_same_keys(trainer, self, self.keys)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_measurable(pl_module, self.loss_fn)
         self._batches = {}
@@ -106,22 +102,9 @@ class GeneralizationGapMonitor(Callback):
                 "validation loader, pass validation_data=..., or remove the callback"
             )
         self._draw(trainer)
-        self._schedule.begin(trainer)
+        super().on_train_start(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._schedule.is_first_batch() and self.at_start and trainer.global_step == 0:
-            log_now(trainer, self._values(trainer, pl_module))
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_due(trainer, "GeneralizationGapMonitor"):
-            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_left(trainer):
-            log_now(trainer, self._values(trainer, pl_module))
-        self._batches = {}
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def _forget(self) -> None:
         self._batches = {}
 
     def _draw(self, trainer: Trainer) -> None:

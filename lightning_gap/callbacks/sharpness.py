@@ -7,15 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
     is_trial,
     log_now,
     process_group,
-    refuse_same_keys,
-    refuse_sharded_weights,
 )
 from ..functional.dataset_loss import BatchNormMode
 from ..functional.neighbourhood import Norm
@@ -29,13 +27,14 @@ from ..logging.figures import sharpness_figure
 from ._fixed_subset import Batches, drawn, subset
 from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
+from ._scheduled_monitor import ScheduledMonitor
 from ._undisturbed import undisturbed
 
 _QUANTILES = {"weight_p05": 0.05, "weight_p50": 0.5, "weight_p95": 0.95}
 _FINAL_SAMPLES = 10_000  # where the value of a well-fitted small-batch solution has settled
 
 
-class SharpnessMonitor(Callback):
+class SharpnessMonitor(ScheduledMonitor):
     """Log the sharpness of the solution: the rise of the loss, in percent, within a small box around the weights.
 
     The loss comes from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of
@@ -145,9 +144,8 @@ class SharpnessMonitor(Callback):
         return self._generate_state_key(suffix=self.suffix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            refuse_sharded_weights(trainer, self)
-            refuse_same_keys(trainer, self, self.keys)
             self._loss.refuse(trainer)
             self._history = []
 
@@ -155,29 +153,14 @@ class SharpnessMonitor(Callback):
         self._loss.draw(trainer, pl_module)
         if self._search.subspace:
             self._search.subspace.check(sum(weight.numel() for weight in trained_weights(pl_module).values()))
-        self._schedule.begin(trainer)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._schedule.is_first_batch():
-            self._loss.check(trainer, pl_module)
-            if self.at_start and trainer.global_step == 0:
-                log_now(trainer, self._values(trainer, pl_module))
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_due(trainer, "SharpnessMonitor"):
-            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
+        super().on_train_start(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_left(trainer):
-            log_now(trainer, self._values(trainer, pl_module))
+        super().on_train_end(trainer, pl_module)
         if self.accurate_at_end and not is_trial(trainer):
             log_now(trainer, self._final_values(trainer, pl_module))
         if trainer.is_global_zero and len(self._history) > 1:
             log_figure(trainer.loggers, f"sharpness/against_loss{self.suffix}", self.figure, step=trainer.global_step)
-        self._loss.forget()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._loss.forget()
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": [dict(point) for point in self._history]}
@@ -247,3 +230,9 @@ class SharpnessMonitor(Callback):
         reported = self._loss.on(trainer, module, report_on) if report_on else None
         search, loss = replace(self._search, report_on=reported), self._loss.on(trainer, module, ascent)
         return search.profile(loss, trained_weights(module), self.epsilon, process_group(trainer))
+
+    def _check(self, trainer: Trainer, module: LightningModule) -> None:
+        self._loss.check(trainer, module)
+
+    def _forget(self) -> None:
+        self._loss.forget()
