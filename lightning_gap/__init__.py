@@ -7,7 +7,9 @@ from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
 from .callbacks import LearningRateScaling as LearningRateScaling
 from .callbacks import SharpnessMonitor as SharpnessMonitor
 from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
+from .data import BatchPlan as BatchPlan
 from .data import InMemoryLoader as InMemoryLoader
+from .data import ResumableLoader as ResumableLoader
 from .functional import GhostBatchNorm1d as GhostBatchNorm1d
 from .functional import GhostBatchNorm2d as GhostBatchNorm2d
 from .functional import GhostBatchNorm3d as GhostBatchNorm3d

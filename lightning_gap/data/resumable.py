@@ -1,0 +1,140 @@
+"""Serve any data set, with workers if wanted, and go on after a crash with the batch that would have come next."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ._planned_loader import PlannedLoader, indices_of, seed_cpu
+from .batch_plan import BatchPlan
+
+
+class ResumableLoader(PlannedLoader):
+    """A `DataLoader` whose batches, and the random numbers drawn with them, depend on seed, epoch and position alone.
+
+    Stands in for a `DataLoader` in `Trainer.fit`. A run that is resumed from a checkpoint inside an epoch gets the
+    batches that would have come, with any number of workers, and each process its share of every batch; see
+    `BatchPlan`. Random transforms of the data set, in workers or not, draw from generators that are seeded for
+    each batch, so that they too are those of the uninterrupted run.
+
+    Args:
+        dataset: Samples by index, with a length.
+        batch_size: Samples per batch and process; the last batch of an epoch may be smaller. May be set between epochs.
+        shuffle: Whether each epoch has an order of its own, a pure function of ``seed`` and epoch.
+        seed: Seed of the orders, of random transforms, and with ``reseed`` of dropout.
+        drop_last: Leave out the samples that do not fill a batch.
+        reseed: Seed torch's, NumPy's and Python's global generators before each batch is handed out. What the model
+            then draws, dropout for instance, depends on seed, epoch, position and process alone, and a resumed run
+            draws it again.
+        num_workers: As in `DataLoader`.
+        collate_fn: As in `DataLoader`.
+        pin_memory: As in `DataLoader`.
+        prefetch_factor: As in `DataLoader`.
+        persistent_workers: As in `DataLoader`.
+
+    Raises:
+        TypeError: If the data set has no length or cannot be indexed.
+        ValueError: If ``batch_size`` is not a whole number of at least 1, or there are no samples.
+
+    Example:
+        >>> loader = ResumableLoader(range(5), batch_size=2)
+        >>> loader.seek(epoch=0, position=1)
+        >>> [batch.tolist() for batch in loader]
+        [[2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        reseed: bool = True,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+    ) -> None:
+        if isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        ):
+            raise TypeError(
+                f"dataset must have a length and samples by index, got {type(dataset).__name__}; "
+                "a stream cannot be read from its middle"
+            )
+        super().__init__(dataset, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
+        self.num_workers = num_workers
+        self._requests = _Requests()
+        self._workers = DataLoader(
+            _SeededDataset(dataset),
+            batch_sampler=self._requests,  # type: ignore[arg-type] # a seed and the indices, for `_SeededDataset`
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            generator=torch.Generator(),  # its own: making an iterator draws from it
+        )
+        self.collate_fn = self._workers.collate_fn
+
+    def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
+        self._requests.begin(plan, epoch, start)
+        yield from self._workers
+
+
+Request = tuple[int, list[int]]
+
+
+class _Requests:
+    """The batches of one pass as workers are asked for them: a seed and the indices."""
+
+    def begin(self, plan: BatchPlan, epoch: int, start: int) -> None:
+        self._plan, self._epoch, self._start = plan, epoch, start
+
+    def __iter__(self) -> Iterator[Request]:
+        batches = self._plan.batches(self._epoch, self._start)
+        for position, batch in enumerate(batches, start=self._start):
+            yield self._plan.random_seed(self._epoch, position), indices_of(batch)
+
+    def __len__(self) -> int:
+        return len(self._plan) - self._start
+
+
+class _SeededDataset(Dataset[Any]):
+    """Reads the samples of a request with generators seeded for it, and leaves the generators as they were."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, request: Request) -> list[Any]:
+        seed, indices = request
+        with _same_random_numbers():
+            seed_cpu(seed)
+            if hasattr(self.dataset, "__getitems__"):
+                samples: list[Any] = self.dataset.__getitems__(indices)
+                return samples
+            return [self.dataset[index] for index in indices]
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Put the CPU's generators back at the end; a transform in the main process must not disturb the training."""
+    numpy = sys.modules.get("numpy")
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)

@@ -1,0 +1,150 @@
+# ruff: noqa: NPY002 - the legacy generator is the global one, which transforms draw from
+import random
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from lightning_gap import InMemoryLoader, ResumableLoader
+
+
+class Augmented(Dataset):
+    """Samples with noise from all three global generators, as transforms draw it."""
+
+    def __len__(self):
+        return 21
+
+    def __getitem__(self, index):
+        return torch.tensor([index, float(torch.rand(())), random.random(), np.random.rand()], dtype=torch.float64)
+
+
+def batches(loader, epoch):
+    loader.set_epoch(epoch)
+    return list(loader)
+
+
+def same(first, second):
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("persistent_workers", [False, True])
+def test_workers_change_nothing_not_even_random_transforms(persistent_workers):
+    alone = ResumableLoader(Augmented(), batch_size=4, shuffle=True)
+    workers = ResumableLoader(
+        Augmented(), batch_size=4, shuffle=True, num_workers=2, persistent_workers=persistent_workers
+    )
+    for epoch in range(3):
+        assert same(batches(alone, epoch), batches(workers, epoch))
+    assert not same(batches(alone, 0), batches(alone, 1))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_was_handed_out_counts_and_not_what_workers_prepared(num_workers):
+    loader = ResumableLoader(Augmented(), batch_size=4, shuffle=True, num_workers=num_workers)
+    whole = batches(loader, 2)
+    for taken in range(len(whole) + 1):
+        served = iter(loader)
+        for _ in range(taken):
+            next(served)
+        state = loader.state_dict()
+        del served
+        other = ResumableLoader(Augmented(), batch_size=4, shuffle=True)
+        other.load_state_dict(state)
+        assert same(batches(other, 2), whole[state["position"] :])
+        assert state["position"] == taken or taken == 0
+        assert same(batches(other, 3), batches(loader, 3))  # the position was that of one epoch only
+        loader.set_epoch(2)
+
+
+def test_reading_in_the_main_process_leaves_the_generators_as_they_were():
+    loader = ResumableLoader(Augmented(), batch_size=4, reseed=False)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+def test_reseeding_makes_what_the_model_draws_a_function_of_the_batch():
+    def drawn(loader, start=0):
+        torch.manual_seed(random.randrange(2**30))
+        loader.seek(0, start)
+        return [(float(torch.rand(())), random.random(), np.random.rand()) for _ in loader]
+
+    for make in (
+        lambda: ResumableLoader(Augmented(), batch_size=4, seed=3),
+        lambda: InMemoryLoader((torch.arange(21),), batch_size=4, seed=3, reseed=True),
+    ):
+        whole = drawn(make())
+        assert len(set(whole)) == len(whole) == 6
+        assert drawn(make(), start=2) == whole[2:]
+
+
+def test_it_collates_and_asks_the_data_set_as_a_data_loader_does():
+    class Batched(Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            raise AssertionError("asked for one sample")
+
+        def __getitems__(self, indices):
+            return indices
+
+    assert list(ResumableLoader(Batched(), batch_size=3, collate_fn=tuple)) == [(0, 1, 2), (3, 4)]
+    first = next(iter(ResumableLoader(tiny.dataset(6), batch_size=4)))
+    assert [tuple(part.shape) for part in first] == [(4, 8), (4,)]
+
+
+def test_an_iterator_that_is_never_used_changes_nothing():
+    loader = ResumableLoader(Augmented(), batch_size=4)
+    loader.seek(0, 3)
+    iter(loader)
+    assert len(list(loader)) == 3
+    assert len(list(loader)) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 5}, "samples_per_batch=4, this loader has samples_per_batch=5"),
+        ({"seed": 1}, "seed=0, this loader has seed=1"),
+        ({"tensors": (torch.arange(20),)}, "samples=21, this loader has samples=20"),
+    ],
+)
+def test_a_state_of_other_batches_is_refused(changes, message):
+    state = InMemoryLoader((torch.arange(21),), batch_size=4).state_dict()
+    other = InMemoryLoader(**({"tensors": (torch.arange(21),), "batch_size": 4} | changes))
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("dataset", [iter([1]), {1, 2}])
+def test_a_data_set_without_index_or_length_is_refused(dataset):
+    with pytest.raises(TypeError, match="dataset must have a length and samples by index"):
+        ResumableLoader(dataset, batch_size=2)
+
+
+def test_a_stream_is_refused():
+    class Stream(IterableDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return index
+
+        def __iter__(self):
+            return iter(range(3))
+
+    with pytest.raises(TypeError, match="a stream cannot be read from its middle"):
+        ResumableLoader(Stream(), batch_size=2)
+
+
+def test_the_batch_size_may_be_set_and_is_checked():
+    loader = InMemoryLoader((torch.arange(10),), batch_size=4, drop_last=True)
+    loader.batch_size = 5
+    assert [len(batch) for (batch,) in loader] == [5, 5]
+    for size, message in ((0, "batch_size must be a whole number"), (11, "drop_last=True leaves no batch")):
+        with pytest.raises(ValueError, match=message):
+            loader.batch_size = size
