@@ -1,9 +1,12 @@
 """Large batches in Lightning without the generalization gap: close it, and see why it opens."""
 
 from ._version import __version__ as __version__
+from .callbacks import BatchSizeScheduler as BatchSizeScheduler
 from .callbacks import CurvatureMonitor as CurvatureMonitor
+from .callbacks import ExactAccumulation as ExactAccumulation
 from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
 from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
+from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
 from .callbacks import LearningRateScaling as LearningRateScaling
 from .callbacks import SharpnessMonitor as SharpnessMonitor
 from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor

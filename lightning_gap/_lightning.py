@@ -14,14 +14,20 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch.distributed import ProcessGroup
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import BatchSampler, Subset, SubsetRandomSampler
+
+from .data._planned_loader import PlannedLoader
 
 
 def micro_batch_size(trainer: Trainer) -> int | None:
     """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
     loader = trainer.train_dataloader
+    if isinstance(loader, PlannedLoader):
+        return loader.plan.size(0)
     batch_sampler = getattr(loader, "batch_sampler", None)
     sampler = getattr(batch_sampler, "sampler", getattr(loader, "sampler", None))
     samples = len(sampler) if isinstance(sampler, Sized) else sys.maxsize  # a small data set makes one smaller batch
@@ -35,6 +41,8 @@ def micro_batch_size(trainer: Trainer) -> int | None:
 def last_micro_batch_size(trainer: Trainer) -> int | None:
     """Samples of the last batch of an epoch on one process; ``None`` where only the batches themselves would tell."""
     loader = trainer.train_dataloader
+    if isinstance(loader, PlannedLoader):
+        return loader.plan.size(min(len(loader), int(trainer.num_training_batches)) - 1)
     batch_sampler = getattr(loader, "batch_sampler", None)
     if type(batch_sampler) is not BatchSampler or not isinstance(batch_sampler.sampler, Sized):
         return None
@@ -105,6 +113,142 @@ def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
     """Optimizer steps in one epoch, or ``None`` where the train loader has no length."""
     batches = trainer.num_training_batches
     return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+
+
+def optimizer_steps_planned_before(trainer: Trainer) -> int:
+    """Optimizer steps that come before the present one in a run whose epochs are all as long as this one."""
+    per_epoch = optimizer_steps_per_epoch(trainer) or 0
+    return trainer.current_epoch * per_epoch + trainer.fit_loop.batch_idx // trainer.accumulate_grad_batches
+
+
+def schedulers_that_warm_up(trainer: Trainer) -> list[str]:
+    """Names of the learning-rate schedulers that raise the rate at the beginning."""
+    found, waiting = [], [config.scheduler for config in trainer.lr_scheduler_configs]
+    while waiting:
+        scheduler = waiting.pop()
+        waiting += getattr(scheduler, "_schedulers", [])  # of SequentialLR and ChainedScheduler
+        if isinstance(scheduler, OneCycleLR) or getattr(scheduler, "start_factor", 1.0) < 1.0:
+            found.append(type(scheduler).__name__)
+    return found
+
+
+def ends_accumulation(trainer: Trainer) -> bool:
+    """Whether the optimizer steps after this batch."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def zeroes_gradients(trainer: Trainer) -> bool:
+    """Whether Lightning cleared the gradients before this batch's backward pass."""
+    return trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0
+
+
+def processes_hold_equally_many(trainer: Trainer) -> bool:
+    """Whether it is known that all processes have batches of one size now: before the last batch of stock samplers."""
+    if trainer.world_size == 1:
+        return True
+    loader = trainer.train_dataloader
+    regular = isinstance(loader, PlannedLoader) or type(getattr(loader, "batch_sampler", None)) is BatchSampler
+    return regular and trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches
+
+
+def sum_over_processes(trainer: Trainer, value: float) -> float:
+    """The sum of every process's value, on all of them."""
+    if trainer.world_size == 1:
+        return value
+    held = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
+    return float(trainer.strategy.reduce(held, reduce_op="sum"))
+
+
+def samples_per_process(trainer: Trainer) -> int | None:
+    """Samples of an epoch on one process, or ``None`` where the loader does not say."""
+    loader = trainer.train_dataloader
+    if isinstance(loader, PlannedLoader):
+        return len(loader.dataset) // trainer.world_size
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", getattr(loader, "sampler", None))
+    return len(sampler) if isinstance(sampler, Sized) else None
+
+
+def validation_interval(trainer: Trainer) -> int | None:
+    """Batches between validations, where Lightning insists that an epoch has at least as many."""
+    interval: object = trainer.val_check_interval
+    counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
+    return int(trainer.val_check_interval) if counts else None
+
+
+def step_schedulers_with_a_length(trainer: Trainer) -> dict[str, int]:
+    """Learning-rate schedulers that step with the optimizer and were told how many steps there are."""
+    configs = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
+    lengths = {type(c.scheduler).__name__: getattr(c.scheduler, "total_steps", None) for c in configs}
+    return {name: length for name, length in lengths.items() if isinstance(length, int)}
+
+
+def epoch_of(checkpoint: dict[str, Any]) -> int:
+    """The epoch that a checkpoint goes on in; one that was saved at the end of an epoch, in the next."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    return int(progress.get("processed", checkpoint.get("epoch", 0)))
+
+
+def averages_weights_now(trainer: Trainer) -> bool:
+    """Whether this is the extra epoch of `StochasticWeightAveraging`, which trains nothing."""
+    return bool(trainer.fit_loop._skip_backward)
+
+
+def is_first_that(trainer: Trainer, callback: Callback, does: str) -> bool:
+    """Whether this is the one of several callbacks that does it: the one with ``count`` if there is, else the first."""
+    same = [other for other in _callbacks(trainer) if getattr(other, does, False)]
+    return (next((other for other in same if getattr(other, "count", None)), same[0])) is callback
+
+
+def refuse_several_that(trainer: Trainer, does: str, *, because: str) -> None:
+    """Raise if several callbacks do what only one can."""
+    names = [type(other).__name__ for other in _callbacks(trainer) if getattr(other, does, False)]
+    if len(names) > 1:
+        raise ValueError(f"the Trainer has {' and '.join(names)}: {because}; keep one")
+
+
+def refuse_other_accumulation(trainer: Trainer, callback: Callback) -> None:
+    """Raise if the batch size is also set by one of Lightning's callbacks, by its strategy, or by hand."""
+    name = type(callback).__name__
+    for other in _callbacks(trainer):
+        if isinstance(other, GradientAccumulationScheduler):
+            raise ValueError(f"{name} and GradientAccumulationScheduler both set accumulate_grad_batches; keep one")
+        if isinstance(other, BatchSizeFinder):
+            raise ValueError(
+                f"{name} and BatchSizeFinder both set the batch size; find the largest that fits first, with "
+                "Tuner.scale_batch_size, and pass it as max_micro_batch"
+            )
+    refuse_manual_optimization(trainer, callback)
+
+
+def refuse_manual_optimization(trainer: Trainer, callback: Callback) -> None:
+    """Raise if it is not Lightning's loop that accumulates gradients and steps."""
+    name = type(callback).__name__
+    if trainer.strategy.handles_gradient_accumulation:
+        raise ValueError(
+            f"{name} works where Lightning accumulates gradients, and {type(trainer.strategy).__name__} does it "
+            "itself; use strategy='auto' or 'ddp'"
+        )
+    if not trainer.lightning_module.automatic_optimization:
+        raise ValueError(
+            f"{name} works where Lightning accumulates gradients and steps; with automatic_optimization=False the "
+            "module does both itself"
+        )
+
+
+def refuse_rescaling(trainer: Trainer, callback: Callback) -> None:
+    """Raise if the rate would follow the batch size where a schedule says what becomes of it."""
+    for other in _callbacks(trainer):
+        when = getattr(other, "when_batch_changes", "keep")
+        if when != "keep":
+            raise ValueError(
+                f"the schedule of {type(callback).__name__} sets the learning rate, and {type(other).__name__} would "
+                f"change it again with the batch size (when_batch_changes={when!r}); use when_batch_changes='keep'"
+            )
+
+
+def planned_micro_batch_sizes(trainer: Trainer) -> set[int]:
+    """Samples per batch and process that a callback will set in the course of the run, as far as they are known."""
+    return {size for other in _callbacks(trainer) for size in getattr(other, "planned_micro_batch_sizes", ())}
 
 
 def is_last_planned(trainer: Trainer) -> bool:

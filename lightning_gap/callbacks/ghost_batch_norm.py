@@ -14,6 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from .._lightning import (
     last_micro_batch_size,
     micro_batch_size,
+    planned_micro_batch_sizes,
     refuse_different_settings,
     refuse_second,
     samples_in,
@@ -92,8 +93,9 @@ class GhostBatchNormSwap(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
         self._asks_the_batch = size is None
-        if size is not None:
-            self._check_batch(size)
+        for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):
+            self._check_batch(planned)
+            ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
         if last is not None:
             ghost_runs(last, self.ghost_batch_size, self.leftover, positions=2)  # raises where it must be whole ghosts
         pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
+    is_trial,
     micro_batch_size,
     optimizer_steps_per_epoch,
+    optimizer_steps_planned_before,
     optimizer_steps_taken,
     refuse_second,
+    schedulers_that_warm_up,
     writes_logs_now,
 )
-from ..functional.learning_rate import Rule, gradual_warmup, learning_rate_scale
+from ..functional.learning_rate import (
+    Rule,
+    Warmup,
+    checked_rule,
+    constant_warmup,
+    gradual_warmup,
+    learning_rate_scale,
+)
 from ._arguments import check_counts
+from ._rates import scaled_rates, used_rates
+
+WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 
 
 class LearningRateScaling(Callback):
@@ -26,23 +37,37 @@ class LearningRateScaling(Callback):
 
     The factor is applied around each optimizer step and taken back right after it, so schedulers and checkpoints
     hold your own unscaled schedule, and a resumed run needs no bookkeeping. A factor above 1 is approached by
-    gradual warmup: it starts at 1 and grows by the same amount every step.
+    warmup: it starts at 1 and grows by the same amount every step.
 
-    The batch size is micro-batch x `accumulate_grad_batches` x processes. Logs ``lr/effective`` (the rate really
-    used by the first parameter group; others as ``lr/effective_1``, ...), ``lr/scale`` and ``batch/effective``.
+    The batch size is micro-batch x `accumulate_grad_batches` x processes, found anew at every step. Logs
+    ``lr/effective`` (the rate really used by the first parameter group; others as ``lr/effective_1``, ...),
+    ``lr/scale`` and ``batch/effective``.
 
     Args:
         base_batch_size: Samples per optimizer step for which your learning rate was chosen. Goyal et al. use 256.
-        rule: ``"linear"`` (Goyal et al.) or ``"sqrt"`` (Hoffer et al.).
+        rule: ``"linear"`` (Goyal et al.), ``"sqrt"`` (Hoffer et al.), ``"none"`` for warmup alone, or a function of
+            (batch_size, base_batch_size) that returns the factor.
         warmup_epochs: Length of the warmup in epochs, 0 for none. Goyal et al. use 5.
+        warmup_steps: The same in optimizer steps (batches in manual optimization), instead of ``warmup_epochs``.
+        warmup: ``"gradual"``, or ``"constant"``: the first factor until the warmup ends.
+        warmup_start: Factor at the beginning, a fraction of your unscaled rate. Goyal et al. start from the rate
+            itself, 1.
+        when_batch_changes: What happens if the batch size changes inside the run. ``"rescale"``: the rule is applied
+            to the size at each step. ``"keep"``: to the size at the beginning of the run. ``"replace_decay"`` (Smith
+            et al.): the latter times the growth since, so that growth undoes the decay that your scheduler makes
+            at the same time, and what the batch can no longer grow the rate decays.
+        momentum_correction: Rescale the momentum buffer by new rate / old rate at each change. Only for
+            optimizers whose buffer has absorbed the rate (Goyal et al., section 3, equation 10); torch's SGD keeps it
+            out and needs none.
         micro_batch_size: Samples per batch and process, for loaders that have no `batch_size` to read.
 
     Raises:
-        ValueError: If an argument is out of range; at train start, if the batch size or the length of an epoch
-            cannot be found, or the Trainer has a second scaling.
+        ValueError: If an argument is out of range. At train start, if the batch size or the length of an epoch
+            cannot be found, an optimizer has no rate, or no momentum where its correction is asked for, or the
+            Trainer has a second scaling.
 
     Reference:
-        Goyal et al. (2017), sections 2.1 and 2.2; Hoffer, Hubara and Soudry (2017), section 3.
+        Goyal et al. (2017), sections 2.1, 2.2 and 3; Hoffer, Hubara and Soudry (2017), section 3; Smith et al. (2018).
     """
 
     def __init__(
@@ -51,24 +76,43 @@ class LearningRateScaling(Callback):
         *,
         rule: Rule = "linear",
         warmup_epochs: float = 5,
+        warmup_steps: int | None = None,
+        warmup: Warmup = "gradual",
+        warmup_start: float = 1.0,
+        when_batch_changes: WhenBatchChanges = "rescale",
+        momentum_correction: bool = False,
         micro_batch_size: int | None = None,
     ) -> None:
-        learning_rate_scale(1, base_batch_size, rule=rule)
+        learning_rate_scale(1, base_batch_size)
         if micro_batch_size is not None:
             check_counts(micro_batch_size=micro_batch_size)
         if not 0 <= warmup_epochs < math.inf:
             raise ValueError(
                 f"warmup_epochs must not be negative or infinite, got {warmup_epochs!r}; 0 means no warmup"
             )
+        if warmup_steps is not None and (isinstance(warmup_steps, bool) or not 0 <= warmup_steps < math.inf):
+            raise ValueError(f"warmup_steps must not be negative or infinite, got {warmup_steps!r}; 0 means no warmup")
+        if not 0 <= warmup_start <= 1:
+            raise ValueError(f"warmup_start must be a fraction of your rate, from 0 to 1, got {warmup_start!r}")
+        for name, value, known in (
+            ("warmup", warmup, get_args(Warmup)),
+            ("when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
         self.base_batch_size = base_batch_size
-        self.rule: Rule = rule
+        self.rule: Rule = checked_rule(rule)
         self.warmup_epochs = warmup_epochs
+        self.warmup_steps = warmup_steps
+        self.warmup: Warmup = warmup
+        self.warmup_start = warmup_start
+        self.when_batch_changes: WhenBatchChanges = when_batch_changes
+        self.momentum_correction = momentum_correction
         self.micro_batch_size = micro_batch_size
-        self._handles: list[RemovableHandle] = []
-        self._unscaled: dict[Optimizer, list[Any]] = {}
-        self._batch_size = 0
+        self._micro_batch_size = 0
+        self._first_batch_size: int | None = None
+        self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._factor = 1.0
-        self._effective: dict[Optimizer, list[float]] = {}
 
     @property
     def current_scale(self) -> float:
@@ -78,74 +122,135 @@ class LearningRateScaling(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_second(trainer, self, because="the rate would be scaled twice")
+            self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_batch_size(trainer)
+        if self._first_batch_size is None:
+            self._first_batch_size = self._batch_size(trainer)
+        self._check_warmup(trainer)
+        for index, optimizer in enumerate(trainer.optimizers):
+            self._check_optimizer(optimizer)
+            rates = scaled_rates(optimizer)
+            rates.corrects_momentum = self.momentum_correction
+            if index < len(self._rates_before):
+                rates.used = self._rates_before[index]
+            rates.multiply(self, lambda: self._next_factor(trainer))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read_batch_size(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if writes_logs_now(trainer):
+            used = [rate for optimizer in trainer.optimizers for rate in used_rates(optimizer)]
+            rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in enumerate(used)}
+            terms = {"lr/scale": self._factor, "batch/effective": float(self._batch_size(trainer))}
+            if used:
+                pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
+        self._remember_rates(trainer)
+        checkpoint["LearningRateScaling"] = {
+            "first_batch_size": self._first_batch_size,
+            "rates": self._rates_before,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("LearningRateScaling", {})
+        self._first_batch_size = saved.get("first_batch_size")
+        self._rates_before = saved.get("rates", [])
+
+    def _read_batch_size(self, trainer: Trainer) -> None:
         micro = self.micro_batch_size or micro_batch_size(trainer)
         if micro is None:
             raise ValueError(
                 f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; "
                 "pass micro_batch_size=..., the samples per batch and process"
             )
-        self._batch_size = micro * trainer.accumulate_grad_batches * trainer.world_size
-        scale = learning_rate_scale(self._batch_size, self.base_batch_size, rule=self.rule)
-        warmup_steps = self._warmup_steps(trainer) if scale > 1 else 0
+        self._micro_batch_size = micro
 
-        def factor() -> float:
-            return gradual_warmup(optimizer_steps_taken(trainer), warmup_steps, scale)
+    def _batch_size(self, trainer: Trainer) -> int:
+        return self._micro_batch_size * trainer.accumulate_grad_batches * trainer.world_size
 
-        self._scale_every_step(trainer.optimizers, factor)
+    def _scales(self, trainer: Trainer) -> tuple[float, float]:
+        """The factor to warm up to, and the factor by which a grown batch replaces decay."""
+        size, first = self._batch_size(trainer), self._first_batch_size or self._batch_size(trainer)
+        followed = size if self.when_batch_changes == "rescale" else first
+        growth = size / first if self.when_batch_changes == "replace_decay" else 1.0
+        return learning_rate_scale(followed, self.base_batch_size, rule=self.rule), growth
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._effective and writes_logs_now(trainer):
-            used = [rate for optimizer in trainer.optimizers for rate in self._effective.get(optimizer, [])]
-            rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in enumerate(used)}
-            terms = {"lr/scale": self._factor, "batch/effective": float(self._batch_size)}
-            pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
+    def _next_factor(self, trainer: Trainer) -> float:
+        scale, growth = self._scales(trainer)
+        if self._warms_up(scale):
+            step, length = self._progress(trainer)
+            ramp = gradual_warmup if self.warmup == "gradual" else constant_warmup
+            scale = ramp(step, length, scale, start=self.warmup_start)
+        self._factor = scale * growth
+        return self._factor
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
+    def _warms_up(self, scale: float) -> bool:
+        return scale > self.warmup_start and (self.warmup_steps or self.warmup_epochs) > 0
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
+    def _progress(self, trainer: Trainer) -> tuple[int, float]:
+        """Steps taken and steps of the warmup. In epochs: of this epoch's length, which a new batch size changes."""
+        if self.warmup_steps is not None:
+            return optimizer_steps_taken(trainer), self.warmup_steps
+        per_epoch = optimizer_steps_per_epoch(trainer) or 0
+        return optimizer_steps_planned_before(trainer), self.warmup_epochs * per_epoch
 
-    def _warmup_steps(self, trainer: Trainer) -> int:
-        per_epoch = optimizer_steps_per_epoch(trainer)
-        if per_epoch is None and self.warmup_epochs:
+    def _check_warmup(self, trainer: Trainer) -> None:
+        if not self._warms_up(self._scales(trainer)[0]):
+            return
+        if self.warmup_steps is None and optimizer_steps_per_epoch(trainer) is None:
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} has no length in steps: the train loader has no len(); "
-                "give it one, set Trainer(limit_train_batches=<int>), or use warmup_epochs=0"
+                "give it one, set Trainer(limit_train_batches=<int>), or use warmup_steps=... or warmup_epochs=0"
             )
-        return round(self.warmup_epochs * (per_epoch or 0))
+        if not is_trial(trainer):
+            name, limit = ("epochs", trainer.max_epochs) if self.warmup_steps is None else ("steps", trainer.max_steps)
+            length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
+            if limit is not None and 0 <= limit < length:
+                rank_zero_warn(
+                    f"warmup_{name}={length} is longer than the run, max_{name}={limit}, so that the scaled rate is "
+                    f"never reached; use at most {limit}"
+                )
+        for scheduler in schedulers_that_warm_up(trainer):
+            rank_zero_warn(
+                f"{scheduler} warms up too, and the rate is the product of both warmups; use warmup_epochs=0 if one "
+                "is enough"
+            )
 
-    def _scale_every_step(self, optimizers: list[Optimizer], factor: Callable[[], float]) -> None:
-        """Hook into torch's own step: a scheduler steps after it and must see the unscaled rate."""
+    def _check_optimizer(self, optimizer: Any) -> None:
+        name = type(optimizer).__name__
+        for group in optimizer.param_groups:
+            if "lr" not in group:
+                raise ValueError(f"{name} has no 'lr' to scale; remove LearningRateScaling or use another optimizer")
+            if self.momentum_correction and not group.get("momentum"):
+                raise ValueError(
+                    f"momentum_correction=True corrects the buffer of an optimizer with momentum, and {name} has none; "
+                    "use momentum_correction=False"
+                )
+        if self.momentum_correction and type(optimizer).__module__.startswith("torch.optim"):
+            raise ValueError(
+                f"momentum_correction=True would be wrong for torch's {name}, whose momentum buffer does not hold the "
+                "rate; use momentum_correction=False"
+            )
 
-        def before(optimizer: Optimizer, *_: Any) -> None:
-            self._factor = factor()
-            self._unscaled[optimizer] = [group["lr"] for group in optimizer.param_groups]
-            for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * self._factor  # a new object: rates held as tensors are shared
-            self._effective[optimizer] = [float(group["lr"]) for group in optimizer.param_groups]
+    def _remember_rates(self, trainer: Trainer) -> None:
+        if self._micro_batch_size:  # while it runs: a checkpoint may be saved after the fit
+            self._rates_before = [used_rates(optimizer) for optimizer in trainer.optimizers]
 
-        def after(optimizer: Optimizer, *_: Any) -> None:
-            self._restore(optimizer)
-
-        for optimizer in optimizers:
-            self._handles += [
-                optimizer.register_step_pre_hook(before),
-                optimizer.register_step_post_hook(after),
-            ]
-
-    def _restore(self, optimizer: Optimizer) -> None:
-        for group, rate in zip(optimizer.param_groups, self._unscaled.pop(optimizer), strict=True):
-            group["lr"] = rate
-
-    def _stop(self) -> None:
-        for optimizer in list(self._unscaled):  # a step that raised never reached its post hook
-            self._restore(optimizer)
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._effective = {}
+    def _stop(self, trainer: Trainer) -> None:
+        self._remember_rates(trainer)
+        self._micro_batch_size = 0
+        for optimizer in trainer.optimizers:
+            scaled_rates(optimizer).stop(optimizer, self)

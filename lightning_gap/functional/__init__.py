@@ -1,9 +1,29 @@
 """The mathematics, in plain torch: usable in any training loop, without Lightning."""
 
+from .accumulation import AccumulationWindow as AccumulationWindow
 from .average_sharpness import AverageSharpness as AverageSharpness
 from .average_sharpness import average_sharpness as average_sharpness
+from .batch_size import AdaBatch as AdaBatch
+from .batch_size import GeometricGrowth as GeometricGrowth
+from .batch_size import LongerTraining as LongerTraining
+from .batch_size import Schedule as Schedule
+from .batch_size import SmithGrowth as SmithGrowth
+from .batch_size import Split as Split
+from .batch_size import Stage as Stage
+from .batch_size import planned_optimizer_steps as planned_optimizer_steps
+from .batch_size import split_batch as split_batch
+from .batch_size import stage_at as stage_at
+from .batch_size import train_longer as train_longer
 from .batch_statistics import batch_statistics as batch_statistics
 from .batch_statistics import recomputed_statistics as recomputed_statistics
+from .batch_tests import BatchTest as BatchTest
+from .batch_tests import GradientStatistics as GradientStatistics
+from .batch_tests import augmented_inner_product_test as augmented_inner_product_test
+from .batch_tests import cabs as cabs
+from .batch_tests import gradient_statistics as gradient_statistics
+from .batch_tests import inner_product_test as inner_product_test
+from .batch_tests import norm_test as norm_test
+from .batch_tests import orthogonality_test as orthogonality_test
 from .curvature import Eigenvalues as Eigenvalues
 from .curvature import SpectralDensity as SpectralDensity
 from .curvature import Trace as Trace
@@ -24,8 +44,16 @@ from .ghost_swap import restore_batch_norm as restore_batch_norm
 from .ghost_swap import swap_batch_norm as swap_batch_norm
 from .ghosts import ghost_runs as ghost_runs
 from .landscape import along_line as along_line
+from .learning_rate import constant_warmup as constant_warmup
 from .learning_rate import gradual_warmup as gradual_warmup
 from .learning_rate import learning_rate_scale as learning_rate_scale
+from .noise_scale import GradientNoise as GradientNoise
+from .noise_scale import RatioAverage as RatioAverage
+from .noise_scale import UndefinedNoiseError as UndefinedNoiseError
+from .noise_scale import gradient_noise as gradient_noise
+from .noise_scale import learning_rate_gain as learning_rate_gain
+from .noise_scale import noise_from_norms as noise_from_norms
+from .noise_scale import optimal_learning_rate as optimal_learning_rate
 from .random_subspace import RandomSubspace as RandomSubspace
 from .sharpness import Sharpness as Sharpness
 from .sharpness import UndefinedSharpnessError as UndefinedSharpnessError

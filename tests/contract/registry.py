@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from lightning.pytorch import Callback
 
 from lightning_gap import (
+    BatchSizeScheduler,
     CurvatureMonitor,
+    ExactAccumulation,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
+    GradientNoiseScaleMonitor,
     LearningRateScaling,
     SharpnessMonitor,
     WeightDistanceMonitor,
 )
+from lightning_gap.functional import GeometricGrowth
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ REGISTRY = {
         lambda: GhostBatchNormSwap(4),
         second="more than one GhostBatchNormSwap",
         keys=frozenset({"ghost/layers"}),
+    ),
+    "BatchSizeScheduler": Entry(
+        lambda: BatchSizeScheduler(GeometricGrowth(8, 48, factor=1.5, multiple_of=4), max_micro_batch=8),
+        second="BatchSizeScheduler and BatchSizeScheduler",
+        keys=frozenset({"batch/size", "batch/accumulate"}),
+    ),
+    "ExactAccumulation": Entry(
+        lambda: ExactAccumulation(),
+        second="more than one ExactAccumulation",
+        keys=frozenset(),
     ),
     "LearningRateScaling": Entry(
         lambda: LearningRateScaling(8, warmup_epochs=1),
@@ -79,6 +93,12 @@ REGISTRY = {
                 "edge",
             )
         ),
+        is_monitor=True,
+    ),
+    "GradientNoiseScaleMonitor": Entry(
+        lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=8),
+        second=lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=12, probes=0, suffix="_twelve"),
+        keys=frozenset({"noise/simple_scale", "noise/critical_batch", "noise/gradient_norm_squared", "noise/variance"}),
         is_monitor=True,
     ),
     "WeightDistanceMonitor": Entry(

@@ -47,7 +47,8 @@ def test_it_constructs_copies_and_pickles(entry):
 
 def test_it_fits_and_training_changes_the_weights(entry):
     trainer, module = fit(entry.make())
-    assert trainer.global_step == EPOCHS * 3
+    assert trainer.current_epoch == EPOCHS
+    assert trainer.global_step >= EPOCHS
     assert not torch.equal(module.net[0].weight, tiny.Validated().net[0].weight)
 
 

@@ -53,7 +53,9 @@ def test_a_size_that_is_no_positive_whole_number_is_refused(argument, size):
 
 
 def test_an_unknown_rule_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="rule must be one of 'linear', 'sqrt', got 'lineer'"):
+    with pytest.raises(
+        ValueError, match=r"rule must be one of 'linear', 'sqrt', 'none' or .*, got 'lineer'; did you mean 'linear'"
+    ):
         learning_rate_scale(64, 32, rule="lineer")
 
 

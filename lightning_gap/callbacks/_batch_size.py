@@ -1,0 +1,224 @@
+"""What the callbacks that set the batch size have in common: where it is written, when, and what must follow."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from .._lightning import (
+    averages_weights_now,
+    epoch_of,
+    is_first_that,
+    micro_batch_size,
+    refuse_different_settings,
+    refuse_other_accumulation,
+    refuse_several_that,
+    samples_in,
+    samples_per_process,
+    step_schedulers_with_a_length,
+    validation_interval,
+    writes_logs_now,
+)
+from .._train_loader import TrainLoaderSize, go_on_inside_epoch
+from ..functional.batch_size import Split, split_batch
+from ._accumulation import ExactWindows
+from ._arguments import check_counts
+
+
+class BatchSizeCallback(Callback):
+    """Sets the batch size of each epoch: the size of the loader, and how many of its batches make a step.
+
+    The size of the first epoch is set before the loader is made; those of later epochs as soon as the epoch before is
+    over, and Lightning then makes the loader again. In between nothing changes, also where a run is resumed inside an
+    epoch. When the fit is over, loader, module and Trainer have their own values again.
+    """
+
+    sets_batch_size = True
+    weighs_accumulation = True
+
+    def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str) -> None:
+        if max_micro_batch is not None:
+            check_counts(max_micro_batch=max_micro_batch)
+        self.max_micro_batch = max_micro_batch
+        self.batch_arg_name = batch_arg_name
+        self._windows = ExactWindows()
+        self._loader: TrainLoaderSize | None = None
+        self._users_accumulation = 1
+        self._set: Split | None = None  # what loader and Trainer were told
+        self._checks_batch = False
+        self.planned_micro_batch_sizes: set[int] = set()  # per process, as far as they are known
+
+    @abstractmethod
+    def _size_at(self, epoch: int) -> int | None:
+        """Samples per optimizer step in an epoch; ``None`` for what the loader has by itself."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        refuse_several_that(trainer, "sets_batch_size", because="each would undo what the other sets")
+        refuse_other_accumulation(trainer, self)
+        self._users_accumulation = trainer.accumulate_grad_batches
+        self._loader = TrainLoaderSize(trainer, self.batch_arg_name)
+        self._set = None
+        self.planned_micro_batch_sizes = {
+            self._split(trainer, size).micro_batch_size for size in self._planned(trainer)
+        }
+        self._prepare(trainer, trainer.current_epoch)
+        self._accumulate(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._loader is not None:  # the fit's own, not one of `validate` or `test`
+            self._recall(checkpoint["callbacks"].get(self.state_key, {}))
+            self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
+            self._accumulate(trainer)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        settings = {"batch sizes": self._planned(trainer), "max_micro_batch": self.max_micro_batch}
+        refuse_different_settings(trainer, self, settings)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loader = self._its_loader
+        if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
+            loader.reload_now()
+        self._accumulate(trainer)
+        go_on_inside_epoch(trainer)
+        self._windows.begin()
+        self._check_run(trainer)
+        self._check_loader(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._its_loader.reloaded()
+        if not averages_weights_now(trainer):
+            self._accumulate(trainer)
+            self._check_loader(trainer)
+        self._windows.begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._windows.see(batch)
+        if self._checks_batch and self._set is not None:
+            self._checks_batch = False
+            size = samples_in(batch)
+            if size is not None and size > self._set.micro_batch_size:
+                raise ValueError(
+                    f"the batch size was set to {self._set.micro_batch_size} samples for each process and batch, but a "
+                    f"batch holds {size}; let train_dataloader() read its batch size from self.{self.batch_arg_name}"
+                )
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if is_first_that(trainer, self, "weighs_accumulation") and not averages_weights_now(trainer):
+            self._windows.weigh(trainer, loss)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if writes_logs_now(trainer):
+            pl_module.log_dict(self._values(trainer), on_step=True, on_epoch=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        following = trainer.current_epoch + 1
+        if following != trainer.max_epochs and self._prepare(trainer, following):
+            self._its_loader.reload_before_next_epoch()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore(trainer)
+
+    def _recall(self, state: dict[str, Any]) -> None:
+        """Take what decides about the size from a checkpoint, before `load_state_dict` is called."""
+
+    def _values(self, trainer: Trainer) -> dict[str, float]:
+        """What is logged of a step."""
+        micro = micro_batch_size(trainer) if self._set is None else self._set.micro_batch_size
+        accumulate = trainer.accumulate_grad_batches
+        values = {"batch/accumulate": float(accumulate)}
+        return values if micro is None else values | {"batch/size": float(micro * accumulate * trainer.world_size)}
+
+    @property
+    def _its_loader(self) -> TrainLoaderSize:
+        if self._loader is None:
+            raise RuntimeError(f"{type(self).__name__} has not been set up")
+        return self._loader
+
+    def _prepare(self, trainer: Trainer, epoch: int) -> bool:
+        """Write the size of an epoch to where its loader will be made from; whether it is another than before."""
+        size = self._size_at(epoch)
+        split = None if size is None else self._split(trainer, size)
+        if split == self._set:
+            return False
+        before, self._set = self._set, split
+        if split is None:
+            self._its_loader.restore()
+        elif before is None or split.micro_batch_size != before.micro_batch_size:
+            self._its_loader.set(split.micro_batch_size)
+            return True
+        return split is None
+
+    def _planned(self, trainer: Trainer) -> list[int]:
+        """The sizes that are known to come, epoch by epoch, in the first thousand epochs."""
+        first, last = trainer.current_epoch, trainer.max_epochs
+        end = first + 1000 if last is None or last < 0 else min(last, first + 1000)
+        sizes = (self._size_at(epoch) for epoch in range(first, max(end, first + 1)))
+        return [size for size in sizes if size is not None]
+
+    def _check_loader(self, trainer: Trainer) -> None:
+        self._checks_batch = self._set is not None and micro_batch_size(trainer) is None
+        if self._set is not None:
+            self._its_loader.check(self._set.micro_batch_size)
+
+    def _check_run(self, trainer: Trainer) -> None:
+        """Raise before the first step where a size that comes later cannot work."""
+        planned, samples = self._planned(trainer), samples_per_process(trainer)
+        if samples is None or not planned:
+            return
+        if max(planned) > samples * trainer.world_size:
+            raise ValueError(
+                f"a batch of {max(planned)} samples is larger than the {samples * trainer.world_size} samples to train "
+                "on; use a smaller one"
+            )
+        interval = validation_interval(trainer)
+        fewest = math.ceil(samples / max(self.planned_micro_batch_sizes))
+        if interval is not None and interval > fewest:
+            raise ValueError(
+                f"val_check_interval={interval} is more batches than an epoch has once a batch holds "
+                f"{max(self.planned_micro_batch_sizes)} samples, {fewest}; use a fraction, at most {fewest}, or "
+                "check_val_every_n_epoch=None"
+            )
+        if trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and len(planned) == trainer.max_epochs:
+            steps = sum(math.ceil(samples * trainer.world_size / size) for size in planned)
+            self._check_schedulers(trainer, steps)
+
+    def _check_schedulers(self, trainer: Trainer, steps: int) -> None:
+        for name, total in step_schedulers_with_a_length(trainer).items():
+            text = (
+                f"{name} was made for total_steps={total}, and with these batch sizes the run takes {steps} steps; "
+                "Lightning's estimated_stepping_batches takes all epochs to be alike, "
+                "lightning_gap.functional.planned_optimizer_steps does not"
+            )
+            if total < steps:
+                raise ValueError(text)
+            if total > steps:
+                rank_zero_warn(text)
+
+    def _split(self, trainer: Trainer, size: int) -> Split:
+        return split_batch(
+            size,
+            processes=trainer.world_size,
+            accumulate=self._users_accumulation,
+            max_micro_batch=self.max_micro_batch,
+        )
+
+    def _accumulate(self, trainer: Trainer) -> None:
+        trainer.accumulate_grad_batches = self._users_accumulation if self._set is None else self._set.accumulate
+
+    def _restore(self, trainer: Trainer) -> None:
+        if self._loader is not None:
+            self._loader.restore()
+            self._loader = None
+            trainer.accumulate_grad_batches = self._users_accumulation

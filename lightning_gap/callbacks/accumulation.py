@@ -1,0 +1,61 @@
+"""Make accumulated gradients those of the large batch, also where a window is short or its parts differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from .._lightning import is_first_that, refuse_manual_optimization, refuse_second
+from ._accumulation import ExactWindows
+
+
+class ExactAccumulation(Callback):
+    """Weigh every micro-batch by its samples, so that each step's gradient is the mean over the whole batch.
+
+    Lightning divides each loss by `accumulate_grad_batches` and averages over processes. That is the mean over the
+    batch only where all micro-batches are equal and none is missing: the last step of an epoch with 10 batches and
+    ``accumulate_grad_batches=4`` has half the gradient it should have. With this callback losses are weighed before
+    `backward`, so that gradient clipping, other callbacks and the optimizer see the right gradient. What the module
+    logs stays as it is. Where all micro-batches are equal nothing is changed at all.
+
+    The callbacks of this package that set the batch size do this by themselves; beside them this one is for ``count``.
+
+    Args:
+        count: What the mean of your loss is taken over, as a function of the batch: for instance the number of tokens
+            that are not padding. By default the samples, the first axis of the first tensor.
+
+    Raises:
+        ValueError: Before the first step in manual optimization, if the strategy accumulates by itself, or with
+            a second one. In a step, if a batch does not say how many samples it holds, or
+            `accumulate_grad_batches` changes inside a window, where gradients would be lost.
+
+    Reference:
+        Goyal et al. (2017), section 3, remark 3: normalise by the total number of samples.
+    """
+
+    weighs_accumulation = True
+
+    def __init__(self, count: Callable[[Any], float] | None = None) -> None:
+        self.count = count
+        self._windows = ExactWindows(count)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_second(trainer, self, because="a batch would be weighed twice")
+            refuse_manual_optimization(trainer, self)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._windows.begin()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._windows.begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._windows.see(batch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if is_first_that(trainer, self, "weighs_accumulation"):
+            self._windows.weigh(trainer, loss)

@@ -1,0 +1,227 @@
+import copy
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from lightning.pytorch import Callback
+from torch.nn.functional import cross_entropy
+
+from lightning_gap import GradientNoiseScaleMonitor
+from lightning_gap.functional import DatasetLoss, FixedSubset, gradient_noise
+
+NAMES = ("simple_scale", "critical_batch", "gradient_norm_squared", "variance")
+
+
+class ByHand(Callback):
+    """The gradient of every sample and the whole Hessian, in evaluation mode, whenever an epoch ends."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        module = pl_module.net
+        modes = [layer.training for layer in module]
+        module.eval()
+        x, y = tiny.dataset().tensors
+        each = [self.gradient(module, x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+        chunks = [self.gradient(module, *batch) for batch in FixedSubset(tiny.dataset(), samples=48, chunk_size=8)]
+        for layer, mode in zip(module, modes, strict=True):
+            layer.train(mode)
+        mean, spread = torch.stack(each).mean(0), torch.stack(chunks) - torch.stack(each).mean(0)
+        self.found.append({"norm": float(mean @ mean), "variance": 8 * float(spread.square().sum()) / 5})
+
+    def gradient(self, module, x, y):
+        slopes = torch.autograd.grad(cross_entropy(module(x), y), list(module.parameters()))
+        return torch.cat([s.flatten() for s in slopes]).double()
+
+
+class Logged(Callback):
+    """What the monitor logged in each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.read(trainer)
+
+    def on_train_end(self, trainer, pl_module):
+        self.read(trainer)
+
+    def read(self, trainer):
+        found = {k.removeprefix("noise/"): float(v) for k, v in trainer.callback_metrics.items() if "noise/" in k}
+        if found:
+            self.seen.append(found)
+
+
+def fit(*callbacks, module=None, epochs=2, **options):
+    trainer = tiny.trainer(*callbacks, max_epochs=epochs, **options)
+    trainer.fit(module or tiny.TinyClassifier(), tiny.loader())
+    return trainer
+
+
+def monitor(**terms):
+    return GradientNoiseScaleMonitor(**({"samples": 48, "chunk_size": 8} | terms))
+
+
+def test_it_logs_averages_of_what_the_gradients_of_all_samples_give():
+    by_hand, logged = ByHand(), Logged()
+    fit(by_hand, monitor(decay=0.5, probes=0), logged)
+    first, second = by_hand.found
+    weights = [(1.0, 0.0), (1 / 3, 2 / 3)]
+    for seen, (old, new) in zip(logged.seen, weights, strict=True):
+        norm, variance = (old * first[name] + new * second[name] for name in ("norm", "variance"))
+        assert seen["gradient_norm_squared"] == pytest.approx(norm, rel=1e-4)
+        assert seen["variance"] == pytest.approx(variance, rel=1e-4)
+        assert seen["simple_scale"] == pytest.approx(variance / norm, rel=1e-4)
+
+
+def test_with_no_decay_each_measurement_stands_alone():
+    by_hand, logged = ByHand(), Logged()
+    fit(by_hand, monitor(decay=0.0, probes=0), logged)
+    for seen, expected in zip(logged.seen, by_hand.found, strict=True):
+        assert seen["variance"] == pytest.approx(expected["variance"], rel=1e-4)
+
+
+def test_the_critical_batch_is_that_of_the_measurement():
+    class Compares(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.noise = measuring.measure(trainer, pl_module)
+
+    measuring, compares = monitor(decay=0.0), Compares()
+    metrics = fit(measuring, compares, epochs=1).callback_metrics
+    assert float(metrics["noise/critical_batch"]) == pytest.approx(compares.noise.critical_batch, rel=1e-6)
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_the_critical_batch_is_logged_where_it_has_probes(probes):
+    metrics = fit(monitor(probes=probes)).callback_metrics
+    assert ("noise/critical_batch" in metrics) == bool(probes)
+    assert "noise/simple_scale" in metrics
+
+
+def test_a_gradient_lost_in_its_noise_has_no_scale_and_one_warning_says_so():
+    def loss_fn(module, batch):  # its gradient is the mean of the inputs
+        return (batch[0] * module.net[0].weight[0]).sum(1).mean()
+
+    (x, y), logged = tiny.dataset(8).tensors, Logged()
+    measuring = monitor(loss_fn=loss_fn, data=[[x, y], [-x, y]], probes=0)  # two batches that pull against each other
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(measuring, logged)
+    told = [str(w.message) for w in caught if "noise/simple_scale" in str(w.message)]
+    assert len(told) == 1
+    assert "left out while it is not positive" in told[0]
+    assert "measure more samples" in told[0]
+    for seen in logged.seen:
+        assert "simple_scale" not in seen
+        assert seen["gradient_norm_squared"] < 0 < seen["variance"]
+
+
+def test_without_repetition_the_gradient_is_that_of_the_training_set():
+    """Of all samples nothing is left to chance, of the same samples from elsewhere it is."""
+    inside = fit(monitor(probes=0), epochs=1).callback_metrics
+    batches = [[batch[0], batch[1]] for batch in FixedSubset(tiny.dataset(), samples=48, chunk_size=8)]
+    outside = fit(monitor(probes=0, data=batches), epochs=1).callback_metrics
+    assert torch.equal(inside["noise/variance"], outside["noise/variance"])
+    norms = [float(metrics["noise/gradient_norm_squared"]) for metrics in (inside, outside)]
+    assert norms[0] - norms[1] == pytest.approx(float(inside["noise/variance"]) / 48, rel=1e-4)
+
+
+def test_a_resumed_run_has_the_averages_of_an_uninterrupted_one(tmp_path):
+    def run(epochs, ckpt_path=None):
+        trainer = tiny.trainer(monitor(decay=0.9), max_epochs=epochs)
+        trainer.fit(tiny.TinyClassifier(dropout=0.0), tiny.loader(), ckpt_path=ckpt_path)
+        return trainer
+
+    whole = run(4)
+    run(2).save_checkpoint(tmp_path / "half.ckpt")
+    resumed = run(4, tmp_path / "half.ckpt")
+    for name in NAMES:
+        assert torch.equal(whole.callback_metrics[f"noise/{name}"], resumed.callback_metrics[f"noise/{name}"])
+    first, second = (t.callbacks[0].state_dict() for t in (whole, resumed))
+    assert first == second
+    assert set(torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]) >= {monitor().state_key}
+
+
+def test_a_diverged_run_goes_on_and_its_noise_is_missing():
+    class Diverges(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (math.nan if self.current_epoch == 1 else 1.0)
+
+    logged = Logged()
+    with pytest.warns(UserWarning, match="gradient noise is logged as NaN: the loss at params and its gradients"):
+        trainer = fit(monitor(), logged, module=Diverges())
+    assert trainer.global_step == 6
+    assert all(math.isnan(logged.seen[-1][name]) for name in NAMES)
+    assert all(math.isfinite(value) for value in logged.seen[0].values())
+
+
+def test_samples_in_a_single_chunk_are_refused_before_the_first_step():
+    with pytest.raises(ValueError, match="the 48 samples are one; pass a smaller chunk_size than 50, or data="):
+        fit(GradientNoiseScaleMonitor())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"samples": 0}, "samples must be a whole number, at least 1, got 0"),
+        ({"chunk_size": 2.5}, r"chunk_size must be a whole number, at least 1, got 2\.5"),
+        ({"probes": -1}, "probes must be a whole number, at least 1, got -1"),
+        ({"decay": 1.0}, r"decay must be at least 0 and below 1, .*got 1\.0"),
+        ({"batch_norm": "eval"}, "batch_norm must be 'running', 'batch' or 'recomputed', got 'eval'"),
+        ({"every_n_epochs": 0}, "every_n_epochs must be a whole number, at least 1, got 0"),
+        ({"max_time_share": 0}, "max_time_share must be a positive share"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GradientNoiseScaleMonitor(**arguments)
+
+
+# Processes: this file, run as a script, trains on two
+
+
+def test_two_processes_measure_and_log_what_one_measures_alone(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, Path(__file__), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["found"] == pytest.approx(first["alone"], rel=1e-8)
+    assert first["found"] == second["found"]
+    assert first["logged"] == second["logged"]
+    assert first["logged"]["noise/variance"] == pytest.approx(first["found"]["variance"])
+
+
+class Alone(Callback):
+    """What the first process measures of all samples, with the same generator."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.found = vars(trainer.callbacks[0].measure(trainer, pl_module))
+        self.alone = {}
+        if trainer.global_rank == 0:
+            subset = FixedSubset(tiny.dataset(), samples=20, chunk_size=4)
+            net, batches = copy.deepcopy(pl_module.net), [[x.double(), y] for x, y in subset]
+            loss = DatasetLoss(net, lambda n, b: cross_entropy(n(b[0]), b[1]), batches)
+            self.alone = vars(gradient_noise(loss, net.parameters(), sizes=subset.sizes, probes=3, population=48))
+
+
+def main(folder):
+    alone = Alone()
+    torch.manual_seed(0)
+    measuring = monitor(samples=20, chunk_size=4)
+    trainer = tiny.trainer(measuring, alone, strategy="ddp", devices=2, precision="64-true", max_epochs=1)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader(batch_size=4))
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items() if key in measuring.keys}
+    result = {"found": alone.found, "alone": alone.alone, "logged": logged}
+    torch.save(result, Path(folder) / f"{trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
