@@ -1,4 +1,4 @@
-"""The command `lightning-gap`: list what there is, run one regime, compare several."""
+"""The command `lightning-gap`: list what there is, run one regime, compare several, advise a batch size."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lightning_gap.logging.tables import Row, cells
+from lightning_gap.recipes.advice import advise, measure_noise, show
 from lightning_gap.recipes.catalogue import RECIPES
 from lightning_gap.recipes.comparison import Plan, Settings, make_plan, run_all
 from lightning_gap.recipes.datasets import DATASETS
@@ -29,6 +30,9 @@ from lightning_gap.recipes.results import (
     write_table,
 )
 
+_ADVICE = {"recipe", "data", "data_dir", "seed", "small_batch_size", "learning_rate", "accelerator"}
+_NOT_FOR_ADVICE = {field.name for field in fields(Settings)} - _ADVICE
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
@@ -40,11 +44,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     values = given[command]
     chosen = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
-    chosen["regimes"] = (values["regime"],) if command == "run" else tuple(values["regimes"])
+    chosen["regimes"] = tuple(values["regimes"]) if command == "compare" else (values.get("regime", "small"),)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     try:
         made = make_plan(Settings(**chosen))
+        if command == "advise":
+            return _advise(made, values["steps"])
         claim_folder(made)
     except (ValueError, TypeError, OSError) as error:
         print(f"lightning-gap {command}: error: {error}", file=sys.stderr)
@@ -87,6 +93,17 @@ def _execute(made: Plan) -> int:
     return 0
 
 
+def _advise(made: Plan, steps: int) -> int:
+    console = Console(highlight=False)
+    settings = made.settings
+    with console.status(
+        f"{settings.recipe} on {settings.data}: {steps} steps of {made.numbers.small_batch_size} samples"
+    ):
+        measurements = measure_noise(made, steps)
+    show(console, made, measurements, advise(measurements, len(made.splits.train[1]) - made.numbers.validation_size))
+    return 0
+
+
 def _show(console: Console, made: Plan, table: Sequence[Row]) -> None:
     """Print the table on its side, a column for each regime: it then fits any terminal."""
     by_regime = [cells(columns(made), row) for row in table]
@@ -113,6 +130,12 @@ def _parser() -> ArgumentParser:
     compare = _settings_parser(skip=set())
     compare.add_argument("regimes", nargs="+", type=str, help="Training regimes; the first two also share a figure.")
     commands.add_subcommand("compare", compare, help="Train several regimes from the same weights and compare them.")
+    advice = ArgumentParser()
+    advice.add_class_arguments(Settings, as_positional=True, skip=_NOT_FOR_ADVICE)
+    advice.add_argument(
+        "--steps", type=int, default=300, help="Optimizer steps in which the gradient noise is measured."
+    )
+    commands.add_subcommand("advise", advice, help="Measure a recipe's gradient noise and advise a batch size.")
     return parser
 
 

@@ -23,7 +23,7 @@ from ._undisturbed import undisturbed
 
 
 class GradientNoiseScaleMonitor(ScheduledMonitor):
-    """Log the noise scale of the gradient, the batch size at which half of a step is noise.
+    """Log the noise scale of the gradient, the batch size at which half of it, squared, is noise.
 
     Far below it, twice the batch halves the steps; far above it, it only doubles the cost of each. The loss comes
     from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of the training data;

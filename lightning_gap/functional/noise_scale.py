@@ -244,11 +244,9 @@ class RatioAverage:
         return _positive_ratio(*self.averages)
 
     def state_dict(self) -> dict[str, list[float]]:
-        """What a checkpoint needs, as plain numbers."""
         return {"sums": list(self._sums)}
 
     def load_state_dict(self, state_dict: dict[str, list[float]]) -> None:
-        """Go on from there."""
         self._sums = list(state_dict["sums"])
 
 
@@ -278,9 +276,7 @@ def optimal_learning_rate(batch_size: int, *, noise_scale: float, max_learning_r
 
 
 def learning_rate_gain(batch_size: int, base_batch_size: int, *, noise_scale: float) -> float:
-    """Factor on SGD's rate from one batch size to another, the ratio of two `optimal_learning_rate`.
-
-    Linear far below the noise scale, 1 far above.
+    """Factor on SGD's `optimal_learning_rate` between batch sizes: linear far below the noise scale, 1 far above.
 
     Example:
         >>> learning_rate_gain(900, 100, noise_scale=900.0)  # linear would be 9

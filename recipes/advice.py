@@ -1,0 +1,225 @@
+"""Which batch size a recipe's gradient noise asks for, measured while its small batch trains, and the rate there."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from lightning_gap.functional import (
+    DatasetLoss,
+    FixedSubset,
+    GradientNoise,
+    RatioAverage,
+    gradient_noise,
+    learning_rate_gain,
+    learning_rate_scale,
+)
+from lightning_gap.recipes.classifier import Classifier
+from lightning_gap.recipes.comparison import Plan
+from lightning_gap.recipes.datasets import Samples
+
+# About as many samples as the scale to be told, in chunks that leave eighty gradients to compare.
+SAMPLES, CHUNK, PROBES, TIMES = 4000, 50, 3, 6
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The gradient noise after a number of steps, and the loss of the batch there."""
+
+    step: int
+    loss: float
+    noise: GradientNoise
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the measurements come to.
+
+    Attributes:
+        scale: Simple noise scale, samples; averaged, the last measurement counting half, the one before a quarter.
+        critical: Critical batch, averaged alike; NaN where it cannot be told.
+        lowest: Smallest scale of a single measurement.
+        highest: Largest.
+        batch_size: The power of two at or below the scale, at most the training set.
+    """
+
+    scale: float
+    critical: float
+    lowest: float
+    highest: float
+    batch_size: int
+
+    def costs(self, batch_size: int) -> tuple[float, float]:
+        """Steps over the fewest, and samples over the fewest, that training with this batch size takes."""
+        return 1 + self.scale / batch_size, 1 + batch_size / self.scale
+
+
+def measure_noise(plan: Plan, steps: int) -> list[Measurement]:
+    """Train the recipe's small batch for some steps from its seed and measure the noise along the way.
+
+    Raises:
+        ValueError: If there are too few steps to measure at.
+    """
+    if steps < TIMES:
+        raise ValueError(f"steps must be at least {TIMES}, one for each measurement, got {steps}; the default is 300")
+    seed = plan.settings.seed
+    data, network = plan.data(plan.numbers.small_batch_size, seed), plan.new_network(seed)
+    measuring = _MeasureNoise(data.train, [round(steps * k / TIMES) for k in range(1, TIMES + 1)])
+    module = Classifier(network, learning_rate=plan.numbers.learning_rate, callbacks=[measuring])
+    trainer = Trainer(
+        max_epochs=-1,
+        max_steps=steps,
+        accelerator=plan.settings.accelerator,
+        devices=1,
+        logger=False,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    return measuring.found
+
+
+def advise(measurements: list[Measurement], training_samples: int) -> Advice:
+    """The batch size that the measurements ask for.
+
+    Raises:
+        ValueError: If the gradient cannot be told from its noise.
+    """
+    simple, critical = RatioAverage(0.5), RatioAverage(0.5)
+    for measured in measurements:
+        noise = measured.noise
+        simple.update(noise.variance, noise.gradient_norm_squared)
+        critical.update(noise.curvature_variance, noise.gradient_curvature)
+    scale = simple.ratio
+    if math.isnan(scale):
+        raise ValueError(
+            f"the gradient cannot be told from its noise around step {measurements[-1].step}: the noise scale is far "
+            f"beyond the {SAMPLES} samples measured; pass fewer --steps"
+        )
+    single = [m.noise.simple_scale for m in measurements if math.isfinite(m.noise.simple_scale)]
+    limit = min(scale, training_samples)
+    return Advice(scale, critical.ratio, min(single), max(single), 2 ** max(0, math.floor(math.log2(limit))))
+
+
+def show(console: Console, plan: Plan, measurements: list[Measurement], advice: Advice) -> None:
+    """Print what was measured, what it advises, why, and what to run next."""
+    numbers = plan.numbers
+    seen = _table("step", "train loss", "noise scale", "critical batch")
+    for m in measurements:
+        seen.add_row(f"{m.step}", f"{m.loss:.3f}", _samples(m.noise.simple_scale), _samples(m.noise.critical_batch))
+    console.print(seen)
+    costs = _table("batch", "steps", "samples", "ADAM's rate", "SGD's rate")
+    for size in sorted({numbers.small_batch_size, advice.batch_size, numbers.large_batch_size}):
+        steps, samples = advice.costs(size)
+        advised = " (advised)" * (size == advice.batch_size)
+        costs.add_row(
+            f"{size}{advised}",
+            f"x {steps:.2f}",
+            f"x {samples:.2f}",
+            f"{_adam_rate(plan, size):.2g}",
+            f"x {learning_rate_gain(size, numbers.small_batch_size, noise_scale=advice.scale):.2f}",
+        )
+    console.print(costs)
+    for line in _reasons(plan, measurements, advice):
+        console.print(line)
+    console.print("\nNext:", *(f"    {line}" for line in _commands(plan, advice.batch_size)), sep="\n", soft_wrap=True)
+
+
+def _reasons(plan: Plan, measurements: list[Measurement], advice: Advice) -> list[str]:
+    base, batch = plan.numbers.small_batch_size, advice.batch_size
+    steps, samples = advice.costs(batch)
+    gain = learning_rate_gain(batch, base, noise_scale=advice.scale)
+    first, last = measurements[0], measurements[-1]
+    return [
+        f"[bold]Batch {batch}[/bold], the power of two at or below the noise scale of {_samples(advice.scale)} "
+        "samples, averaged towards the end. An order of magnitude, no more: single measurements range from "
+        f"{_samples(advice.lowest)} to {_samples(advice.highest)}, and the critical batch, which weighs directions by "
+        f"curvature, comes to {_samples(advice.critical)}.",
+        f"[bold]Cost[/bold]: {steps:.2f} times the fewest steps and {samples:.2f} times the fewest samples that any "
+        "batch takes to the same loss, by (S / S_min - 1) (E / E_min - 1) = 1. Far below the scale, twice the batch "
+        "halves the steps; far above it, it doubles the samples.",
+        f"[bold]Rate {_adam_rate(plan, batch):.2g}[/bold]: the recipe trains with ADAM, whose steps do not grow with "
+        "the gradient, and the usual rule is the square root of the ratio of the batches: "
+        f"{plan.numbers.learning_rate:g} x sqrt({batch / base:g}). For SGD the rule is linear, x {batch / base:g}, "
+        f"while the batch is small against the noise scale; at this one, x {gain:.2f}.",
+        "[bold]Later[/bold]: as a rule the scale grows as the loss falls, here from "
+        f"{_samples(first.noise.simple_scale)} at step {first.step} to {_samples(last.noise.simple_scale)} at step "
+        f"{last.step}; a longer run bears a larger batch, see --steps {10 * last.step}. Test accuracy is another "
+        "matter: compare it.",
+    ]
+
+
+class _MeasureNoise(Callback):
+    """Measure after given steps, the training itself left as it is."""
+
+    def __init__(self, train: Samples, steps: list[int]) -> None:
+        self.steps = steps
+        self.found: list[Measurement] = []
+        self._population = len(train[1])
+        self._batches = FixedSubset(TensorDataset(*train), samples=SAMPLES, chunk_size=CHUNK, seed=0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step in self.steps:
+            self.found.append(Measurement(trainer.global_step, float(outputs["loss"]), self._measure(pl_module)))
+
+    def _measure(self, module: LightningModule) -> GradientNoise:
+        def mean_loss(network: nn.Module, batch: Samples) -> Tensor:
+            inputs, targets = (tensor.to(module.device) for tensor in batch)
+            return cross_entropy(network(inputs), targets)
+
+        return gradient_noise(
+            DatasetLoss(module, mean_loss, self._batches),
+            module.parameters(),
+            sizes=self._batches.sizes,
+            probes=PROBES,
+            population=self._population,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def _adam_rate(plan: Plan, batch_size: int) -> float:
+    numbers = plan.numbers
+    rate: float = numbers.learning_rate * learning_rate_scale(batch_size, numbers.small_batch_size, rule="sqrt")
+    return rate
+
+
+def _commands(plan: Plan, batch: int) -> list[str]:
+    """The two batches against each other; then, where the advised one is another, that one with its own rate."""
+    settings, small = plan.settings, plan.numbers.small_batch_size
+    data = ["--data", settings.data, "--data_dir", str(settings.data_dir)]
+    sizes = ["--small_batch_size", str(min(batch, small))]
+    if batch == small:
+        return [shlex.join(["lightning-gap", "compare", settings.recipe, "small", "large", *data, *sizes])]
+    larger = [*sizes, "--large_batch_size", str(max(batch, small))]
+    tuned = ["--small_batch_size", str(batch), "--learning_rate", f"{_adam_rate(plan, batch):.2g}"]
+    return [
+        shlex.join(["lightning-gap", "compare", settings.recipe, "small", "large", *data, *larger]),
+        shlex.join(["lightning-gap", "run", settings.recipe, "--regime", "small", *data, *tuned]),
+    ]
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _samples(value: float) -> str:
+    """Two digits are more than is known."""
+    return "unknown" if math.isnan(value) else f"{float(f'{value:.2g}'):,.0f}"
