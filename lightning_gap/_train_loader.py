@@ -101,8 +101,10 @@ def go_on_inside_epoch(trainer: Trainer) -> None:
     Lightning does it from the loader's own state, but loses the state where `estimated_stepping_batches` was read
     in `configure_optimizers`, which builds the loader too soon (Lightning issue 20550).
     """
-    if trainer.fit_loop.restarted_mid_epoch and isinstance(trainer.train_dataloader, PlannedLoader):
-        done: int = trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    inside = trainer.fit_loop.restarted_mid_epoch and not progress.is_last_batch
+    if inside and isinstance(trainer.train_dataloader, PlannedLoader):
+        done: int = progress.current.processed  # type: ignore[attr-defined]
         trainer.train_dataloader.seek(trainer.current_epoch, done)
 
 

@@ -110,6 +110,7 @@ class LearningRateScaling(Callback):
         self.momentum_correction = momentum_correction
         self.micro_batch_size = micro_batch_size
         self._micro_batch_size = 0
+        self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._factor = 1.0
@@ -126,6 +127,7 @@ class LearningRateScaling(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read_batch_size(trainer)
+        self._is_first_batch = True
         if self._first_batch_size is None:
             self._first_batch_size = self._batch_size(trainer)
         self._check_warmup(trainer)
@@ -139,6 +141,11 @@ class LearningRateScaling(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read_batch_size(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._is_first_batch:  # a resumed epoch may not start, and a later callback may have set its batch size
+            self._is_first_batch = False
+            self._read_batch_size(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,0 +1,68 @@
+"""Batch sizes over time on several processes: what each sees, and that all of them train as one."""
+
+import subprocess
+import sys
+from itertools import chain
+
+import batch_sizes_on_processes as training
+import pytest
+import torch
+
+
+def run(folder, mode, processes, *arguments):
+    command = [sys.executable, training.__file__, folder, mode, str(processes), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{mode}-{processes}-{rank}.pt") for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("follow"), "follow", 2)
+
+
+@pytest.mark.parametrize("name", training.SCHEDULES)
+@pytest.mark.parametrize("source", training.SOURCES)
+@pytest.mark.parametrize("loader", training.LOADERS)
+def test_everything_follows_the_size_on_two_processes(followed, loader, source, name):
+    ranks = [found[loader, source, name] for found in followed]
+    for epoch in range(4):
+        size = [size for begin, size in training.SCHEDULES[name].items() if begin <= epoch][-1]
+        shares = [rank["seen"][epoch] for rank in ranks]
+        assert [[len(batch) for batch in share] for share in shares] == [[size // 2] * (48 // size)] * 2
+        assert sorted(chain(*shares[0], *shares[1])) == list(range(48))
+        assert [rank["lengths"][epoch] for rank in ranks] == [48 // size] * 2
+    orders = {tuple(chain(*ranks[0]["seen"][epoch])) for epoch in range(4)}
+    assert len(orders) == 4  # shuffled anew in every epoch
+    for rank in ranks:
+        assert rank["validated"] == [0, 1, 2, 3]
+        assert rank["rates"] == [0.05 * 0.5**epoch for epoch in range(1, 5)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return training.same(1, [1, 2, 4])
+
+
+def apart(first, second, *, statistics):
+    """Running statistics belong to each process; micro-batches of one share them."""
+    names = [name for name in first if statistics or not any(kind in name for kind in ("running", "tracked"))]
+    return max(float((first[name] - second[name]).abs().max()) for name in names)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ghosts"])
+def test_micro_batches_train_as_the_whole_batch(alone, kind):
+    for accumulate in (2, 4):
+        assert apart(alone[kind, 1], alone[kind, accumulate], statistics=True) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulations"), [(2, (1, 4)), pytest.param(4, (1, 2, 4), marks=pytest.mark.slow)]
+)
+def test_processes_train_as_one(tmp_path, alone, processes, accumulations):
+    ranks = run(tmp_path, "same", processes, *accumulations)
+    start = training.Small(norm=False).state_dict()
+    assert apart({f"net.{k}": v for k, v in alone["plain", 1].items()}, start, statistics=False) > 1e-2  # it did train
+    for rank in ranks:
+        for (kind, accumulate), state in rank.items():
+            assert apart(alone[kind, 1], state, statistics=False) <= 1e-12, (kind, accumulate)

@@ -1,0 +1,94 @@
+"""A run that is stopped anywhere and resumed ends, and logs on its way, bit for bit as if it had not been stopped."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import exact_resume as training
+import pytest
+import torch
+
+# Resumed runs save nothing, so the callback that saved is missing in them.
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+
+
+def same(first, second):
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def assert_goes_on(whole, resumed, step):
+    for part in ("weights", "optimizer", "scheduler"):
+        assert same(whole[part], resumed[part]), (part, step)
+    assert list(resumed["steps"]) == list(range(step + 1, training.STEPS + 1))
+    for later, seen in resumed["steps"].items():
+        assert seen == whole["steps"][later], (step, later)
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["no workers", "two workers"])
+def run(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, training.train(folder, workers=request.param), request.param
+
+
+@pytest.mark.parametrize("step", range(1, training.STEPS))
+def test_it_resumes_from_every_step(run, step):
+    folder, whole, workers = run
+    resumed = training.train(None, workers=workers, ckpt_path=folder / f"step={step}.ckpt")
+    assert_goes_on(whole, resumed, step)
+
+
+def test_it_went_through_all_sizes_and_every_sample_once_an_epoch(run):
+    steps = run[1]["steps"]
+    assert [steps[step]["batch/size"] for step in range(1, 18)] == [32.0] * 9 + [64.0] * 5 + [128.0] * 3
+    assert len({steps[step]["lr/scale"] for step in range(1, 18)}) > 10  # the warmup passes two sizes
+    for first, last in ((1, 9), (10, 14), (15, 17)):
+        seen = [index for step in range(first, last + 1) for order in steps[step]["orders"] for index in order]
+        assert sorted(seen) == list(range(training.SAMPLES))
+
+
+@pytest.mark.parametrize("step", [4, 12, 16])
+def test_it_resumes_where_lightning_alone_would_start_the_epoch_anew(tmp_path, step):
+    whole = training.train(tmp_path, module=training.WatchesLength())
+    resumed = training.train(None, module=training.WatchesLength(), ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert_goes_on(whole, resumed, step)
+
+
+@pytest.mark.parametrize("at_the_end_of", ["training", "validation"])
+def test_it_resumes_from_the_ends_of_epochs(tmp_path, at_the_end_of):
+    whole = training.train(tmp_path, every_n_epochs=1, save_on_train_epoch_end=at_the_end_of == "training")
+    for step in (9, 14):
+        assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / f"step={step}.ckpt"), step)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_process_resumes_to_the_same_end(tmp_path, workers):
+    whole = training.train(None)
+    chance, kills = random.Random(workers), 0
+    for _ in range(200):
+        process = subprocess.Popen([sys.executable, training.__file__, tmp_path, str(workers)])
+        begun = len(list(tmp_path.glob("*.ckpt")))
+        while process.poll() is None and len(list(tmp_path.glob("*.ckpt"))) <= begun:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.03))  # anywhere in a step, or while a checkpoint is written
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if (tmp_path / "end.pt").exists():
+            break
+        for path in list(tmp_path.glob("*.ckpt"))[:-1]:
+            assert path.stat().st_size > 0
+    end = torch.load(tmp_path / "end.pt")
+    assert kills >= 10
+    for part in ("weights", "optimizer", "scheduler"):
+        assert same(whole[part], end[part])
