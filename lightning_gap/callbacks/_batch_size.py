@@ -54,8 +54,8 @@ class BatchSizeCallback(Callback):
         self.planned_micro_batch_sizes: set[int] = set()  # per process, as far as they are known
 
     @abstractmethod
-    def _size_at(self, epoch: int) -> int | None:
-        """Samples per optimizer step in an epoch; ``None`` for what the loader has by itself."""
+    def _split_at(self, trainer: Trainer, epoch: int) -> Split | None:
+        """How an epoch begins; ``None`` for what loader and Trainer have by themselves."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -65,21 +65,18 @@ class BatchSizeCallback(Callback):
         self._users_accumulation = trainer.accumulate_grad_batches
         self._loader = TrainLoaderSize(trainer, self.batch_arg_name)
         self._set = None
-        self.planned_micro_batch_sizes = {
-            self._split(trainer, size).micro_batch_size for size in self._planned(trainer)
-        }
+        self.planned_micro_batch_sizes = {split.micro_batch_size for split in self._planned(trainer)}
         self._prepare(trainer, trainer.current_epoch)
         self._accumulate(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._loader is not None:  # the fit's own, not one of `validate` or `test`
-            self._recall(checkpoint["callbacks"].get(self.state_key, {}))
+            self._recall(checkpoint)
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
             self._accumulate(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        settings = {"batch sizes": self._planned(trainer), "max_micro_batch": self.max_micro_batch}
-        refuse_different_settings(trainer, self, settings)
+        refuse_different_settings(trainer, self, self._planned(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = self._its_loader
@@ -130,8 +127,8 @@ class BatchSizeCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore(trainer)
 
-    def _recall(self, state: dict[str, Any]) -> None:
-        """Take what decides about the size from a checkpoint, before `load_state_dict` is called."""
+    def _recall(self, checkpoint: dict[str, Any]) -> None:
+        """Take what decides about the size from a checkpoint."""
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
         """What is logged of a step."""
@@ -148,8 +145,7 @@ class BatchSizeCallback(Callback):
 
     def _prepare(self, trainer: Trainer, epoch: int) -> bool:
         """Write the size of an epoch to where its loader will be made from; whether it is another than before."""
-        size = self._size_at(epoch)
-        split = None if size is None else self._split(trainer, size)
+        split = self._split_at(trainer, epoch)
         if split == self._set:
             return False
         before, self._set = self._set, split
@@ -160,12 +156,12 @@ class BatchSizeCallback(Callback):
             return True
         return split is None
 
-    def _planned(self, trainer: Trainer) -> list[int]:
-        """The sizes that are known to come, epoch by epoch, in the first thousand epochs."""
+    def _planned(self, trainer: Trainer) -> list[Split]:
+        """What is known to come, epoch by epoch, in the first thousand epochs."""
         first, last = trainer.current_epoch, trainer.max_epochs
         end = first + 1000 if last is None or last < 0 else min(last, first + 1000)
-        sizes = (self._size_at(epoch) for epoch in range(first, max(end, first + 1)))
-        return [size for size in sizes if size is not None]
+        splits = (self._split_at(trainer, epoch) for epoch in range(first, max(end, first + 1)))
+        return [split for split in splits if split is not None]
 
     def _check_loader(self, trainer: Trainer) -> None:
         self._checks_batch = self._set is not None and micro_batch_size(trainer) is None
@@ -174,7 +170,8 @@ class BatchSizeCallback(Callback):
 
     def _check_run(self, trainer: Trainer) -> None:
         """Raise before the first step where a size that comes later cannot work."""
-        planned, samples = self._planned(trainer), samples_per_process(trainer)
+        samples = samples_per_process(trainer)
+        planned = [split.micro_batch_size * split.accumulate * trainer.world_size for split in self._planned(trainer)]
         if samples is None or not planned:
             return
         if max(planned) > samples * trainer.world_size:

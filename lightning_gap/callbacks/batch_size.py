@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import is_trial, refuse_rescaling
-from ..functional.batch_size import Schedule, checked_milestones, stage_at
+from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
 from ._rates import scaled_rates
 
@@ -92,8 +92,8 @@ class BatchSizeScheduler(BatchSizeCallback):
         super().on_exception(trainer, pl_module, exception)
         self._stop(trainer)
 
-    def _size_at(self, epoch: int) -> int:
-        return stage_at(self.schedule, epoch).batch_size
+    def _split_at(self, trainer: Trainer, epoch: int) -> Split:
+        return self._split(trainer, stage_at(self.schedule, epoch).batch_size)
 
     def _factor_at(self, epoch: int) -> float:
         return stage_at(self.schedule, epoch).learning_rate_factor

@@ -143,10 +143,7 @@ def same(processes, accumulations):
 
 def main() -> None:
     output, mode, processes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    if mode == "follow":
-        found = follow(processes)
-    else:
-        found = same(processes, [int(k) for k in sys.argv[4:]])
+    found = follow(processes) if mode == "follow" else same(processes, [int(k) for k in sys.argv[4:]])
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     torch.save(found, output / f"{mode}-{processes}-{rank}.pt")
 
