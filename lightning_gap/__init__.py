@@ -8,6 +8,7 @@ from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
 from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
 from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
 from .callbacks import LearningRateScaling as LearningRateScaling
+from .callbacks import PiggybackWarmStart as PiggybackWarmStart
 from .callbacks import SharpnessMonitor as SharpnessMonitor
 from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
 from .data import BatchPlan as BatchPlan

@@ -188,6 +188,21 @@ def epoch_of(checkpoint: dict[str, Any]) -> int:
     return int(progress.get("processed", checkpoint.get("epoch", 0)))
 
 
+def ends_epoch(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint was saved between two epochs."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    return "processed" in progress and progress["processed"] == progress["ready"]
+
+
+def go_on_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
+    """Let Lightning restore epochs and steps, and if asked optimizers and schedulers, right after `on_fit_start`."""
+    left_out = () if optimizers else ("optimizer_states", "lr_schedulers")
+    kept = {name: value for name, value in checkpoint.items() if name not in left_out}
+    if not optimizers:
+        kept |= {"optimizer_states": [o.state_dict() for o in trainer.optimizers], "lr_schedulers": []}
+    trainer._checkpoint_connector._loaded_checkpoint = kept
+
+
 def averages_weights_now(trainer: Trainer) -> bool:
     """Whether this is the extra epoch of `StochasticWeightAveraging`, which trains nothing."""
     return bool(trainer.fit_loop._skip_backward)

@@ -7,5 +7,6 @@ from .generalization_gap import GeneralizationGapMonitor as GeneralizationGapMon
 from .ghost_batch_norm import GhostBatchNormSwap as GhostBatchNormSwap
 from .learning_rate import LearningRateScaling as LearningRateScaling
 from .noise_scale import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
+from .piggyback import PiggybackWarmStart as PiggybackWarmStart
 from .sharpness import SharpnessMonitor as SharpnessMonitor
 from .weight_distance import WeightDistanceMonitor as WeightDistanceMonitor

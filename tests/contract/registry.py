@@ -15,6 +15,7 @@ from lightning_gap import (
     GhostBatchNormSwap,
     GradientNoiseScaleMonitor,
     LearningRateScaling,
+    PiggybackWarmStart,
     SharpnessMonitor,
     WeightDistanceMonitor,
 )
@@ -58,6 +59,11 @@ REGISTRY = {
         lambda: LearningRateScaling(8, warmup_epochs=1),
         second="more than one LearningRateScaling",
         keys=frozenset({"lr/effective", "lr/scale", "batch/effective"}),
+    ),
+    "PiggybackWarmStart": Entry(
+        lambda: PiggybackWarmStart(1, 24, optimizer_state="keep"),
+        second="PiggybackWarmStart and PiggybackWarmStart",
+        keys=frozenset({"piggyback/switched", "batch/size", "batch/accumulate"}),
     ),
     "SharpnessMonitor": Entry(
         lambda: SharpnessMonitor(samples=20, chunk_size=8),

@@ -160,7 +160,7 @@ def test_fast_dev_run_works(entry):
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_barebones_works(entry):
     torch.manual_seed(0)
-    trainer = tiny.trainer(entry.make(), barebones=True, log_every_n_steps=None, max_epochs=1)
+    trainer = tiny.trainer(entry.make(), barebones=True, log_every_n_steps=None, max_epochs=2)
     trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
 
 

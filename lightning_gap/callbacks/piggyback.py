@@ -1,0 +1,187 @@
+"""Train with the small batch first, then go on with the large one from where it stood."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from .._lightning import ends_epoch, go_on_from, is_trial, micro_batch_size, refuse_sharded_weights
+from ..functional.batch_size import Split
+from ._arguments import check_counts
+from ._batch_size import BatchSizeCallback
+
+OptimizerState = Literal["keep", "reset"]
+Mode = Literal["weights", "continue"]
+
+
+class PiggybackWarmStart(BatchSizeCallback):
+    """Let the large batch start from weights that the small batch found: a piggybacked, or warm-started, run.
+
+    In one run: the loader's own batch size until ``switch_epoch``, then ``large_batch_size``. Or the large batch
+    alone, from a checkpoint that a small-batch run has saved: with ``mode="weights"`` as a new run that
+    begins at epoch 0 from those weights, as in the paper's figure; with ``mode="continue"`` as the same run going on,
+    epochs and steps counted from where they stood. Logs ``piggyback/switched``, 0 or 1, ``batch/size`` and
+    ``batch/accumulate``.
+
+    Args:
+        switch_epoch: First epoch with the large batch, counted from 0. ``None`` with ``source_checkpoint``.
+        large_batch_size: Samples per optimizer step with the large batch, over all processes.
+        optimizer_state: At the switch, ``"keep"`` the optimizer's momentum and moments, or ``"reset"`` them. To be
+            stated: the paper does not say, and it matters. With ``mode="continue"``, ``"keep"`` also brings back
+            the checkpoint's learning rate and its scheduler; with ``"reset"`` both begin anew. Weights alone have
+            no state to keep.
+        source_checkpoint: A Lightning checkpoint of the small-batch run.
+        mode: What is taken from it, ``"weights"`` or ``"continue"``.
+        max_micro_batch: Most samples that one process works on at a time; larger batches are accumulated.
+        batch_arg_name: As in `BatchSizeScheduler`.
+
+    Raises:
+        ValueError: If ``optimizer_state`` is not stated, neither or both of ``switch_epoch`` and ``source_checkpoint``
+            are given, or an argument is out of range. Before the first step, if the run ends before the switch,
+            the large batch is not larger, or the checkpoint is of another model; see also `BatchSizeScheduler`.
+        FileNotFoundError: At fit start, if there is no such checkpoint.
+
+    Reference:
+        Keskar et al. (2017), section 4, figure 5.
+    """
+
+    def __init__(
+        self,
+        switch_epoch: int | None,
+        large_batch_size: int,
+        *,
+        optimizer_state: OptimizerState | None = None,
+        source_checkpoint: str | Path | None = None,
+        mode: Mode = "weights",
+        max_micro_batch: int | None = None,
+        batch_arg_name: str = "batch_size",
+    ) -> None:
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        check_counts(large_batch_size=large_batch_size)
+        if (switch_epoch is None) == (source_checkpoint is None):
+            raise ValueError(
+                "the small batch comes either before switch_epoch or from source_checkpoint, got "
+                f"switch_epoch={switch_epoch!r} and source_checkpoint={source_checkpoint!r}; give one of them"
+            )
+        if switch_epoch is not None and (isinstance(switch_epoch, bool) or switch_epoch < 1):
+            raise ValueError(
+                f"switch_epoch must be at least 1, for the small batch to come first, got {switch_epoch!r}"
+            )
+        if optimizer_state not in get_args(OptimizerState):
+            raise ValueError(
+                f"optimizer_state must be stated, 'keep' or 'reset', got {optimizer_state!r}: what the small batch's "
+                "momentum does to the large one's first steps is part of the experiment"
+            )
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be 'weights' or 'continue', got {mode!r}")
+        if source_checkpoint is not None and mode == "weights" and optimizer_state == "keep":
+            raise ValueError(
+                "mode='weights' takes nothing but the weights from the checkpoint, so that no optimizer_state can be "
+                "kept; use optimizer_state='reset' or mode='continue'"
+            )
+        self.switch_epoch = switch_epoch
+        self.large_batch_size = large_batch_size
+        self.optimizer_state = optimizer_state
+        self.source_checkpoint = None if source_checkpoint is None else str(source_checkpoint)
+        self.mode: Mode = mode
+        self._switched = False
+        self._resumed = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        self._switched = self._resumed = False
+        if self.source_checkpoint is not None:
+            refuse_sharded_weights(trainer, self)
+            if Path(self.source_checkpoint).exists():  # now, before others take note of the initial weights
+                _load_weights(pl_module, self.source_checkpoint)
+        elif not is_trial(trainer) and 0 <= (trainer.max_epochs or -1) <= (self.switch_epoch or 0):
+            raise ValueError(
+                f"switch_epoch={self.switch_epoch} is not before the end of the run, max_epochs={trainer.max_epochs}: "
+                "the large batch would never come; switch sooner or train longer"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if self.source_checkpoint is not None and not self._resumed:
+            checkpoint = _load_weights(pl_module, self.source_checkpoint)  # again: configure_model may have made them
+            if self.mode == "continue":
+                if not ends_epoch(checkpoint):
+                    raise ValueError(
+                        f"source_checkpoint={self.source_checkpoint!r} was saved inside an epoch, whose rest cannot "
+                        "go on in larger batches; use one from the end of an epoch, or mode='weights'"
+                    )
+                go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.switch_epoch is not None and trainer.current_epoch < self.switch_epoch:
+            own = micro_batch_size(trainer)
+            small = None if own is None else own * trainer.accumulate_grad_batches * trainer.world_size
+            if small is not None and small >= self.large_batch_size:
+                raise ValueError(
+                    f"large_batch_size={self.large_batch_size} is not larger than the small batch, {small} samples per "
+                    "step; give the loader a smaller batch_size"
+                )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if not self._switched and trainer.current_epoch >= (self.switch_epoch or 0):
+            self._switched = True
+            if self.optimizer_state == "reset" and self.source_checkpoint is None:
+                for optimizer in trainer.optimizers:
+                    optimizer.state.clear()
+            state = "kept" if self.optimizer_state == "keep" else "reset"
+            rank_zero_info(
+                f"PiggybackWarmStart: batches of {self.large_batch_size} from epoch {trainer.current_epoch} on, "
+                f"optimizer state {state}"
+            )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["PiggybackWarmStart"] = {"switched": self._switched}
+
+    def _recall(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed = True
+        self._switched = checkpoint.get("PiggybackWarmStart", {}).get("switched", False)
+
+    def _split_at(self, trainer: Trainer, epoch: int) -> Split | None:
+        small = self.switch_epoch is not None and epoch < self.switch_epoch
+        return None if small else self._split(trainer, self.large_batch_size)
+
+    def _values(self, trainer: Trainer) -> dict[str, float]:
+        return super()._values(trainer) | {"piggyback/switched": float(self._switched)}
+
+
+def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
+    """Put the weights of a checkpoint into the module; the whole checkpoint."""
+    file = Path(path)
+    if not file.is_file():
+        stored = sorted(other.name for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
+        there = f"{file.parent} holds {', '.join(stored)}" if stored else f"{file.parent} holds no checkpoint"
+        raise FileNotFoundError(
+            f"source_checkpoint={path!r} does not exist: {there}; save the small-batch run's epochs with "
+            "ModelCheckpoint(every_n_epochs=1, save_top_k=-1)"
+        )
+    try:
+        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"source_checkpoint={path!r} cannot be read as a checkpoint: {error}; is the file whole, and saved by "
+            "Lightning?"
+        ) from error
+    if next(module.parameters(), None) is None:
+        return checkpoint  # not made yet
+    try:
+        module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"source_checkpoint={path!r} does not fit {type(module).__name__}: {error}; use a checkpoint of the same "
+            "architecture"
+        ) from error
+    return checkpoint
