@@ -1,6 +1,7 @@
 """Large batches in Lightning without the generalization gap: close it, and see why it opens."""
 
 from ._version import __version__ as __version__
+from .callbacks import AdaptiveBatchSize as AdaptiveBatchSize
 from .callbacks import BatchSizeScheduler as BatchSizeScheduler
 from .callbacks import CurvatureMonitor as CurvatureMonitor
 from .callbacks import ExactAccumulation as ExactAccumulation

@@ -168,6 +168,22 @@ def samples_per_process(trainer: Trainer) -> int | None:
     return len(sampler) if isinstance(sampler, Sized) else None
 
 
+def mean_over_processes(trainer: Trainer, value: float) -> float:
+    """The mean of every process's value, on all of them."""
+    return sum_over_processes(trainer, value) / trainer.world_size
+
+
+def broadcast(trainer: Trainer, value: int) -> int:
+    """The first process's value, on all of them."""
+    return int(trainer.strategy.broadcast(value))
+
+
+def loss_scale(trainer: Trainer) -> float:
+    """What a gradient scaler multiplies losses and gradients by; 1 without one."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
+
+
 def validation_interval(trainer: Trainer) -> int | None:
     """Batches between validations, where Lightning insists that an epoch has at least as many."""
     interval: object = trainer.val_check_interval

@@ -95,17 +95,22 @@ class TrainLoaderSize:
             self._source.instance = self._given
 
 
-def go_on_inside_epoch(trainer: Trainer) -> None:
-    """Bring a resumable loader to the batch where the checkpoint was saved.
+def go_on_where_saved(trainer: Trainer) -> None:
+    """Mend two ways in which Lightning resumes elsewhere than where the checkpoint was saved.
 
-    Lightning does it from the loader's own state, but loses the state where `estimated_stepping_batches` was read
-    in `configure_optimizers`, which builds the loader too soon (Lightning issue 20550).
+    After the last batch of an epoch: it goes on with the next epoch, but neither counts nor announces its beginning, so
+    that a checkpoint saved in it repeats batches when it is resumed in its turn. Inside an epoch: it loses the state
+    of a resumable loader where `estimated_stepping_batches` was read in `configure_optimizers`, which builds the
+    loader too soon (Lightning issue 20550).
     """
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    inside = trainer.fit_loop.restarted_mid_epoch and not progress.is_last_batch
-    if inside and isinstance(trainer.train_dataloader, PlannedLoader):
-        done: int = progress.current.processed  # type: ignore[attr-defined]
-        trainer.train_dataloader.seek(trainer.current_epoch, done)
+    fit_loop = trainer.fit_loop
+    if not fit_loop.restarted_mid_epoch:
+        return
+    epochs, batches = fit_loop.epoch_progress.current, fit_loop.epoch_loop.batch_progress
+    if epochs.processed == epochs.ready:  # type: ignore[attr-defined]
+        fit_loop.reset_restart_stage()
+    elif isinstance(trainer.train_dataloader, PlannedLoader):
+        trainer.train_dataloader.seek(trainer.current_epoch, batches.current.processed)  # type: ignore[attr-defined]
 
 
 def _size_of(loader: Any) -> int:

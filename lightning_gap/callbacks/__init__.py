@@ -1,6 +1,7 @@
 """Thin Lightning callbacks over `lightning_gap.functional`: when to call, and where the result goes."""
 
 from .accumulation import ExactAccumulation as ExactAccumulation
+from .adaptive_batch import AdaptiveBatchSize as AdaptiveBatchSize
 from .batch_size import BatchSizeScheduler as BatchSizeScheduler
 from .curvature import CurvatureMonitor as CurvatureMonitor
 from .generalization_gap import GeneralizationGapMonitor as GeneralizationGapMonitor

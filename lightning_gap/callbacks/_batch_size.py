@@ -24,7 +24,7 @@ from .._lightning import (
     validation_interval,
     writes_logs_now,
 )
-from .._train_loader import TrainLoaderSize, go_on_inside_epoch
+from .._train_loader import TrainLoaderSize, go_on_where_saved
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows
 from ._arguments import check_counts
@@ -83,7 +83,7 @@ class BatchSizeCallback(Callback):
         if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
             loader.reload_now()
         self._accumulate(trainer)
-        go_on_inside_epoch(trainer)
+        go_on_where_saved(trainer)
         self._windows.begin()
         self._check_run(trainer)
         self._check_loader(trainer)
@@ -136,6 +136,11 @@ class BatchSizeCallback(Callback):
         accumulate = trainer.accumulate_grad_batches
         values = {"batch/accumulate": float(accumulate)}
         return values if micro is None else values | {"batch/size": float(micro * accumulate * trainer.world_size)}
+
+    @property
+    def _least_accumulation(self) -> int:
+        """Micro-batches that a step has at least."""
+        return self._users_accumulation
 
     @property
     def _its_loader(self) -> TrainLoaderSize:
@@ -207,7 +212,7 @@ class BatchSizeCallback(Callback):
         return split_batch(
             size,
             processes=trainer.world_size,
-            accumulate=self._users_accumulation,
+            accumulate=self._least_accumulation,
             max_micro_batch=self.max_micro_batch,
         )
 

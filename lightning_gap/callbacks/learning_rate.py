@@ -18,6 +18,7 @@ from .._lightning import (
     schedulers_that_warm_up,
     writes_logs_now,
 )
+from .._train_loader import go_on_where_saved
 from ..functional.learning_rate import (
     Rule,
     Warmup,
@@ -126,6 +127,7 @@ class LearningRateScaling(Callback):
             self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        go_on_where_saved(trainer)
         self._read_batch_size(trainer)
         self._is_first_batch = True
         if self._first_batch_size is None:

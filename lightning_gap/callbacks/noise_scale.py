@@ -12,8 +12,9 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import process_group
 from ..functional.dataset_loss import BatchNormMode
+from ..functional.gradient_noise import UndefinedNoiseError, gradient_noise
 from ..functional.hessian_products import UndefinedCurvatureError
-from ..functional.noise_scale import GradientNoise, RatioAverage, UndefinedNoiseError, gradient_noise
+from ..functional.noise_scale import GradientNoise, RatioAverage
 from ._arguments import check_counts
 from ._fixed_subset import subset
 from ._module_loss import LossFunction, MeasuredLoss, trained_weights
@@ -91,7 +92,7 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
         self.max_time_share = max_time_share
         self.suffix = suffix
         self._schedule = Schedule(every_n_epochs, max_time_share)
-        self._loss = _LossInParts(
+        self._loss = MeasuredLoss(
             data=data, loss_fn=loss_fn, samples=samples, chunk_size=chunk_size, batch_norm=batch_norm, seed=seed
         )
         self._population: int | None = None
@@ -116,7 +117,7 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._loss.draw(trainer, pl_module)
-        self._loss.check_parts()
+        self._check_parts(trainer, pl_module)
         if self.data is None:  # the gradient to be told from its noise is that of the whole training set
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
             self._population = len(served.dataset)
@@ -137,10 +138,11 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
         with undisturbed(trainer, pl_module):
+            loss = self._loss.on(trainer, pl_module)
             return gradient_noise(
-                self._loss.on(trainer, pl_module),
+                loss,
                 trained_weights(pl_module),
-                sizes=self._loss.own_sizes(trainer),
+                sizes=loss.sizes,
                 probes=self.probes,
                 population=self._population,
                 generator=torch.Generator().manual_seed(self.seed),
@@ -189,24 +191,13 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
     def _check(self, trainer: Trainer, module: LightningModule) -> None:
         self._loss.check(trainer, module)
 
+    def _check_parts(self, trainer: Trainer, module: LightningModule) -> None:
+        loss = self._loss.on(trainer, module, alone=True)  # the parts of all processes
+        if len(loss.sizes) < 2:
+            raise ValueError(
+                f"the gradient noise shows between batches, and the {loss.samples} samples are one; pass a smaller "
+                f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
+            )
+
     def _forget(self) -> None:
         self._loss.forget()
-
-
-class _LossInParts(MeasuredLoss):
-    """The measured loss, and how many samples are behind each of its parts."""
-
-    def own_sizes(self, trainer: Trainer) -> list[int]:
-        """Samples of the parts that this process evaluates: `DatasetLoss` deals them out in turn."""
-        assert self._batches is not None, "monitors measure inside fit"
-        return self._batches.sizes[trainer.global_rank :: trainer.world_size]
-
-    def check_parts(self) -> None:
-        """Raise if there is nothing to compare."""
-        assert self._batches is not None, "monitors measure inside fit"
-        if len(self._batches.sizes) < 2:
-            (samples,) = self._batches.sizes
-            raise ValueError(
-                f"the gradient noise shows between batches, and the {samples} samples are one; pass a smaller "
-                f"chunk_size than {self._chunk_size}, or data=..., a list of at least two batches"
-            )

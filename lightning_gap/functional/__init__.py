@@ -1,6 +1,8 @@
 """The mathematics, in plain torch: usable in any training loop, without Lightning."""
 
 from .accumulation import AccumulationWindow as AccumulationWindow
+from .adaptive_batch import BatchSizeTest as BatchSizeTest
+from .adaptive_batch import next_batch_size as next_batch_size
 from .average_sharpness import AverageSharpness as AverageSharpness
 from .average_sharpness import average_sharpness as average_sharpness
 from .batch_size import AdaBatch as AdaBatch
@@ -43,14 +45,14 @@ from .ghost_swap import SwapReport as SwapReport
 from .ghost_swap import restore_batch_norm as restore_batch_norm
 from .ghost_swap import swap_batch_norm as swap_batch_norm
 from .ghosts import ghost_runs as ghost_runs
+from .gradient_noise import UndefinedNoiseError as UndefinedNoiseError
+from .gradient_noise import gradient_noise as gradient_noise
 from .landscape import along_line as along_line
 from .learning_rate import constant_warmup as constant_warmup
 from .learning_rate import gradual_warmup as gradual_warmup
 from .learning_rate import learning_rate_scale as learning_rate_scale
 from .noise_scale import GradientNoise as GradientNoise
 from .noise_scale import RatioAverage as RatioAverage
-from .noise_scale import UndefinedNoiseError as UndefinedNoiseError
-from .noise_scale import gradient_noise as gradient_noise
 from .noise_scale import learning_rate_gain as learning_rate_gain
 from .noise_scale import noise_from_norms as noise_from_norms
 from .noise_scale import optimal_learning_rate as optimal_learning_rate

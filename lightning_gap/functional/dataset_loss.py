@@ -35,7 +35,7 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         process_group: Processes between which the batches are dealt out; pass the same to the function that measures.
 
     Attributes:
-        samples: Number of samples.
+        samples: Number of samples, over all processes.
         batch_norm: As given.
 
     Raises:
@@ -76,6 +76,11 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         self._processes = get_world_size(process_group) if process_group else 1
         self._group = process_group
         self._entered: list[ExitStack] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples in each of the batches that this process evaluates, in order."""
+        return self._sizes[self._rank :: self._processes]
 
     def __call__(self) -> Tensor | Iterator[Tensor]:
         """The loss, or its parts where there are several batches."""

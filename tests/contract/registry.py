@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lightning.pytorch import Callback
 
 from lightning_gap import (
+    AdaptiveBatchSize,
     BatchSizeScheduler,
     CurvatureMonitor,
     ExactAccumulation,
@@ -44,6 +45,11 @@ REGISTRY = {
         lambda: GhostBatchNormSwap(4),
         second="more than one GhostBatchNormSwap",
         keys=frozenset({"ghost/layers"}),
+    ),
+    "AdaptiveBatchSize": Entry(
+        lambda: AdaptiveBatchSize(8, 24, test="noise_scale", measure_every_n_steps=1, micro_batches=2),
+        second="AdaptiveBatchSize and AdaptiveBatchSize",
+        keys=frozenset({"batch/size", "batch/accumulate", "batch/wanted", "batch/test"}),
     ),
     "BatchSizeScheduler": Entry(
         lambda: BatchSizeScheduler(GeometricGrowth(8, 48, factor=1.5, multiple_of=4), max_micro_batch=8),

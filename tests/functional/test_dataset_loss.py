@@ -204,6 +204,30 @@ def test_sizes_may_be_given_for_what_is_no_batch_of_tensors():
     assert value(loss) == pytest.approx(value(DatasetLoss(model, mean_loss, data)), rel=1e-14)
 
 
+def test_it_tells_the_samples_of_each_part():
+    subset = FixedSubset(torch.utils.data.TensorDataset(torch.zeros(11, 3)), chunk_size=4)
+    assert DatasetLoss(network(), mean_loss, batches()).sizes == [7, 5, 2]
+    assert DatasetLoss(network(), mean_loss, subset).sizes == subset.sizes == [4, 4, 3]
+    assert DatasetLoss(network(), mean_loss, "ab", sizes=(2, 9)).sizes == [2, 9]
+
+
+@pytest.mark.parametrize(("rank", "sizes"), [(0, [7, 2]), (1, [5]), (2, [4])])
+def test_of_several_processes_each_tells_the_sizes_of_the_parts_it_yields(rank, sizes, monkeypatch):
+    monkeypatch.setattr("lightning_gap.functional.dataset_loss.get_rank", lambda group: rank)
+    monkeypatch.setattr("lightning_gap.functional.dataset_loss.get_world_size", lambda group: 3)
+    evaluated = []
+
+    def noted(module, batch):
+        evaluated.append(len(batch[0]))
+        return mean_loss(module, batch)
+
+    loss = DatasetLoss(network(), noted, batches((7, 5, 4, 2)), process_group=object())
+    for part in loss():
+        del part
+    assert loss.sizes == evaluated == sizes
+    assert loss.samples == 18
+
+
 def test_one_batch_is_one_scalar_and_several_come_in_parts():
     model = network()
     assert isinstance(DatasetLoss(model, mean_loss, batches((4,)))(), torch.Tensor)

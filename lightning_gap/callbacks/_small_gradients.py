@@ -1,0 +1,49 @@
+"""The gradients of the single micro-batches of a step, as they accumulate."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from .._lightning import ends_accumulation, loss_scale, process_group
+from ..functional.batch_tests import GradientStatistics, gradient_statistics
+
+
+class SmallGradients:
+    """Tells the micro-batches' gradients apart by what each adds to the sum.
+
+    On several processes the last micro-batch is left out, because its backward pass averages over them.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+        self._sum: Tensor | None = None
+        self._losses: list[Tensor] = []
+
+    def begin(self) -> None:
+        """A new step begins."""
+        self._rows, self._sum, self._losses = [], None, []
+
+    def see_loss(self, trainer: Trainer, loss: Tensor) -> None:
+        """Note a micro-batch's loss, before Lightning's division by their number."""
+        self._losses.append(loss.detach() * trainer.accumulate_grad_batches / loss_scale(trainer))
+
+    def see_gradient(self, trainer: Trainer, module: LightningModule) -> None:
+        """Note what the last backward pass has added."""
+        if trainer.world_size > 1 and ends_accumulation(trainer):
+            return
+        gradients = [p.grad.detach().flatten() for p in module.parameters() if p.grad is not None]
+        total = torch.cat([gradient.float() if gradient.itemsize < 4 else gradient for gradient in gradients])
+        added = total if self._sum is None else total - self._sum
+        self._sum = total
+        self._rows.append(added * (trainer.accumulate_grad_batches / loss_scale(trainer)))
+
+    def statistics(self, trainer: Trainer, micro_batch_size: int) -> GradientStatistics:
+        """Of all micro-batches of all processes."""
+        return gradient_statistics(self._rows, samples_each=micro_batch_size, process_group=process_group(trainer))
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of this process's micro-batches."""
+        return float(torch.stack(self._losses).mean())

@@ -1,0 +1,251 @@
+"""Let the noise of the gradient set the batch size while training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import SGD
+
+from .._lightning import (
+    broadcast,
+    ends_accumulation,
+    epoch_of,
+    mean_over_processes,
+    samples_per_process,
+)
+from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
+from ..functional.batch_size import Split
+from ._arguments import check_counts
+from ._batch_size import BatchSizeCallback
+from ._rates import used_rates
+from ._small_gradients import SmallGradients
+
+
+class AdaptiveBatchSize(BatchSizeCallback):
+    """Grow the batch when the noise of its gradient calls for it, and not before.
+
+    Each batch is worked off in micro-batches, and from the differences between their gradients, on all processes, one
+    of five tests tells how large a batch would have to be. Its averages over the steps decide about the size of
+    the next epoch, or with ``decide_every_n_steps`` inside epochs too, where only the number of micro-batches changes.
+    Logs ``batch/size``, ``batch/accumulate``, ``batch/wanted`` (samples that the test asks for) and ``batch/test``
+    (those over the batch size: at most 1 where the test passes).
+
+    Args:
+        batch_size: Samples per optimizer step to begin with, over all processes.
+        max_batch_size: Most samples per step.
+        test: ``"norm"`` (Byrd et al.), ``"inner_product"`` or ``"augmented"`` (Bollapragada et al.), ``"cabs"``
+            (Balles et al.; SGD without momentum, one rate), or ``"noise_scale"`` (McCandlish et al.).
+        theta: Noise allowed by the first three, relative to the length of the gradient. Bollapragada et al. use 0.9.
+        nu: Noise allowed across the gradient by ``"augmented"``. The paper's value.
+        smoothing: Weight of the average against a new measurement, from 0 to below 1. Balles et al. use 0.95.
+        measure_every_n_steps: Steps from one measurement to the next; each costs about a copy of the gradient for
+            every micro-batch, in time and memory.
+        decide_every_n_steps: Decide inside epochs too, every n steps; ``None`` decides at their ends.
+        monotone: Never shrink.
+        max_growth: Most growth in one decision, a factor.
+        micro_batches: Least micro-batches of a step on each process; two can be compared, more tell more.
+        max_micro_batch: Most samples in one of them, for lack of memory.
+        batch_arg_name: As in `BatchSizeScheduler`.
+
+    Raises:
+        ValueError: If an argument is out of range. Before the first step as in `BatchSizeScheduler`, or if the
+            optimizer is not one that ``"cabs"`` is defined for.
+
+    Reference:
+        Byrd, Chin, Nocedal and Wu (2012); Bollapragada, Byrd and Nocedal (2018); Balles, Romero and Hennig (2017);
+        McCandlish, Kaplan and Amodei (2018), appendix A.1.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        max_batch_size: int,
+        *,
+        test: TestName = "norm",
+        theta: float = 0.9,
+        nu: float = 5.84,
+        smoothing: float = 0.95,
+        measure_every_n_steps: int = 10,
+        decide_every_n_steps: int | None = None,
+        monotone: bool = True,
+        max_growth: float = 2.0,
+        micro_batches: int = 4,
+        max_micro_batch: int | None = None,
+        batch_arg_name: str = "batch_size",
+    ) -> None:
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        check_counts(batch_size=batch_size, max_batch_size=max_batch_size, measure_every_n_steps=measure_every_n_steps)
+        if decide_every_n_steps is not None:
+            check_counts(decide_every_n_steps=decide_every_n_steps)
+        if max_batch_size < batch_size:
+            raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
+        if isinstance(micro_batches, bool) or not isinstance(micro_batches, int) or micro_batches < 2:
+            raise ValueError(f"micro_batches must be at least 2, for gradients to compare, got {micro_batches!r}")
+        if not 1 < max_growth < math.inf:
+            raise ValueError(f"max_growth must be a factor larger than 1, got {max_growth!r}")
+        self.batch_size = batch_size
+        self.max_batch_size = max_batch_size
+        self.test: TestName = test
+        self.theta = theta
+        self.nu = nu
+        self.smoothing = smoothing
+        self.measure_every_n_steps = measure_every_n_steps
+        self.decide_every_n_steps = decide_every_n_steps
+        self.monotone = monotone
+        self.max_growth = max_growth
+        self.micro_batches = micro_batches
+        self._gradients = SmallGradients()
+        self._test = self._new_test()
+        self._split_now: Split | None = None
+        self._epoch = 0  # that `_split_now` was decided for
+        self._measures = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._gradients.begin()
+        self._measures = False
+        samples = samples_per_process(trainer)
+        if samples is not None and self.max_batch_size > samples * trainer.world_size:
+            raise ValueError(
+                f"max_batch_size={self.max_batch_size} is larger than the {samples * trainer.world_size} samples to "
+                "train on; use a smaller one"
+            )
+        if self.test == "cabs":
+            optimizer = trainer.optimizers[0]
+            plain = isinstance(optimizer, SGD) and len(optimizer.param_groups) == 1
+            if not plain or optimizer.param_groups[0]["momentum"]:
+                raise ValueError(
+                    "test='cabs' is defined for SGD without momentum and with one learning rate, got "
+                    f"{type(optimizer).__name__}; use test='norm'"
+                )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._gradients.begin()
+            remaining = trainer.num_training_batches - batch_idx
+            fits = trainer.accumulate_grad_batches < remaining or math.isinf(remaining)  # the last may be smaller
+            self._measures = fits and trainer.global_step % self.measure_every_n_steps == 0
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self._measures and self.test == "cabs":
+            self._gradients.see_loss(trainer, loss)
+        super().on_before_backward(trainer, pl_module, loss)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._measures:
+            return
+        self._gradients.see_gradient(trainer, pl_module)
+        if ends_accumulation(trainer):
+            self._measure(trainer)
+            self._gradients.begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        n = self.decide_every_n_steps
+        if n is not None and trainer.global_step % n == 0 and ends_accumulation(trainer):
+            self._change_accumulation(trainer, batch_idx + 1)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        split = self._split_now
+        checkpoint["AdaptiveBatchSize"] = {
+            "test": self._test.state_dict(),
+            "epoch": self._epoch,
+            "split": None if split is None else [split.micro_batch_size, split.accumulate],
+        }
+
+    def _recall(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("AdaptiveBatchSize")
+        self._epoch = epoch_of(checkpoint)
+        if saved is not None:
+            self._test.load_state_dict(saved["test"])
+            self._epoch = saved["epoch"]
+            self._split_now = Split(*saved["split"])
+
+    def _new_test(self) -> BatchSizeTest:
+        return BatchSizeTest(self.test, theta=self.theta, nu=self.nu, smoothing=self.smoothing)
+
+    def _planned(self, trainer: Trainer) -> list[Split]:
+        return [self._split_at(trainer, self._epoch)]
+
+    def _split_at(self, trainer: Trainer, epoch: int) -> Split:
+        """The size of an epoch, decided when it is asked for the first time."""
+        if self._split_now is None:
+            self._split_now = self._split(trainer, self.batch_size)
+        elif epoch > self._epoch:
+            self._split_now = self._decide(trainer)
+        self._epoch = max(epoch, self._epoch)
+        return self._split_now
+
+    @property
+    def _least_accumulation(self) -> int:
+        return max(self.micro_batches, self._users_accumulation)
+
+    def _decide(self, trainer: Trainer) -> Split:
+        """Between epochs: the size that comes nearest, in micro-batches that are equal on all processes."""
+        accumulate = self._least_accumulation
+        size = self._next_size(trainer, trainer.world_size * accumulate)
+        if self.max_micro_batch is not None:
+            accumulate = max(accumulate, math.ceil(size / (trainer.world_size * self.max_micro_batch)))
+            size = self._next_size(trainer, trainer.world_size * accumulate)
+        split, samples = self._split(trainer, size), samples_per_process(trainer)
+        if samples is not None and samples % split.micro_batch_size == 1 != split.micro_batch_size:
+            return self._its_split  # one sample would be left at the end, of which BatchNorm makes no statistics
+        return split
+
+    @property
+    def _its_split(self) -> Split:
+        if self._split_now is None:
+            raise RuntimeError("AdaptiveBatchSize has not been set up")
+        return self._split_now
+
+    def _size(self, trainer: Trainer) -> int:
+        return self._its_split.micro_batch_size * self._its_split.accumulate * trainer.world_size
+
+    def _next_size(self, trainer: Trainer, multiple_of: int) -> int:
+        size = next_batch_size(
+            self._test.batch_size,
+            self._size(trainer),
+            smallest=self.batch_size,
+            largest=self.max_batch_size,
+            multiple_of=multiple_of,
+            max_growth=self.max_growth,
+            monotone=self.monotone,
+        )
+        return broadcast(trainer, size)  # one decision for all, whatever their rounding
+
+    def _change_accumulation(self, trainer: Trainer, next_batch: int) -> None:
+        """Between steps: so many micro-batches of the present size as come nearest."""
+        split = self._its_split
+        size = self._next_size(trainer, split.micro_batch_size * trainer.world_size)
+        accumulate = size // (split.micro_batch_size * trainer.world_size)
+        if next_batch % math.lcm(split.accumulate, accumulate) == 0:  # where Lightning begins a step with either
+            self._split_now = self._set = Split(split.micro_batch_size, accumulate)
+            trainer.accumulate_grad_batches = accumulate
+
+    def _measure(self, trainer: Trainer) -> None:
+        statistics = self._gradients.statistics(trainer, self._its_split.micro_batch_size)
+        terms = {}
+        if self.test == "cabs":
+            loss = mean_over_processes(trainer, self._gradients.loss)
+            optimizer = trainer.optimizers[0]
+            rate = (used_rates(optimizer) or [float(optimizer.param_groups[0]["lr"])])[0]
+            terms = {"learning_rate": rate, "loss": loss}
+        self._test.update(statistics, batch_size=self._size(trainer), **terms)
+
+    def _values(self, trainer: Trainer) -> dict[str, float]:
+        wanted = self._test.batch_size
+        values = super()._values(trainer)
+        if math.isfinite(wanted):
+            values |= {"batch/wanted": wanted, "batch/test": wanted / self._size(trainer)}
+        return values
