@@ -1,20 +1,22 @@
 """Batch-size schedules on any number of processes; test_batch_sizes_on_processes.py runs it as a script.
 
 `follow` fits with growing and shrinking batches from every source of a loader and writes down what each process saw.
-`same` trains in float64 with one schedule of global batches, split over the processes and over micro-batches.
+`same` trains in float64 with one schedule of global batches, split over the processes and over micro-batches. `adapt`
+lets the gradient's noise decide.
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler as lrs
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gap import (
+    AdaptiveBatchSize,
     BatchSizeScheduler,
     GhostBatchNormSwap,
     InMemoryLoader,
@@ -141,9 +143,44 @@ def same(processes, accumulations):
     return found
 
 
+class Wanted(Callback):
+    """The batch size and what the test asked for, at each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, *rest):
+        if "batch/wanted" in trainer.callback_metrics and not trainer.fit_loop._should_accumulate():
+            self.seen.append([float(trainer.callback_metrics[key]) for key in ("batch/size", "batch/wanted")])
+
+
+def adapt(processes):
+    """With all of a batch's noise known, from the micro-batches of any number of processes."""
+    found = {}
+    for every in (None, 2):
+        module, wanted = Small(norm=False), Wanted()
+        adaptive = AdaptiveBatchSize(
+            64, 512, theta=0.3, measure_every_n_steps=1, decide_every_n_steps=every, micro_batches=4
+        )
+        trainer = tiny.trainer(
+            adaptive,
+            wanted,
+            strategy="ddp" if processes > 1 else "auto",
+            devices=processes,
+            precision="64-true",
+            max_epochs=5,
+        )
+        trainer.fit(module, InMemoryLoader(tensors(1300), batch_size=8, shuffle=True))
+        found[every] = {"seen": wanted.seen, "weights": tiny.state_of(module.net)}
+    return found
+
+
 def main() -> None:
     output, mode, processes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    found = follow(processes) if mode == "follow" else same(processes, [int(k) for k in sys.argv[4:]])
+    if mode == "same":
+        found = same(processes, [int(k) for k in sys.argv[4:]])
+    else:
+        found = {"follow": follow, "adapt": adapt}[mode](processes)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     torch.save(found, output / f"{mode}-{processes}-{rank}.pt")
 

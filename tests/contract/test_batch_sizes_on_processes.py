@@ -66,3 +66,16 @@ def test_processes_train_as_one(tmp_path, alone, processes, accumulations):
     for rank in ranks:
         for (kind, accumulate), state in rank.items():
             assert apart(alone[kind, 1], state, statistics=False) <= 1e-12, (kind, accumulate)
+
+
+def test_processes_decide_alike_and_much_as_one_alone_would(tmp_path):
+    """They measure three of four micro-batches, the one alone all four: the same noise, by other samples."""
+    alone, ranks = training.adapt(1), run(tmp_path, "adapt", 2)
+    for every, expected in alone.items():
+        first, second = (rank[every] for rank in ranks)
+        assert first["seen"] == second["seen"]
+        assert apart(first["weights"], second["weights"], statistics=True) == 0.0
+        sizes = [int(size) for size, _ in first["seen"]]
+        assert sizes[0] == 64 < sizes[-1] <= 512
+        wanted = [sum(w for _, w in seen[15:]) / len(seen[15:]) for seen in (first["seen"], expected["seen"])]
+        assert wanted[0] == pytest.approx(wanted[1], rel=0.3)
