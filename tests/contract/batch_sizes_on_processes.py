@@ -5,6 +5,7 @@
 lets the gradient's noise decide.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler as lrs
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset, WeightedRandomSampler
 
 from lightning_gap import (
     AdaptiveBatchSize,
@@ -100,7 +101,39 @@ def follow(processes):
                     "validated": module.validated,
                     "rates": module.rates,
                 }
+    found["weighted"] = weighted(processes)
+    found["refused"] = refused(processes)
     return found
+
+
+def weighted(processes):
+    """A sampler that draws the even samples only, which Lightning shares out."""
+    module = Watched()
+    sampler = WeightedRandomSampler(torch.arange(48) % 2 == 0, 48)
+    loader = DataLoader(numbered(), batch_size=12, sampler=sampler)
+    trainer = tiny.trainer(BatchSizeScheduler({0: 8, 1: 16}), max_epochs=2, strategy="ddp", devices=processes)
+    trainer.fit(module, loader, tiny.loader(24, seed=2))
+    return module.seen
+
+
+def refused(processes):
+    """What cannot be done on several processes, each before the first step on all of them."""
+    own = DataLoader(numbered(), batch_sampler=type("Own", (BatchSampler,), {})(range(48), 8, drop_last=False))
+    tries = {
+        "own batch sampler": (BatchSizeScheduler({0: 8, 1: 16}), own),
+        "odd size": (BatchSizeScheduler({0: 8, 1: 17}), LOADERS["DataLoader"](8)),
+        "too large": (BatchSizeScheduler({0: 8, 1: 96}), LOADERS["DataLoader"](8)),
+    }
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    tries["different"] = BatchSizeScheduler({0: 8 + 8 * rank}), LOADERS["DataLoader"](8)
+    messages = {}
+    for name, (callback, loader) in tries.items():
+        trainer = tiny.trainer(callback, max_epochs=2, strategy="ddp", devices=processes)
+        try:
+            trainer.fit(Watched(), loader, tiny.loader(24, seed=2))
+        except ValueError as error:
+            messages[name] = (trainer.global_step, str(error))
+    return messages
 
 
 class Small(LightningModule):

@@ -1,5 +1,6 @@
 """Batch sizes over time on several processes: what each sees, and that all of them train as one."""
 
+import re
 import subprocess
 import sys
 from itertools import chain
@@ -37,6 +38,27 @@ def test_everything_follows_the_size_on_two_processes(followed, loader, source, 
     for rank in ranks:
         assert rank["validated"] == [0, 1, 2, 3]
         assert rank["rates"] == [0.05 * 0.5**epoch for epoch in range(1, 5)]
+
+
+def test_a_weighted_sampler_keeps_its_weights_on_two_processes(followed):
+    for seen in (rank["weighted"] for rank in followed):
+        assert [[len(batch) for batch in seen[epoch]] for epoch in (0, 1)] == [[4] * 6, [8] * 3]
+        assert all(index % 2 == 0 for epoch in seen.values() for batch in epoch for index in batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own batch sampler", "a Own as batch_sampler cannot be set on 2 processes, .* or a ResumableLoader"),
+        ("odd size", "a batch of 17 cannot be shared equally by 2 processes"),
+        ("too large", "a batch of 96 samples is larger than the 48 samples"),
+        ("different", "BatchSizeScheduler has different settings on different processes"),
+    ],
+)
+def test_what_cannot_work_is_refused_on_all_processes_before_the_first_step(followed, name, message):
+    for steps, text in (rank["refused"][name] for rank in followed):
+        assert steps == 0
+        assert re.search(message, text)
 
 
 @pytest.fixture(scope="module")
