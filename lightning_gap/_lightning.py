@@ -14,7 +14,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch.distributed import ProcessGroup
 from torch.optim.lr_scheduler import OneCycleLR
@@ -63,20 +62,6 @@ def samples_in(batch: Any) -> int | None:
             return None
 
 
-def refuse_different_settings(trainer: Trainer, callback: Callback, settings: object) -> None:
-    """Raise on every process if the processes were given different settings; each would train its own way."""
-    if trainer.world_size == 1:
-        return
-    everyone: list[object] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, settings)
-    if any(other != everyone[0] for other in everyone):
-        raise ValueError(
-            f"{type(callback).__name__} has different settings on different processes: "
-            + ", ".join(f"{settings} on rank {rank}" for rank, settings in enumerate(everyone))
-            + "; give all of them the same"
-        )
-
-
 def samples_served(loader: Any, dataset: Any) -> Any:
     """The part of the data set that the loader serves: a `SubsetRandomSampler` splits one set between two loaders."""
     sampler = getattr(loader, "sampler", None)
@@ -99,7 +84,7 @@ def largest_learning_rate(trainer: Trainer) -> float:
 
 def learning_rate_scale_in_use(trainer: Trainer) -> float:
     """What callbacks multiplied the optimizers' rates by in the last step."""
-    return math.prod(getattr(callback, "current_scale", 1.0) for callback in _callbacks(trainer))
+    return math.prod(getattr(callback, "current_scale", 1.0) for callback in callbacks_of(trainer))
 
 
 def optimizer_steps_taken(trainer: Trainer) -> int:
@@ -226,60 +211,13 @@ def averages_weights_now(trainer: Trainer) -> bool:
 
 def is_first_that(trainer: Trainer, callback: Callback, does: str) -> bool:
     """Whether this is the one of several callbacks that does it: the one with ``count`` if there is, else the first."""
-    same = [other for other in _callbacks(trainer) if getattr(other, does, False)]
+    same = [other for other in callbacks_of(trainer) if getattr(other, does, False)]
     return (next((other for other in same if getattr(other, "count", None)), same[0])) is callback
-
-
-def refuse_several_that(trainer: Trainer, does: str, *, because: str) -> None:
-    """Raise if several callbacks do what only one can."""
-    names = [type(other).__name__ for other in _callbacks(trainer) if getattr(other, does, False)]
-    if len(names) > 1:
-        raise ValueError(f"the Trainer has {' and '.join(names)}: {because}; keep one")
-
-
-def refuse_other_accumulation(trainer: Trainer, callback: Callback) -> None:
-    """Raise if the batch size is also set by one of Lightning's callbacks, by its strategy, or by hand."""
-    name = type(callback).__name__
-    for other in _callbacks(trainer):
-        if isinstance(other, GradientAccumulationScheduler):
-            raise ValueError(f"{name} and GradientAccumulationScheduler both set accumulate_grad_batches; keep one")
-        if isinstance(other, BatchSizeFinder):
-            raise ValueError(
-                f"{name} and BatchSizeFinder both set the batch size; find the largest that fits first, with "
-                "Tuner.scale_batch_size, and pass it as max_micro_batch"
-            )
-    refuse_manual_optimization(trainer, callback)
-
-
-def refuse_manual_optimization(trainer: Trainer, callback: Callback) -> None:
-    """Raise if it is not Lightning's loop that accumulates gradients and steps."""
-    name = type(callback).__name__
-    if trainer.strategy.handles_gradient_accumulation:
-        raise ValueError(
-            f"{name} works where Lightning accumulates gradients, and {type(trainer.strategy).__name__} does it "
-            "itself; use strategy='auto' or 'ddp'"
-        )
-    if not trainer.lightning_module.automatic_optimization:
-        raise ValueError(
-            f"{name} works where Lightning accumulates gradients and steps; with automatic_optimization=False the "
-            "module does both itself"
-        )
-
-
-def refuse_rescaling(trainer: Trainer, callback: Callback) -> None:
-    """Raise if the rate would follow the batch size where a schedule says what becomes of it."""
-    for other in _callbacks(trainer):
-        when = getattr(other, "when_batch_changes", "keep")
-        if when != "keep":
-            raise ValueError(
-                f"the schedule of {type(callback).__name__} sets the learning rate, and {type(other).__name__} would "
-                f"change it again with the batch size (when_batch_changes={when!r}); use when_batch_changes='keep'"
-            )
 
 
 def planned_micro_batch_sizes(trainer: Trainer) -> set[int]:
     """Samples per batch and process that a callback will set in the course of the run, as far as they are known."""
-    return {size for other in _callbacks(trainer) for size in getattr(other, "planned_micro_batch_sizes", ())}
+    return {size for other in callbacks_of(trainer) for size in getattr(other, "planned_micro_batch_sizes", ())}
 
 
 def is_last_planned(trainer: Trainer) -> bool:
@@ -320,49 +258,10 @@ def uses_sync_batch_norm(trainer: Trainer) -> bool:
     return getattr(trainer.strategy, "_layer_sync", None) is not None
 
 
-def refuse_sync_batch_norm(trainer: Trainer, argument: str) -> None:
-    """Raise if BatchNorm would gather its statistics from all processes, which measure different batches."""
-    if uses_sync_batch_norm(trainer):
-        raise ValueError(
-            f"{argument} cannot be measured under sync_batchnorm=True, where each batch has the statistics of all "
-            "processes; use batch_norm='running'"
-        )
-
-
-def refuse_sharded_weights(trainer: Trainer, callback: Callback) -> None:
-    """Raise if the strategy splits each parameter over processes: what we would measure there is wrong."""
-    strategy = type(trainer.strategy).__name__
-    if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
-        raise ValueError(
-            f"{type(callback).__name__} needs whole parameters on every process, and {strategy} shards them; "
-            "use strategy='auto' or 'ddp'"
-        )
-
-
-def refuse_second(trainer: Trainer, callback: Callback, *, because: str) -> None:
-    """Raise if the Trainer holds another callback of the same class."""
-    if len(_of_class(trainer, callback)) > 1:
-        raise ValueError(f"the Trainer has more than one {type(callback).__name__}: {because}; keep one")
-
-
-def refuse_same_keys(trainer: Trainer, callback: Callback, keys: tuple[str, ...]) -> None:
-    """Raise if another callback of the same class logs one of these keys; Lightning would average the two values."""
-    for other in _of_class(trainer, callback):
-        shared = set(keys) & set(getattr(other, "keys", ()))
-        if other is not callback and shared:
-            raise ValueError(
-                f"two {type(callback).__name__} callbacks log {', '.join(sorted(shared))}; "
-                "give one of them a suffix, for instance suffix='_2'"
-            )
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """All callbacks of a Trainer, for which Lightning's types know no attribute."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
-
-
-def _of_class(trainer: Trainer, callback: Callback) -> list[Callback]:
-    return [other for other in _callbacks(trainer) if type(other) is type(callback)]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ OURS = {
     "functional": {"functional"},
     "data": {"data", "functional"},
     "logging": {"logging", "functional"},
-    "callbacks": {"callbacks", "functional", "data", "logging", "_lightning", "_train_loader"},
+    "callbacks": {"callbacks", "functional", "data", "logging", "_lightning", "_refusals", "_train_loader"},
 }
 STANDARD = set(__import__("sys").stdlib_module_names)
 

@@ -15,15 +15,13 @@ from .._lightning import (
     epoch_of,
     is_first_that,
     micro_batch_size,
-    refuse_different_settings,
-    refuse_other_accumulation,
-    refuse_several_that,
     samples_in,
     samples_per_process,
     step_schedulers_with_a_length,
     validation_interval,
     writes_logs_now,
 )
+from .._refusals import refuse_different_settings, refuse_other_accumulation, refuse_several_that
 from .._train_loader import TrainLoaderSize, go_on_where_saved
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from .._lightning import process_group, refuse_sync_batch_norm, to_device
+from .._lightning import process_group, to_device
+from .._refusals import refuse_sync_batch_norm
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ..functional.loss_surface import checked_params, loss_surface
 from ._arguments import check_batches, check_counts

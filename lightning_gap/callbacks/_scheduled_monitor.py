@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .._lightning import log_now, refuse_same_keys, refuse_sharded_weights
+from .._lightning import log_now
+from .._refusals import refuse_same_keys, refuse_sharded_weights
 from ._schedule import Schedule
 
 

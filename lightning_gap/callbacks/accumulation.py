@@ -8,7 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from .._lightning import is_first_that, refuse_manual_optimization, refuse_second
+from .._lightning import is_first_that
+from .._refusals import refuse_manual_optimization, refuse_second
 from ._accumulation import ExactWindows
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import is_trial, refuse_rescaling
+from .._lightning import is_trial
+from .._refusals import refuse_rescaling
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
 from ._rates import scaled_rates

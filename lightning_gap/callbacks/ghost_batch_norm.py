@@ -15,11 +15,10 @@ from .._lightning import (
     last_micro_batch_size,
     micro_batch_size,
     planned_micro_batch_sizes,
-    refuse_different_settings,
-    refuse_second,
     samples_in,
     uses_sync_batch_norm,
 )
+from .._refusals import refuse_different_settings, refuse_second
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
 from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts

@@ -14,10 +14,10 @@ from .._lightning import (
     optimizer_steps_per_epoch,
     optimizer_steps_planned_before,
     optimizer_steps_taken,
-    refuse_second,
     schedulers_that_warm_up,
     writes_logs_now,
 )
+from .._refusals import refuse_second
 from .._train_loader import go_on_where_saved
 from ..functional.learning_rate import (
     Rule,

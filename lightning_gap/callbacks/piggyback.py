@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from .._lightning import ends_epoch, go_on_from, is_trial, micro_batch_size, refuse_sharded_weights
+from .._lightning import ends_epoch, go_on_from, is_trial, micro_batch_size
+from .._refusals import refuse_sharded_weights
 from ..functional.batch_size import Split
 from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback

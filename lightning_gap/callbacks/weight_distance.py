@@ -13,7 +13,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .._lightning import is_last_planned, log_now, refuse_same_keys, refuse_sharded_weights
+from .._lightning import is_last_planned, log_now
+from .._refusals import refuse_same_keys, refuse_sharded_weights
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 

@@ -5,11 +5,11 @@ from .adaptive_batch import BatchSizeTest as BatchSizeTest
 from .adaptive_batch import next_batch_size as next_batch_size
 from .average_sharpness import AverageSharpness as AverageSharpness
 from .average_sharpness import average_sharpness as average_sharpness
-from .batch_size import AdaBatch as AdaBatch
-from .batch_size import GeometricGrowth as GeometricGrowth
+from .batch_growth import AdaBatch as AdaBatch
+from .batch_growth import GeometricGrowth as GeometricGrowth
+from .batch_growth import SmithGrowth as SmithGrowth
 from .batch_size import LongerTraining as LongerTraining
 from .batch_size import Schedule as Schedule
-from .batch_size import SmithGrowth as SmithGrowth
 from .batch_size import Split as Split
 from .batch_size import Stage as Stage
 from .batch_size import planned_optimizer_steps as planned_optimizer_steps
