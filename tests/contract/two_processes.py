@@ -9,6 +9,7 @@ from lightning_gap import (
     CurvatureMonitor,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
+    GradientNoiseScaleMonitor,
     LearningRateScaling,
     SharpnessMonitor,
     WeightDistanceMonitor,
@@ -25,6 +26,7 @@ def main() -> None:
         CurvatureMonitor(samples=20, chunk_size=8, probes=2),
         WeightDistanceMonitor(),
         GeneralizationGapMonitor(samples=20, chunk_size=8),
+        GradientNoiseScaleMonitor(samples=24, chunk_size=8),
     ]
     callbacks = [GhostBatchNormSwap(4), LearningRateScaling(8, warmup_epochs=0), *(monitors if with_monitors else [])]
     torch.manual_seed(0)
