@@ -16,9 +16,9 @@ class Numbers:
     """The numbers of one recipe on one data set.
 
     Attributes:
-        epochs: Epochs of every regime.
+        epochs: Epochs of every regime but longer, which trains more in proportion to the batch sizes.
         small_batch_size: Samples per step of the small-batch regime.
-        large_batch_size: Samples per step of every other regime.
+        large_batch_size: Samples per step of every other regime, at the end of those that change the batch.
         ghost_batch_size: Samples per ghost of the ghost regime.
         warmup_epochs: Epochs in which a scaled rate is reached.
         learning_rate: ADAM's rate, before any scaling.

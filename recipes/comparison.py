@@ -33,15 +33,16 @@ class Settings:
         data_dir: Folder that holds the data set's files; nothing is downloaded.
         trials: Repetitions, each with initial weights and data order of its own.
         seed: Seed of the first trial; the k-th uses seed + k - 1.
-        epochs: Epochs of every regime.
+        epochs: Epochs of every regime but longer, which trains more in proportion to the batch sizes.
         small_batch_size: Samples per step of the small-batch regime.
-        large_batch_size: Samples per step of every other regime.
+        large_batch_size: Samples per step of every other regime, at the end of those that change the batch.
         ghost_batch_size: Samples per ghost of the ghost regime.
         warmup_epochs: Epochs in which a scaled learning rate is reached.
         learning_rate: ADAM's rate, before any scaling.
         validation_size: Training samples held out for the gap that TensorBoard shows.
         epsilon: Half-widths of the sharpness box, relative to ``|x_i| + 1``.
-        measure_every_n_epochs: How often the monitors log; a tenth of the epochs by default.
+        measure_every_n_epochs: How often the monitors log; a tenth of the epochs by default. A regime with more epochs
+            logs as many times.
         accelerator: As in Lightning's Trainer.
         output: Folder for the results, new or empty; by default one named after recipe, data set and time.
         resume: Go on in ``output``: finished runs are kept, an unfinished one continues from its last checkpoint.
@@ -127,7 +128,7 @@ def make_plan(settings: Settings) -> Plan:
     )
     made = Plan(filled, numbers, DATASETS[settings.data](settings.data_dir), output, recipe.network)
     for name in settings.regimes:
-        made.data(made.regime(name).batch_size, settings.seed)
+        made.data(max(made.regime(name).batch_sizes.values()), settings.seed)
     return made
 
 
@@ -163,14 +164,14 @@ def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome
 def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: EpochProgress) -> None:
     settings, regime, folder = plan.settings, plan.regime(name), plan.run_folder(name, trial)
     folder.mkdir(parents=True, exist_ok=True)
+    every = settings.measure_every_n_epochs or 1  # epochs of a run of `settings.epochs`
     train(
         network,
         plan.data(regime.batch_size, settings.seed + trial - 1),
         regime,
-        epochs=plan.numbers.epochs,
         learning_rate=plan.numbers.learning_rate,
         epsilon=settings.epsilon,
-        measure_every_n_epochs=settings.measure_every_n_epochs or 1,
+        measure_every_n_epochs=every * regime.epochs // plan.numbers.epochs,
         folder=folder,
         logger=TensorBoardLogger(
             plan.output / "tensorboard", name=name, version=f"trial-{trial}", default_hp_metric=False
@@ -188,11 +189,6 @@ def _check(settings: Settings, numbers: Numbers) -> None:
     for name in settings.regimes:
         chosen("regime", name, REGIMES)
     _check_numbers(settings, numbers)
-    if numbers.ghost_batch_size > numbers.large_batch_size and "ghost" in settings.regimes:
-        raise ValueError(
-            f"ghost_batch_size={numbers.ghost_batch_size} is larger than the batch, "
-            f"large_batch_size={numbers.large_batch_size}; use at most {numbers.large_batch_size}"
-        )
     try:
         Trainer(accelerator=settings.accelerator, devices=1, logger=False, enable_progress_bar=False)
     except (MisconfigurationException, ModuleNotFoundError) as error:

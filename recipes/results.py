@@ -68,6 +68,8 @@ def columns(plan: Plan) -> list[Column]:
     return [
         Column("regime", "regime"),
         Column("batch_size", "batch"),
+        Column("last_batch_size", "batch at the end"),
+        Column("epochs", "epochs"),
         Column("steps", "steps"),
         Column("train_accuracy", "train accuracy %", 2),
         Column("test_accuracy", "test accuracy %", 2),
@@ -85,7 +87,7 @@ def rows(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Row]:
     table: list[Row] = []
     for regime, trials in outcomes.items():
         row: dict[str, str | list[float]] = {"regime": regime}
-        for name in ("batch_size", "steps"):
+        for name in ("batch_size", "last_batch_size", "epochs", "steps"):
             row[name] = str(getattr(trials[0], name))  # the same in every trial
         for name in ("distance", "seconds"):
             row[name] = [getattr(outcome, name) for outcome in trials]
@@ -106,7 +108,8 @@ def terms(plan: Plan) -> str:
     seeds = ", ".join(str(settings.seed + trial) for trial in range(settings.trials))
     return (
         f"{settings.recipe} on {settings.data}: {train_size:,} training, {numbers.validation_size:,} validation and "
-        f"{len(plan.splits.test[1]):,} test samples; {numbers.epochs} epochs, ADAM {numbers.learning_rate:g}; "
+        f"{len(plan.splits.test[1]):,} test samples; "
+        f"{'; '.join([f'{numbers.epochs} epochs, ADAM {numbers.learning_rate:g}', *_exceptions(plan)])}; "
         f"seeds {seeds}, every regime of a trial from the same initial weights; mean ± sample standard deviation over "
         f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights with running BatchNorm "
         "statistics; gap to small in percentage points, positive where small is better. Sharpness in percent: "
@@ -115,6 +118,19 @@ def terms(plan: Plan) -> str:
         f"statistics of each chunk of up to {EVALUATION_CHUNK:,} samples, as in the paper. Seconds of training, "
         f"monitors included, {torch.get_num_threads()} threads. {versions()}."
     )
+
+
+def _exceptions(plan: Plan) -> list[str]:
+    """What does not hold for all regimes: runs of another length, and batches that change."""
+    found = []
+    for name in plan.settings.regimes:
+        regime = plan.regime(name)
+        if regime.epochs != plan.numbers.epochs:
+            found.append(f"{name}: {regime.epochs} epochs")
+        if len(regime.batch_sizes) > 1:
+            sizes = ", ".join(f"{size} from epoch {epoch}" for epoch, size in regime.batch_sizes.items())
+            found.append(f"{name}: batch {sizes}, ADAM's state kept")
+    return found
 
 
 def versions() -> str:

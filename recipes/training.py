@@ -44,7 +44,9 @@ class Outcome:
     """What one run found; every number is of the final weights.
 
     Attributes:
-        batch_size: Samples per optimizer step.
+        batch_size: Samples per optimizer step in the first epoch.
+        last_batch_size: The same in the last epoch.
+        epochs: Epochs trained.
         steps: Optimizer steps taken.
         train_loss: Mean cross-entropy over all training samples, evaluation mode.
         train_accuracy: Fraction, over all training samples, evaluation mode.
@@ -57,6 +59,8 @@ class Outcome:
     """
 
     batch_size: int
+    last_batch_size: int
+    epochs: int
     steps: int
     train_loss: float
     train_accuracy: float
@@ -84,7 +88,6 @@ def train(
     data: InMemoryData,
     regime: Regime,
     *,
-    epochs: int,
     learning_rate: float,
     epsilon: tuple[float, ...],
     measure_every_n_epochs: int,
@@ -106,14 +109,14 @@ def train(
     if len(data.validation[1]):
         monitors.append(GeneralizationGapMonitor(every_n_epochs=measure_every_n_epochs, max_time_share=None))
     module = Classifier(network, learning_rate=learning_rate, callbacks=[*regime.callbacks, *monitors])
-    checkpoint = ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, epochs // 10))
+    checkpoint = ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, regime.epochs // 10))
     trainer = Trainer(
-        max_epochs=epochs,
+        max_epochs=regime.epochs,
         accelerator=accelerator,
         devices=1,
         logger=logger,
         callbacks=[progress, checkpoint],
-        log_every_n_steps=1,  # a large batch takes few steps; nothing but the scaled rate is logged by step
+        log_every_n_steps=1,  # a large batch takes few steps; nothing but rate and batch size is logged by step
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -121,9 +124,7 @@ def train(
     trainer.fit(module, data, ckpt_path=_newest_checkpoint(folder))
     seconds = progress.seconds
     network.cpu().eval()
-    outcome = _measure(
-        network, initial, data, epsilon, batch_size=regime.batch_size, steps=trainer.global_step, seconds=seconds
-    )
+    outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=trainer, seconds=seconds)
     torch.save(network.state_dict(), folder / "weights.pt")
     outcome.save(folder / "outcome.json")
     for used in folder.glob("*.ckpt"):
@@ -155,16 +156,18 @@ def _measure(
     data: InMemoryData,
     epsilon: tuple[float, ...],
     *,
-    batch_size: int,
-    steps: int,
+    regime: Regime,
+    trainer: Trainer,
     seconds: float,
 ) -> Outcome:
     train_loss, train_accuracy = evaluate(network, data.train)
     test_loss, test_accuracy = evaluate(network, data.test)
     measured = subset(data.train, SHARPNESS_SAMPLES)
     return Outcome(
-        batch_size=batch_size,
-        steps=steps,
+        batch_size=regime.batch_size,
+        last_batch_size=regime.last_batch_size,
+        epochs=trainer.current_epoch,
+        steps=trainer.global_step,
         train_loss=train_loss,
         train_accuracy=train_accuracy,
         test_loss=test_loss,

@@ -23,11 +23,13 @@ class Splits:
 
 
 class InMemoryData(LightningDataModule):
-    """Serve a data set from memory as ready batches; one process.
+    """Serve a data set from memory as ready batches.
+
+    A run that is resumed, also inside an epoch, goes on with the samples and the random numbers that would have come.
 
     Args:
         splits: The samples.
-        batch_size: Samples per optimizer step.
+        batch_size: Samples per training batch and process. May be set between epochs, as `BatchSizeScheduler` does.
         validation_size: Samples held out of the training split, drawn with seed 0 whatever ``seed`` is, so that all
             trials train on the same samples. 0 holds out none.
         seed: Seed of the training order.
@@ -53,7 +55,7 @@ class InMemoryData(LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader:
         """Batches in an order of its own each epoch."""
-        return InMemoryLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed)
+        return InMemoryLoader(self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed, reseed=True)
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """The held-out samples; an empty list where there are none."""

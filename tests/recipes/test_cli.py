@@ -15,6 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.regimes import REGIMES
 
 QUICK = ["--epochs", "2", "--small_batch_size", "256"]
 COMPARE = ["compare", "f1", "small", "large", "linear-lr", "ghost", *QUICK, "--trials", "2"]
@@ -66,6 +67,54 @@ def test_the_table_has_a_row_for_each_regime_with_the_documented_columns(compare
         for title in ("steps", "test accuracy %", "gap to small", "sharpness 1e-3", "sharpness 5e-4", "seconds"):
             assert title in text
         assert "seeds 0, 1" in text.replace("\n", " ")
+
+
+@pytest.fixture(scope="module")
+def over_time(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "over time"
+    regimes = ["small", "growing", "piggyback", "longer"]
+    settings = ["--epochs", "3", "--small_batch_size", "160", "--epsilon", "[1e-3]"]
+    return folder, command("compare", "f1", *regimes, *settings, "--output", folder)
+
+
+def test_the_table_tells_how_long_and_in_which_batches_each_regime_trained(over_time):
+    folder, done = over_time
+    assert done.returncode == 0, done.stderr
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    told = [[row[key] for key in ("regime", "batch_size", "last_batch_size", "epochs", "steps")] for row in rows]
+    assert told == [
+        ["small", "160", "160", "3", "24"],
+        ["growing", "160", "640", "3", "14"],
+        ["piggyback", "160", "640", "3", "12"],
+        ["longer", "640", "640", "12", "24"],
+    ]
+    for text in (done.stdout, (folder / "table.md").read_text()):
+        for terms in (
+            "3 epochs, ADAM 0.001;",
+            "growing: batch 160 from epoch 0, 320 from epoch 1, 640 from epoch 2, ADAM's state kept;",
+            "piggyback: batch 160 from epoch 0, 640 from epoch 1, ADAM's state kept;",
+            "longer: 12 epochs;",
+        ):
+            assert terms in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("regime", "epochs", "sizes"),
+    [
+        ("growing", [1, 2, 3], [160] * 8 + [320] * 4 + [640] * 2),
+        ("piggyback", [1, 2, 3], [160] * 8 + [640] * 4),
+        ("longer", [4, 8, 12], None),
+    ],
+)
+def test_the_logs_tell_the_batch_of_every_step_and_a_longer_run_is_measured_as_often(over_time, regime, epochs, sizes):
+    events = EventAccumulator(str(over_time[0] / "tensorboard" / regime / "trial-1")).Reload()
+    tags = events.Tags()["scalars"]
+    assert [event.value for event in events.Scalars("batch/size")] == sizes if sizes else "batch/size" not in tags
+    assert ("piggyback/switched" in tags) == (regime == "piggyback")
+    for tag in ("sharpness/full_eps1e-3", "weights/distance_from_init", "gap/accuracy"):
+        assert [event.step for event in events.Scalars(tag)] == epochs
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, epochs[-1] + 1))
 
 
 def test_each_regime_and_trial_is_a_tensorboard_run_with_the_monitors_tags(compared):
@@ -163,7 +212,7 @@ def test_run_trains_one_regime(tmp_path):
 def test_list_names_every_recipe_data_set_and_regime():
     done = command("list")
     assert done.returncode == 0
-    for name in ("f1", "digits", "mnist", "small", "large", "linear-lr", "ghost"):
+    for name in ("f1", "digits", "mnist", *REGIMES):
         assert f"\n  {name} " in done.stdout
 
 
@@ -191,6 +240,20 @@ def test_list_names_every_recipe_data_set_and_regime():
         (["compare", "f1", "small", "--accelerator", "tpu"], "accelerator='tpu' cannot be used here"),
         (["compare", "f1", "large", "--large_batch_size", "9999"], "batch_size must be from 1 to the 1280 training"),
         (["compare", "f1", "small", "--learning_rate", "-1"], "learning_rate must be positive, got -1"),
+        (
+            ["compare", "f1", "growing", "--epochs", "5"],
+            "batches, 32, 64, 128, 256, 512, 640, got epochs=5; use at least 6",
+        ),
+        (
+            ["compare", "f1", "piggyback", "--epochs", "1"],
+            "piggyback needs an epoch for each of its batches, got epochs=1",
+        ),
+        (["compare", "f1", "growing", "--large_batch_size", "9999"], "batch_size must be from 1 to the 1280 training"),
+        (
+            ["run", "f1", "--regime", "longer", "--small_batch_size", "640"],
+            "longer needs a large_batch_size above small",
+        ),
+        (["run", "f1", "--regime", "pigyback"], "unknown regime 'pigyback'; did you mean 'piggyback'?"),
         (["run", "f1", "--regime", "gohst"], "unknown regime 'gohst'; did you mean 'ghost'?"),
         (["compare", "f1", "small", "--data", "mnist", "--data_dir", "nowhere"], "data_dir='nowhere' has no MNIST"),
         (["compare", "f1", "small", "--resume"], "resume needs the folder to go on in"),

@@ -1,11 +1,23 @@
-import pytest
+import dataclasses
+import math
+from pathlib import Path
 
-from lightning_gap import GhostBatchNormSwap, LearningRateScaling
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
 from lightning_gap.recipes.catalogue import RECIPES, Numbers, chosen
+from lightning_gap.recipes.classifier import Classifier
+from lightning_gap.recipes.datasets import DATASETS, InMemoryData
+from lightning_gap.recipes.progress import EpochProgress, progress_bar
 from lightning_gap.recipes.regimes import REGIMES
+from lightning_gap.recipes.training import train
 
 NUMBERS = Numbers(
-    epochs=3,
+    epochs=11,
     small_batch_size=8,
     large_batch_size=64,
     ghost_batch_size=16,
@@ -15,26 +27,196 @@ NUMBERS = Numbers(
 )
 
 
+# 1,280 of the digits are trained on: as many updates of 160 as of 640 in four times the epochs.
+ON_DIGITS = dataclasses.replace(
+    NUMBERS, epochs=5, small_batch_size=160, large_batch_size=640, learning_rate=0.01, validation_size=157
+)
+
+
 @pytest.mark.parametrize(
-    ("name", "batch", "kinds"),
+    ("name", "batch_sizes", "epochs", "kinds"),
     [
-        ("small", 8, []),
-        ("large", 64, []),
-        ("linear-lr", 64, [LearningRateScaling]),
-        ("ghost", 64, [GhostBatchNormSwap]),
+        ("small", {0: 8}, 11, []),
+        ("large", {0: 64}, 11, []),
+        ("linear-lr", {0: 64}, 11, [LearningRateScaling]),
+        ("sqrt-lr", {0: 64}, 11, [LearningRateScaling]),
+        ("ghost", {0: 64}, 11, [GhostBatchNormSwap]),
+        ("growing", {0: 8, 2: 16, 5: 32, 8: 64}, 11, [BatchSizeScheduler]),
+        ("piggyback", {0: 8, 3: 64}, 11, [PiggybackWarmStart]),
+        ("longer", {0: 64}, 88, []),
     ],
 )
-def test_a_regime_is_a_batch_size_and_its_callbacks(name, batch, kinds):
+def test_a_regime_is_batch_sizes_epochs_and_callbacks(name, batch_sizes, epochs, kinds):
     regime = REGIMES[name](NUMBERS)
-    assert regime.batch_size == batch
+    assert (regime.batch_sizes, regime.epochs) == (batch_sizes, epochs)
+    first, *_, last = [*batch_sizes.values()] * 2
+    assert (regime.batch_size, regime.last_batch_size) == (first, last)
     assert [type(callback) for callback in regime.callbacks] == kinds
 
 
-def test_numbers_reach_the_callbacks():
-    (scaling,) = REGIMES["linear-lr"](NUMBERS).callbacks
-    (swap,) = REGIMES["ghost"](NUMBERS).callbacks
-    assert (scaling.base_batch_size, scaling.rule, scaling.warmup_epochs) == (8, "linear", 2)
+@pytest.mark.parametrize(("name", "rule"), [("linear-lr", "linear"), ("sqrt-lr", "sqrt")])
+def test_numbers_reach_the_scaling(name, rule):
+    (scaling,) = REGIMES[name](NUMBERS).callbacks
+    assert (scaling.base_batch_size, scaling.rule, scaling.warmup_epochs) == (8, rule, 2)
+
+
+def test_numbers_reach_the_other_callbacks():
+    (swap,), (growth,), (switch,) = (REGIMES[name](NUMBERS).callbacks for name in ("ghost", "growing", "piggyback"))
     assert swap.ghost_batch_size == 16
+    assert growth.schedule == {0: 8, 2: 16, 5: 32, 8: 64}
+    assert (switch.switch_epoch, switch.large_batch_size, switch.optimizer_state) == (3, 64, "keep")
+
+
+@pytest.mark.parametrize(("recipe", "data"), [(name, data) for name in RECIPES for data in RECIPES[name].numbers])
+def test_every_regime_suits_the_numbers_of_every_recipe(recipe, data):
+    numbers = RECIPES[recipe].numbers[data]
+    growing, piggyback, longer = (REGIMES[name](numbers) for name in ("growing", "piggyback", "longer"))
+    assert len(growing.batch_sizes) == 6
+    assert list(piggyback.batch_sizes) == [0, numbers.epochs / 5]
+    assert longer.epochs == math.ceil(numbers.epochs * numbers.large_batch_size / numbers.small_batch_size)
+
+
+def test_a_batch_that_doubles_stops_at_the_large_one():
+    regime = REGIMES["growing"](dataclasses.replace(NUMBERS, large_batch_size=40))
+    assert list(regime.batch_sizes.values()) == [8, 16, 32, 40]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("growing", {"epochs": 3}, "growing needs an epoch for each of its batches, 8, 16, 32, 64, got epochs=3; use"),
+        ("piggyback", {"epochs": 1}, "piggyback needs an epoch for each of its batches, got epochs=1; use at least 2"),
+        ("growing", {"large_batch_size": 8}, "growing needs a large_batch_size above small_batch_size=8, got 8"),
+        ("piggyback", {"large_batch_size": 4}, "piggyback needs a large_batch_size above small_batch_size=8, got 4"),
+        ("longer", {"large_batch_size": 8}, "longer needs a large_batch_size above small_batch_size=8, got 8"),
+        ("ghost", {"ghost_batch_size": 65}, "ghost_batch_size=65 is larger than the batch, large_batch_size=64; use"),
+    ],
+)
+def test_numbers_that_a_regime_cannot_work_with_are_refused(name, changed, message):
+    with pytest.raises(ValueError, match=message):
+        REGIMES[name](dataclasses.replace(NUMBERS, **changed))
+
+
+# In a real Trainer, on digits
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
+
+
+def data(regime):
+    return InMemoryData(DATASETS["digits"](Path("nowhere")), batch_size=regime.batch_size, validation_size=157)
+
+
+class Batches(Callback):
+    """The sizes of the training batches, epoch by epoch."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.setdefault(trainer.current_epoch, []).append(len(batch[1]))
+
+
+def fit(name):
+    regime, batches = REGIMES[name](ON_DIGITS), Batches()
+    trainer = Trainer(
+        max_epochs=regime.epochs,
+        accelerator="cpu",
+        callbacks=[batches],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Classifier(network(), learning_rate=0.01, callbacks=regime.callbacks), data(regime))
+    return trainer, batches.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("small", [160] * 5),
+        ("large", [640] * 5),
+        ("linear-lr", [640] * 5),
+        ("sqrt-lr", [640] * 5),
+        ("ghost", [640] * 5),
+        ("growing", [160, 320, 320, 640, 640]),
+        ("piggyback", [160, 640, 640, 640, 640]),
+        ("longer", [640] * 20),
+    ],
+)
+def test_every_epoch_has_the_planned_batches(name, sizes):
+    trainer, seen = fit(name)
+    assert seen == {epoch: [size] * (1280 // size) for epoch, size in enumerate(sizes)}
+    assert trainer.global_step == sum(1280 // size for size in sizes)
+    assert float(trainer.callback_metrics["validation/accuracy"]) > 0.6  # it learns; chance is 0.1
+
+
+def test_longer_makes_the_updates_of_the_small_batch():
+    assert fit("longer")[0].global_step == fit("small")[0].global_step == 40
+
+
+@pytest.mark.parametrize(("name", "factor"), [("linear-lr", 4.0), ("sqrt-lr", 2.0)])
+def test_the_rate_ends_scaled_by_the_ratio_of_the_batches(name, factor):
+    trainer, _ = fit(name)
+    (scaling,) = (callback for callback in trainer.callbacks if isinstance(callback, LearningRateScaling))
+    assert scaling.current_scale == pytest.approx(factor)
+
+
+class StopsAt(Callback):
+    """Fails inside an epoch, as a machine does."""
+
+    def __init__(self, epoch, batch):
+        self.place = epoch, batch
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == self.place:
+            raise RuntimeError("power cut")
+
+
+def run(regime, folder):
+    outcome = train(
+        network(),
+        data(regime),
+        regime,
+        learning_rate=0.01,
+        epsilon=(1e-3,),
+        measure_every_n_epochs=2,
+        folder=folder,
+        logger=TensorBoardLogger(folder / "tensorboard", default_hp_metric=False),
+        progress=EpochProgress(progress_bar(), "run"),
+        accelerator="cpu",
+    )
+    return dataclasses.replace(outcome, seconds=0.0), torch.load(folder / "weights.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch", "batch"),
+    [
+        ("small", 2, 3),
+        ("growing", 1, 0),  # resumes from the end of the epoch before the growth
+        ("growing", 2, 1),
+        ("growing", 3, 1),
+        ("piggyback", 1, 0),  # and of the epoch before the switch
+        ("piggyback", 3, 0),
+        ("sqrt-lr", 1, 1),
+        ("longer", 9, 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_numbers(name, epoch, batch, tmp_path):
+    whole, cut = REGIMES[name](ON_DIGITS), REGIMES[name](ON_DIGITS)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(dataclasses.replace(cut, callbacks=(*cut.callbacks, StopsAt(epoch, batch))), tmp_path / "cut")
+    assert list((tmp_path / "cut").glob("epoch=*.ckpt"))
+    expected, weights = run(whole, tmp_path / "whole")
+    found, resumed = run(REGIMES[name](ON_DIGITS), tmp_path / "cut")
+    assert found == expected
+    assert (found.epochs, found.last_batch_size) == (whole.epochs, whole.last_batch_size)
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
 def test_the_papers_numbers_for_f1_on_mnist():
