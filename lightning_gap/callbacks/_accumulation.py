@@ -51,14 +51,18 @@ class ExactWindows:
             own = self._window.samples
             total = own * trainer.world_size if alike else sum_over_processes(trainer, own)
             scale = self._window.finish(total, processes=trainer.world_size)
-            if scale != 1.0 and self._window.micro_batches > 1:
-                for parameter in trainer.lightning_module.parameters():
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(scale)
+            if self._window.micro_batches > 1:
+                _scale_gradients(trainer, scale)
             weight *= scale
             self._window = AccumulationWindow()
         if weight != 1.0:
             loss.register_hook(lambda gradient: gradient * weight)  # type: ignore[no-untyped-call]
+
+    def step(self, trainer: Trainer) -> None:
+        """The optimizer steps; a window whose last micro-batch had no loss (`training_step` gave None) ends here."""
+        if self._window.micro_batches:
+            _scale_gradients(trainer, self._window.finish(self._window.samples))
+            self._window = AccumulationWindow()
 
     def _samples_in(self, batch: Any) -> float:
         samples = self._count(batch) if self._count is not None else samples_in(batch)
@@ -81,3 +85,10 @@ class ExactWindows:
                 f"{trainer.fit_loop.batch_idx}: the gradients of {self._window.micro_batches} micro-batches were "
                 "thrown away; change it where the next batch index is a multiple of both factors"
             )
+
+
+def _scale_gradients(trainer: Trainer, scale: float) -> None:
+    if scale != 1.0:
+        for parameter in trainer.lightning_module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .._lightning import (
     averages_weights_now,
@@ -105,8 +106,11 @@ class BatchSizeCallback(Callback):
                 )
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if is_first_that(trainer, self, "weighs_accumulation") and not averages_weights_now(trainer):
+        if is_first_that(trainer, self, "weighs_accumulation"):
             self._windows.weigh(trainer, loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._windows.step(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

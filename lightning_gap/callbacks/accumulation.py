@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
@@ -60,3 +61,6 @@ class ExactAccumulation(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if is_first_that(trainer, self, "weighs_accumulation"):
             self._windows.weigh(trainer, loss)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._windows.step(trainer)

@@ -108,6 +108,20 @@ def test_it_counts_what_it_is_told_to_count():
     assert apart(right, train(ExactAccumulation(), module=Masked(), **once)) > 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("silent", [0, 3, 5, 7, 10])
+def test_a_micro_batch_without_a_loss_counts_for_nothing_wherever_it_stands(silent):
+    class Skips(Plain):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx == silent else super().training_step(batch, batch_idx)
+
+    windows = [[i for b in range(first, min(first + 4, 11)) if b != silent for i in range(4 * b, 4 * b + 4)]
+               for first in (0, 4, 8)]  # fmt: skip
+    loader = DataLoader(tiny.dataset(44), batch_size=4)
+    terms = {"loader": loader, "accumulate_grad_batches": 4, "max_epochs": 1}
+    assert apart(train(ExactAccumulation(), module=Skips(), **terms), by_hand(windows)) < 1e-12
+
+
 class Changes(Callback):
     def __init__(self, batch, factor):
         self.batch, self.factor = batch, factor
