@@ -26,7 +26,8 @@ def micro_batch_size(trainer: Trainer) -> int | None:
     """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
     loader = trainer.train_dataloader
     if isinstance(loader, PlannedLoader):
-        return loader.plan.size(0)
+        plan = loader.plan  # of the largest share: a small data set may leave smaller ones
+        return math.ceil(min(plan.samples, plan.samples_per_batch) / plan.processes)
     batch_sampler = getattr(loader, "batch_sampler", None)
     sampler = getattr(batch_sampler, "sampler", getattr(loader, "sampler", None))
     samples = len(sampler) if isinstance(sampler, Sized) else sys.maxsize  # a small data set makes one smaller batch
@@ -131,9 +132,7 @@ def processes_hold_equally_many(trainer: Trainer) -> bool:
     """Whether it is known that all processes have batches of one size now: before the last batch of stock samplers."""
     if trainer.world_size == 1:
         return True
-    loader = trainer.train_dataloader
-    regular = isinstance(loader, PlannedLoader) or type(getattr(loader, "batch_sampler", None)) is BatchSampler
-    return regular and trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches
+    return states_its_batches(trainer) and trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches
 
 
 def sum_over_processes(trainer: Trainer, value: float) -> float:
@@ -176,32 +175,23 @@ def validation_interval(trainer: Trainer) -> int | None:
     return int(trainer.val_check_interval) if counts else None
 
 
-def step_schedulers_with_a_length(trainer: Trainer) -> dict[str, int]:
-    """Learning-rate schedulers that step with the optimizer and were told how many steps there are."""
+def drops_last_batch(trainer: Trainer) -> bool:
+    """Whether the train loader leaves out what does not fill a batch."""
+    loader = trainer.train_dataloader
+    return bool(getattr(getattr(loader, "batch_sampler", None) or loader, "drop_last", False))
+
+
+def states_its_batches(trainer: Trainer) -> bool:
+    """Whether the train loader's batches are known to have its batch size."""
+    loader = trainer.train_dataloader
+    return isinstance(loader, PlannedLoader) or type(getattr(loader, "batch_sampler", None)) is BatchSampler
+
+
+def step_schedulers_with_a_length(trainer: Trainer) -> list[tuple[str, int, int]]:
+    """Schedulers that step with the optimizer and know how often: name, that number, and steps from one to the next."""
     configs = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
-    lengths = {type(c.scheduler).__name__: getattr(c.scheduler, "total_steps", None) for c in configs}
-    return {name: length for name, length in lengths.items() if isinstance(length, int)}
-
-
-def epoch_of(checkpoint: dict[str, Any]) -> int:
-    """The epoch that a checkpoint goes on in; one that was saved at the end of an epoch, in the next."""
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
-    return int(progress.get("processed", checkpoint.get("epoch", 0)))
-
-
-def ends_epoch(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint was saved between two epochs."""
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
-    return "processed" in progress and progress["processed"] == progress["ready"]
-
-
-def go_on_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
-    """Let Lightning restore epochs and steps, and if asked optimizers and schedulers, right after `on_fit_start`."""
-    left_out = () if optimizers else ("optimizer_states", "lr_schedulers")
-    kept = {name: value for name, value in checkpoint.items() if name not in left_out}
-    if not optimizers:
-        kept |= {"optimizer_states": [o.state_dict() for o in trainer.optimizers], "lr_schedulers": []}
-    trainer._checkpoint_connector._loaded_checkpoint = kept
+    lengths = [(type(c.scheduler).__name__, getattr(c.scheduler, "total_steps", None), c.frequency) for c in configs]
+    return [(name, length, frequency) for name, length, frequency in lengths if isinstance(length, int)]
 
 
 def averages_weights_now(trainer: Trainer) -> bool:
@@ -213,6 +203,12 @@ def is_first_that(trainer: Trainer, callback: Callback, does: str) -> bool:
     """Whether this is the one of several callbacks that does it: the one with ``count`` if there is, else the first."""
     same = [other for other in callbacks_of(trainer) if getattr(other, does, False)]
     return (next((other for other in same if getattr(other, "count", None)), same[0])) is callback
+
+
+def micro_batch_size_set(trainer: Trainer) -> int | None:
+    """Samples per batch and process that a callback has set for this epoch, if one does."""
+    sizes = (getattr(other, "micro_batch_size_set", None) for other in callbacks_of(trainer))
+    return next((size for size in sizes if size is not None), None)
 
 
 def planned_micro_batch_sizes(trainer: Trainer) -> set[int]:

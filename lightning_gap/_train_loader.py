@@ -38,6 +38,7 @@ class TrainLoaderSize:
                     f"module has the attribute {attribute!r}; let train_dataloader() read its batch size from "
                     f"self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
                 )
+            self._holders = [holder for holder in self._holders if _takes(holder, attribute)]
             self._before = [_get(holder, attribute) for holder in self._holders]
         else:
             self._before = [_size_of(self._given)]
@@ -83,6 +84,12 @@ class TrainLoaderSize:
                 f"self.{self._attribute}, or pass batch_arg_name=... with the attribute that it does read"
             )
 
+    def hide_from(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint's hyper-parameters be the user's own."""
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if self._source.is_module() and self._before and self._attribute in checkpoint.get(key, {}):
+                checkpoint[key][self._attribute] = self._before[0]
+
     def restore(self) -> None:
         """Put back what the user had."""
         self.reloaded()
@@ -93,24 +100,6 @@ class TrainLoaderSize:
             self._given.batch_size = self._before[0]
         elif self._source.instance is not self._given:
             self._source.instance = self._given
-
-
-def go_on_where_saved(trainer: Trainer) -> None:
-    """Mend two ways in which Lightning resumes elsewhere than where the checkpoint was saved.
-
-    After the last batch of an epoch: it goes on with the next epoch, but neither counts nor announces its beginning, so
-    that a checkpoint saved in it repeats batches when it is resumed in its turn. Inside an epoch: it loses the state
-    of a resumable loader where `estimated_stepping_batches` was read in `configure_optimizers`, which builds the
-    loader too soon (Lightning issue 20550).
-    """
-    fit_loop = trainer.fit_loop
-    if not fit_loop.restarted_mid_epoch:
-        return
-    epochs, batches = fit_loop.epoch_progress.current, fit_loop.epoch_loop.batch_progress
-    if epochs.processed == epochs.ready:  # type: ignore[attr-defined]
-        fit_loop.reset_restart_stage()
-    elif isinstance(trainer.train_dataloader, PlannedLoader):
-        trainer.train_dataloader.seek(trainer.current_epoch, batches.current.processed)  # type: ignore[attr-defined]
 
 
 def _size_of(loader: Any) -> int:
@@ -155,6 +144,15 @@ def _resized(loader: DataLoader[Any], size: int, trainer: Trainer) -> DataLoader
 
 def _get(holder: Any, attribute: str) -> Any:
     return holder[attribute] if isinstance(holder, dict) else getattr(holder, attribute)
+
+
+def _takes(holder: Any, attribute: str) -> bool:
+    """Whether the attribute can be set: a property may only pass on what the hyper-parameters say."""
+    try:
+        _set(holder, attribute, _get(holder, attribute))
+    except AttributeError:
+        return False
+    return True
 
 
 def _set(holder: Any, attribute: str, value: Any) -> None:

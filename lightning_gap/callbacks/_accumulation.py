@@ -40,12 +40,11 @@ class ExactWindows:
 
     def weigh(self, trainer: Trainer, loss: Tensor) -> None:
         """Weigh a loss that is about to go backward, and with the last one of a window all that came before."""
-        batch, self._batch = self._batch, None
         divisor = trainer.accumulate_grad_batches
         self._refuse_or_clear(trainer)
         if divisor == 1 and trainer.world_size == 1 and self._window.micro_batches == 0:
             return
-        weight = self._window.add(self._samples_in(batch), divisor=divisor)
+        weight = self._window.add(self._samples_in(self._batch), divisor=divisor)
         if ends_accumulation(trainer):
             alike = self._count is None and processes_hold_equally_many(trainer)
             own = self._window.samples
@@ -65,7 +64,7 @@ class ExactWindows:
             self._window = AccumulationWindow()
 
     def _samples_in(self, batch: Any) -> float:
-        samples = self._count(batch) if self._count is not None else samples_in(batch)
+        samples = samples_in(batch) if self._count is None else float(self._count(batch))
         if samples is None:
             raise ValueError(
                 f"cannot tell how many samples a {type(batch).__name__} holds, by which micro-batches are weighed; add "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,17 +14,19 @@ from torch.optim import Optimizer
 
 from .._lightning import (
     averages_weights_now,
-    epoch_of,
+    drops_last_batch,
     is_first_that,
     micro_batch_size,
     samples_in,
     samples_per_process,
+    states_its_batches,
     step_schedulers_with_a_length,
     validation_interval,
     writes_logs_now,
 )
 from .._refusals import refuse_different_settings, refuse_other_accumulation, refuse_several_that
-from .._train_loader import TrainLoaderSize, go_on_where_saved
+from .._resume import epoch_of, go_on_where_saved
+from .._train_loader import TrainLoaderSize
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows
 from ._arguments import check_counts
@@ -50,7 +53,8 @@ class BatchSizeCallback(Callback):
         self._users_accumulation = 1
         self._set: Split | None = None  # what loader and Trainer were told
         self._checks_batch = False
-        self.planned_micro_batch_sizes: set[int] = set()  # per process, as far as they are known
+        self._plan: list[Split] = []  # as far as it is known
+        self.planned_micro_batch_sizes: set[int] = set()  # in it
 
     @abstractmethod
     def _split_at(self, trainer: Trainer, epoch: int) -> Split | None:
@@ -64,25 +68,27 @@ class BatchSizeCallback(Callback):
         self._users_accumulation = trainer.accumulate_grad_batches
         self._loader = TrainLoaderSize(trainer, self.batch_arg_name)
         self._set = None
-        self.planned_micro_batch_sizes = {split.micro_batch_size for split in self._planned(trainer)}
+        self._plan = self._planned(trainer)
+        self.planned_micro_batch_sizes = {split.micro_batch_size for split in self._plan}
         self._prepare(trainer, trainer.current_epoch)
         self._accumulate(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._loader is not None:  # the fit's own, not one of `validate` or `test`
-            self._recall(checkpoint)
+            self._recall(trainer, checkpoint)
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
             self._accumulate(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._planned(trainer))
+        refuse_different_settings(trainer, self, self._plan)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = self._its_loader
+        go_on_where_saved(trainer)
         if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
             loader.reload_now()
+            go_on_where_saved(trainer)
         self._accumulate(trainer)
-        go_on_where_saved(trainer)
         self._windows.begin()
         self._check_run(trainer)
         self._check_loader(trainer)
@@ -98,8 +104,9 @@ class BatchSizeCallback(Callback):
         self._windows.see(batch)
         if self._checks_batch and self._set is not None:
             self._checks_batch = False
-            size = samples_in(batch)
-            if size is not None and size > self._set.micro_batch_size:
+            size, wanted = samples_in(batch), self._set.micro_batch_size
+            short = trainer.num_training_batches == 1 and (size or 0) < wanted
+            if size not in (None, wanted) and not short:
                 raise ValueError(
                     f"the batch size was set to {self._set.micro_batch_size} samples for each process and batch, but a "
                     f"batch holds {size}; let train_dataloader() read its batch size from self.{self.batch_arg_name}"
@@ -129,7 +136,11 @@ class BatchSizeCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore(trainer)
 
-    def _recall(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._loader is not None:
+            self._loader.hide_from(checkpoint)
+
+    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         """Take what decides about the size from a checkpoint."""
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
@@ -138,6 +149,11 @@ class BatchSizeCallback(Callback):
         accumulate = trainer.accumulate_grad_batches
         values = {"batch/accumulate": float(accumulate)}
         return values if micro is None else values | {"batch/size": float(micro * accumulate * trainer.world_size)}
+
+    @property
+    def micro_batch_size_set(self) -> int | None:
+        """Samples per batch and process of this epoch, if it was set here."""
+        return None if self._set is None else self._set.micro_batch_size
 
     @property
     def _least_accumulation(self) -> int:
@@ -164,21 +180,24 @@ class BatchSizeCallback(Callback):
         return split is None
 
     def _planned(self, trainer: Trainer) -> list[Split]:
-        """What is known to come, epoch by epoch, in the first thousand epochs."""
-        first, last = trainer.current_epoch, trainer.max_epochs
-        end = first + 1000 if last is None or last < 0 else min(last, first + 1000)
-        splits = (self._split_at(trainer, epoch) for epoch in range(first, max(end, first + 1)))
+        """What is known to come, epoch by epoch."""
+        splits = (self._split_at(trainer, epoch) for epoch in self._epochs_to_come(trainer))
         return [split for split in splits if split is not None]
 
+    def _epochs_to_come(self, trainer: Trainer) -> Iterable[int]:
+        """All epochs of the run; the next one alone where its end is not known."""
+        first, last = trainer.current_epoch, trainer.max_epochs or 0
+        return range(first, max(last, first + 1))
+
     def _check_loader(self, trainer: Trainer) -> None:
-        self._checks_batch = self._set is not None and micro_batch_size(trainer) is None
+        self._checks_batch = self._set is not None and not states_its_batches(trainer)
         if self._set is not None:
             self._its_loader.check(self._set.micro_batch_size)
 
     def _check_run(self, trainer: Trainer) -> None:
         """Raise before the first step where a size that comes later cannot work."""
         samples = samples_per_process(trainer)
-        planned = [split.micro_batch_size * split.accumulate * trainer.world_size for split in self._planned(trainer)]
+        planned = [split.micro_batch_size * split.accumulate * trainer.world_size for split in self._plan]
         if samples is None or not planned:
             return
         if max(planned) > samples * trainer.world_size:
@@ -187,7 +206,7 @@ class BatchSizeCallback(Callback):
                 "on; use a smaller one"
             )
         interval = validation_interval(trainer)
-        fewest = math.ceil(samples / max(self.planned_micro_batch_sizes))
+        fewest = _batches(trainer, samples, max(self.planned_micro_batch_sizes))
         if interval is not None and interval > fewest:
             raise ValueError(
                 f"val_check_interval={interval} is more batches than an epoch has once a batch holds "
@@ -195,11 +214,12 @@ class BatchSizeCallback(Callback):
                 "check_val_every_n_epoch=None"
             )
         if trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and len(planned) == trainer.max_epochs:
-            steps = sum(math.ceil(samples * trainer.world_size / size) for size in planned)
-            self._check_schedulers(trainer, steps)
+            lengths = ((_batches(trainer, samples, split.micro_batch_size), split.accumulate) for split in self._plan)
+            self._check_schedulers(trainer, sum(math.ceil(batches / window) for batches, window in lengths))
 
-    def _check_schedulers(self, trainer: Trainer, steps: int) -> None:
-        for name, total in step_schedulers_with_a_length(trainer).items():
+    def _check_schedulers(self, trainer: Trainer, optimizer_steps: int) -> None:
+        for name, total, frequency in step_schedulers_with_a_length(trainer):
+            steps = optimizer_steps // frequency
             text = (
                 f"{name} was made for total_steps={total}, and with these batch sizes the run takes {steps} steps; "
                 "Lightning's estimated_stepping_batches takes all epochs to be alike, "
@@ -226,3 +246,9 @@ class BatchSizeCallback(Callback):
             self._loader.restore()
             self._loader = None
             trainer.accumulate_grad_batches = self._users_accumulation
+
+
+def _batches(trainer: Trainer, samples: int, micro_batch_size: int) -> int:
+    """Batches of an epoch on one process."""
+    full, rest = divmod(samples, micro_batch_size)
+    return full + (rest > 0 and not drops_last_batch(trainer))

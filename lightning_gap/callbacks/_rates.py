@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 class ScaledRates:
     """The rates of one optimizer, multiplied before its step and put back after it.
 
-    Torch's own hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled rate.
-    Callbacks that multiply the same optimizer's rates share one pair of hooks, since the hooks of two would put the
-    rates back in the wrong order.
+    Torch's own hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled rate. So
+    must the closure, in which Lightning runs `training_step`, and whoever sets the rate there. Callbacks that multiply
+    the same optimizer's rates share one pair of hooks, since the hooks of two would put the rates back in the wrong
+    order.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -42,11 +43,30 @@ class ScaledRates:
                 handle.remove()
             _scaled.pop(optimizer, None)
 
-    def _before(self, optimizer: Optimizer, *_: Any) -> None:
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = kwargs.get("closure") or next(iter(args[1:]), None)
+        self._scale(optimizer)
+        if closure is None:
+            self._note(optimizer)
+            return None
+
+        def unscaled_closure() -> Any:
+            self._after(optimizer)
+            result = closure()
+            self._scale(optimizer)
+            self._note(optimizer)
+            return result
+
+        return args[:1], {**kwargs, "closure": unscaled_closure}
+
+    def _scale(self, optimizer: Optimizer) -> None:
         factor = math.prod(factor() for factor in self._factors.values())
         self._unscaled = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * factor  # a new object: rates held as tensors are shared
+
+    def _note(self, optimizer: Optimizer) -> None:
+        """The rates are those of the update that comes now."""
         previous, self.used = self.used, [float(group["lr"]) for group in optimizer.param_groups]
         if self.corrects_momentum and len(previous) == len(self.used):
             self._correct_momentum(optimizer, previous)

@@ -33,8 +33,7 @@ class SmallGradients:
         """Note what the last backward pass has added."""
         if trainer.world_size > 1 and ends_accumulation(trainer):
             return
-        gradients = [p.grad.detach().flatten() for p in module.parameters() if p.grad is not None]
-        total = torch.cat([gradient.float() if gradient.itemsize < 4 else gradient for gradient in gradients])
+        total = torch.cat([_flat(parameter) for parameter in module.parameters() if parameter.requires_grad])
         added = total if self._sum is None else total - self._sum
         self._sum = total
         self._rows.append(added * (trainer.accumulate_grad_batches / loss_scale(trainer)))
@@ -47,3 +46,10 @@ class SmallGradients:
     def loss(self) -> float:
         """Mean loss of this process's micro-batches."""
         return float(torch.stack(self._losses).mean())
+
+
+def _flat(parameter: Tensor) -> Tensor:
+    """Its gradient as one row, in float32 at least; zeros where no loss depended on it yet."""
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense.flatten().to(torch.promote_types(dense.dtype, torch.float32))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
+from .._resume import go_on_where_saved
 from ._accumulation import ExactWindows
 
 
@@ -41,6 +42,8 @@ class ExactAccumulation(Callback):
     weighs_accumulation = True
 
     def __init__(self, count: Callable[[Any], float] | None = None) -> None:
+        if count is not None and not callable(count):
+            raise ValueError(f"count must be a function of the batch, or None for its samples, got {count!r}")
         self.count = count
         self._windows = ExactWindows(count)
 
@@ -50,6 +53,7 @@ class ExactAccumulation(Callback):
             refuse_manual_optimization(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        go_on_where_saved(trainer)
         self._windows.begin()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,11 +11,13 @@ from torch.optim import SGD
 
 from .._lightning import (
     broadcast,
+    drops_last_batch,
     ends_accumulation,
-    epoch_of,
     mean_over_processes,
+    samples_in,
     samples_per_process,
 )
+from .._resume import epoch_of
 from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
 from ..functional.batch_size import Split
 from ._arguments import check_counts
@@ -82,6 +84,11 @@ class AdaptiveBatchSize(BatchSizeCallback):
             check_counts(decide_every_n_steps=decide_every_n_steps)
         if max_batch_size < batch_size:
             raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
+        for name, value in (("theta", theta), ("nu", nu), ("smoothing", smoothing), ("max_growth", max_growth)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing!r}")
         if isinstance(micro_batches, bool) or not isinstance(micro_batches, int) or micro_batches < 2:
             raise ValueError(f"micro_batches must be at least 2, for gradients to compare, got {micro_batches!r}")
         if not 1 < max_growth < math.inf:
@@ -104,7 +111,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self._measures = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit" and trainer.global_step == 0:  # not a second fit of one Trainer
             self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch
         super().setup(trainer, pl_module, stage)
 
@@ -134,6 +141,8 @@ class AdaptiveBatchSize(BatchSizeCallback):
             remaining = trainer.num_training_batches - batch_idx
             fits = trainer.accumulate_grad_batches < remaining or math.isinf(remaining)  # the last may be smaller
             self._measures = fits and trainer.global_step % self.measure_every_n_steps == 0
+        if self._measures and trainer.world_size == 1:  # several processes measure together or not at all
+            self._measures = samples_in(batch) in (None, self._its_split.micro_batch_size)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._measures and self.test == "cabs":
@@ -157,20 +166,27 @@ class AdaptiveBatchSize(BatchSizeCallback):
             self._change_accumulation(trainer, batch_idx + 1)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        split = self._split_now
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint["AdaptiveBatchSize"] = {
             "test": self._test.state_dict(),
             "epoch": self._epoch,
-            "split": None if split is None else [split.micro_batch_size, split.accumulate],
+            "batch_size": self._size(trainer),
+            "accumulate": self._its_split.accumulate,
         }
 
-    def _recall(self, checkpoint: dict[str, Any]) -> None:
+    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("AdaptiveBatchSize")
-        self._epoch = epoch_of(checkpoint)
-        if saved is not None:
-            self._test.load_state_dict(saved["test"])
-            self._epoch = saved["epoch"]
-            self._split_now = Split(*saved["split"])
+        if saved is None:
+            self._epoch = epoch_of(checkpoint)
+            return
+        self._test.load_state_dict(saved["test"])
+        self._epoch = saved["epoch"]
+        size, accumulate = min(saved["batch_size"], self.max_batch_size), saved["accumulate"]
+        if size % (trainer.world_size * accumulate) == 0:
+            self._split_now = Split(size // (trainer.world_size * accumulate), accumulate)
+        else:  # on other processes, or with another limit
+            unit = trainer.world_size * self._least_accumulation
+            self._split_now = self._split(trainer, size // unit * unit)
 
     def _new_test(self) -> BatchSizeTest:
         return BatchSizeTest(self.test, theta=self.theta, nu=self.nu, smoothing=self.smoothing)
@@ -198,10 +214,12 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if self.max_micro_batch is not None:
             accumulate = max(accumulate, math.ceil(size / (trainer.world_size * self.max_micro_batch)))
             size = self._next_size(trainer, trainer.world_size * accumulate)
-        split, samples = self._split(trainer, size), samples_per_process(trainer)
-        if samples is not None and samples % split.micro_batch_size == 1 != split.micro_batch_size:
-            return self._its_split  # one sample would be left at the end, of which BatchNorm makes no statistics
-        return split
+        if size == self._size(trainer):
+            return self._its_split
+        unit = trainer.world_size * accumulate
+        near = [other for other in (size, size + unit, size - unit) if self.batch_size <= other <= self.max_batch_size]
+        splits = [self._split(trainer, other) for other in near]
+        return next((s for s in splits if not _leaves_one_sample(trainer, s.micro_batch_size)), splits[0])
 
     @property
     def _its_split(self) -> Split:
@@ -249,3 +267,11 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if math.isfinite(wanted):
             values |= {"batch/wanted": wanted, "batch/test": wanted / self._size(trainer)}
         return values
+
+
+def _leaves_one_sample(trainer: Trainer, micro_batch_size: int) -> bool:
+    """Whether an epoch's last micro-batch would hold a single sample, of which BatchNorm makes no statistics."""
+    samples = samples_per_process(trainer)
+    if samples is None or drops_last_batch(trainer) or micro_batch_size == 1:
+        return False
+    return samples % micro_batch_size == 1

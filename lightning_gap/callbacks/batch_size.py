@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import is_trial
 from .._refusals import refuse_rescaling
+from ..functional.batch_growth import AdaBatch, SmithGrowth
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
 from ._rates import scaled_rates
@@ -20,7 +21,7 @@ class BatchSizeScheduler(BatchSizeCallback):
     A size is samples per optimizer step, over all processes. What follows it by itself: the loader, epoch length,
     progress bar, validation, schedulers, shuffling, and on a resumed run all of them. Past ``max_micro_batch`` a
     batch is split into micro-batches, whose gradient is that of the whole batch to rounding; see `ExactAccumulation`.
-    Logs ``batch/size`` and ``batch/accumulate``, and ``batch/lr_factor`` where the schedule sets one.
+    Logs ``batch/size`` and ``batch/accumulate``, and ``batch/lr_factor`` where the schedule is a function.
 
     Args:
         schedule: Batch sizes by the epoch they begin at, ``{0: 128, 30: 512}``, or a function of the epoch, from 0,
@@ -57,7 +58,6 @@ class BatchSizeScheduler(BatchSizeCallback):
             checked_milestones(schedule)
         self.schedule = schedule
         self._factor = 1.0
-        self._sets_rate = False
 
     @property
     def current_scale(self) -> float:
@@ -67,21 +67,15 @@ class BatchSizeScheduler(BatchSizeCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            epochs = range(trainer.current_epoch, max(trainer.max_epochs or 0, trainer.current_epoch + 1))
-            self._sets_rate = any(self._factor_at(epoch) != 1.0 for epoch in epochs[:1000])
-            if self._sets_rate:
+            factors = (self._factor_at(epoch) for epoch in self._epochs_to_come(trainer))
+            if isinstance(self.schedule, SmithGrowth | AdaBatch) or any(factor != 1.0 for factor in factors):
                 refuse_rescaling(trainer, self)
-            last = trainer.max_epochs
-            ends = last is not None and 0 <= last <= max(self.schedule if isinstance(self.schedule, Mapping) else [-1])
-            if ends and isinstance(self.schedule, Mapping) and not is_trial(trainer):
-                rank_zero_warn(
-                    f"the schedule changes the batch size at epoch {max(self.schedule)}, and the run has "
-                    f"max_epochs={last}, counted from 0; train longer or leave it out"
-                )
+            if isinstance(self.schedule, Mapping):
+                self._warn_of_milestones_after_the_run(trainer, max(self.schedule))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self._sets_rate:
+        if callable(self.schedule):  # which may say what becomes of the rate
             for optimizer in trainer.optimizers:
                 scaled_rates(optimizer).multiply(self, lambda: self._next_factor(trainer))
 
@@ -105,10 +99,22 @@ class BatchSizeScheduler(BatchSizeCallback):
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
         values = super()._values(trainer)
-        return values | {"batch/lr_factor": self._factor} if self._sets_rate else values
+        return values | {"batch/lr_factor": self._factor} if callable(self.schedule) else values
+
+    def _epochs_to_come(self, trainer: Trainer) -> Iterable[int]:
+        if (trainer.max_epochs or -1) > 0 or not isinstance(self.schedule, Mapping):
+            return super()._epochs_to_come(trainer)
+        return [epoch for epoch in self.schedule if epoch >= trainer.current_epoch] or [trainer.current_epoch]
+
+    def _warn_of_milestones_after_the_run(self, trainer: Trainer, latest: int) -> None:
+        last = trainer.max_epochs
+        if last is not None and 0 <= last <= latest and not is_trial(trainer):
+            rank_zero_warn(
+                f"the schedule changes the batch size at epoch {latest}, and the run has max_epochs={last}, counted "
+                "from 0; train longer or leave it out"
+            )
 
     def _stop(self, trainer: Trainer) -> None:
-        if self._sets_rate:
-            for optimizer in trainer.optimizers:
-                scaled_rates(optimizer).stop(optimizer, self)
-            self._sets_rate, self._factor = False, 1.0
+        for optimizer in trainer.optimizers:
+            scaled_rates(optimizer).stop(optimizer, self)
+        self._factor = 1.0

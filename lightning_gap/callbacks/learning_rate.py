@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from .._lightning import (
     is_trial,
     micro_batch_size,
+    micro_batch_size_set,
     optimizer_steps_per_epoch,
     optimizer_steps_planned_before,
     optimizer_steps_taken,
@@ -18,7 +19,7 @@ from .._lightning import (
     writes_logs_now,
 )
 from .._refusals import refuse_second
-from .._train_loader import go_on_where_saved
+from .._resume import go_on_where_saved
 from ..functional.learning_rate import (
     Rule,
     Warmup,
@@ -87,12 +88,15 @@ class LearningRateScaling(Callback):
         learning_rate_scale(1, base_batch_size)
         if micro_batch_size is not None:
             check_counts(micro_batch_size=micro_batch_size)
-        if not 0 <= warmup_epochs < math.inf:
+        if isinstance(warmup_epochs, str) or not 0 <= warmup_epochs < math.inf:
             raise ValueError(
                 f"warmup_epochs must not be negative or infinite, got {warmup_epochs!r}; 0 means no warmup"
             )
-        if warmup_steps is not None and (isinstance(warmup_steps, bool) or not 0 <= warmup_steps < math.inf):
-            raise ValueError(f"warmup_steps must not be negative or infinite, got {warmup_steps!r}; 0 means no warmup")
+        whole = isinstance(warmup_steps, int) and not isinstance(warmup_steps, bool)
+        if warmup_steps is not None and not (whole and warmup_steps >= 0):
+            raise ValueError(
+                f"warmup_steps must be a whole number, at least 0, got {warmup_steps!r}; 0 means no warmup"
+            )
         if not 0 <= warmup_start <= 1:
             raise ValueError(f"warmup_start must be a fraction of your rate, from 0 to 1, got {warmup_start!r}")
         for name, value, known in (
@@ -124,7 +128,8 @@ class LearningRateScaling(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_second(trainer, self, because="the rate would be scaled twice")
-            self._first_batch_size, self._rates_before = None, []
+            if trainer.global_step == 0:  # not a second fit of one Trainer
+                self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         go_on_where_saved(trainer)
@@ -179,7 +184,7 @@ class LearningRateScaling(Callback):
         self._rates_before = saved.get("rates", [])
 
     def _read_batch_size(self, trainer: Trainer) -> None:
-        micro = self.micro_batch_size or micro_batch_size(trainer)
+        micro = micro_batch_size_set(trainer) or self.micro_batch_size or micro_batch_size(trainer)
         if micro is None:
             raise ValueError(
                 f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; "

@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from .._lightning import ends_epoch, go_on_from, is_trial, micro_batch_size
+from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
+from .._resume import ends_epoch, go_on_from
 from ..functional.batch_size import Split
 from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback
@@ -69,9 +70,11 @@ class PiggybackWarmStart(BatchSizeCallback):
                 "the small batch comes either before switch_epoch or from source_checkpoint, got "
                 f"switch_epoch={switch_epoch!r} and source_checkpoint={source_checkpoint!r}; give one of them"
             )
-        if switch_epoch is not None and (isinstance(switch_epoch, bool) or switch_epoch < 1):
+        whole = isinstance(switch_epoch, int) and not isinstance(switch_epoch, bool)
+        if switch_epoch is not None and not (whole and switch_epoch >= 1):
             raise ValueError(
-                f"switch_epoch must be at least 1, for the small batch to come first, got {switch_epoch!r}"
+                "switch_epoch must be a whole number, at least 1, for the small batch to come first, got "
+                f"{switch_epoch!r}"
             )
         if optimizer_state not in get_args(OptimizerState):
             raise ValueError(
@@ -97,7 +100,10 @@ class PiggybackWarmStart(BatchSizeCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        self._switched = self._resumed = False
+        self._resumed = trainer.global_step > 0  # a second fit of one Trainer
+        self._switched = self._switched and self._resumed
+        if self._resumed:
+            return
         if self.source_checkpoint is not None:
             refuse_sharded_weights(trainer, self)
             if Path(self.source_checkpoint).exists():  # now, before others take note of the initial weights
@@ -145,9 +151,10 @@ class PiggybackWarmStart(BatchSizeCallback):
             )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint["PiggybackWarmStart"] = {"switched": self._switched}
 
-    def _recall(self, checkpoint: dict[str, Any]) -> None:
+    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         self._resumed = True
         self._switched = checkpoint.get("PiggybackWarmStart", {}).get("switched", False)
 
@@ -173,8 +180,8 @@ def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"source_checkpoint={path!r} cannot be read as a checkpoint: {error}; is the file whole, and saved by "
-            "Lightning?"
+            f"source_checkpoint={path!r} cannot be read: {error}; it must be whole, saved by Lightning, and hold "
+            "nothing but tensors and plain values, hyper-parameters included"
         ) from error
     if next(module.parameters(), None) is None:
         return checkpoint  # not made yet

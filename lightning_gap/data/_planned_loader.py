@@ -42,8 +42,8 @@ class PlannedLoader:
         self.sampler = EpochClock()
         self._batch_size = batch_size
         self._served = 0  # batches of this epoch handed out so far
+        self._pass = BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)  # that is or was served
         self._resume: tuple[int, int] | None = None  # epoch and position to go on from
-        BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)
 
     @property
     def batch_size(self) -> int:
@@ -79,33 +79,28 @@ class PlannedLoader:
         plan, epoch = self.plan, self.sampler.epoch
         resume, self._resume = self._resume, None
         start = resume[1] if resume is not None and resume[0] == epoch else 0
-        self._served = start
+        self._served, self._pass = start, plan
         for batch in self._fetch(plan, epoch, start):
             if self.reseed:
-                seed = plan.random_seed(epoch, self._served)
+                seed = plan.random_seed(epoch, self._served, "model")
                 torch.manual_seed(seed)  # of every device
                 seed_cpu(seed)
             self._served += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Plain numbers: where this pass is, and of which batches."""
-        plan = self.plan
-        return {
-            "epoch": self.sampler.epoch,
-            "position": self._served,
-            "samples": plan.samples,
-            "samples_per_batch": plan.samples_per_batch,
-            "seed": self.seed,
-        }
+        """Plain numbers: where this pass is, and of which batches, whatever the batch size has become since."""
+        return _state(self._pass, self.sampler.epoch, self._served)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the last batch that was handed out.
 
         Raises:
-            ValueError: If this loader would cut the epoch into other batches.
+            ValueError: If this loader would cut the rest of the epoch into other batches.
         """
-        own = self.state_dict()
+        if not 0 < state["position"] < state["batches"]:
+            return  # between two epochs
+        own = _state(self.plan, 0, 0)
         for name in ("samples", "samples_per_batch", "seed"):
             if state[name] != own[name]:
                 raise ValueError(
@@ -118,6 +113,17 @@ class PlannedLoader:
     @abstractmethod
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
         """The batches from ``start`` on."""
+
+
+def _state(plan: BatchPlan, epoch: int, position: int) -> dict[str, int]:
+    return {
+        "epoch": epoch,
+        "position": position,
+        "batches": len(plan),
+        "samples": plan.samples,
+        "samples_per_batch": plan.samples_per_batch,
+        "seed": plan.seed,
+    }
 
 
 def seed_cpu(seed: int) -> None:

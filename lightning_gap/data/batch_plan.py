@@ -52,6 +52,8 @@ class BatchPlan:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 unit = "processes" if name == "processes" else "samples"
                 raise ValueError(f"{name} must be a whole number of {unit}, at least 1, got {value!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number, at least 0, got {self.seed!r}")
         if not 0 <= self.rank < self.processes:
             raise ValueError(f"rank must be from 0 to {self.processes - 1}, got {self.rank!r}")
         if self.samples < self.processes:
@@ -95,9 +97,9 @@ class BatchPlan:
         first, last = self._bounds(position)
         return last - first
 
-    def random_seed(self, epoch: int, position: int) -> int:
-        """A seed below 2^32 for whatever is drawn at random with this batch, another one on every process."""
-        key = f"{self.seed} {epoch} {position} {self.rank}".encode()
+    def random_seed(self, epoch: int, position: int, purpose: str) -> int:
+        """A seed below 2^32 for what is drawn at random with this batch, for each purpose and process another."""
+        key = f"{self.seed} {epoch} {position} {self.rank} {purpose}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
 
     def _bounds(self, position: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ._planned_loader import PlannedLoader, indices_of, seed_cpu
 from .batch_plan import BatchPlan
@@ -73,18 +73,18 @@ class ResumableLoader(PlannedLoader):
             )
         super().__init__(dataset, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
         self.num_workers = num_workers
+        self.collate_fn = collate_fn or default_collate
         self._requests = _Requests()
         self._workers = DataLoader(
-            _SeededDataset(dataset),
+            _SeededDataset(dataset, self.collate_fn),
             batch_sampler=self._requests,  # type: ignore[arg-type] # a seed and the indices, for `_SeededDataset`
             num_workers=num_workers,
-            collate_fn=collate_fn,
+            collate_fn=_as_it_is,
             pin_memory=pin_memory,
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
             generator=torch.Generator(),  # its own: making an iterator draws from it
         )
-        self.collate_fn = self._workers.collate_fn
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
         self._requests.begin(plan, epoch, start)
@@ -103,26 +103,31 @@ class _Requests:
     def __iter__(self) -> Iterator[Request]:
         batches = self._plan.batches(self._epoch, self._start)
         for position, batch in enumerate(batches, start=self._start):
-            yield self._plan.random_seed(self._epoch, position), indices_of(batch)
+            yield self._plan.random_seed(self._epoch, position, "samples"), indices_of(batch)
 
     def __len__(self) -> int:
         return len(self._plan) - self._start
 
 
 class _SeededDataset(Dataset[Any]):
-    """Reads the samples of a request with generators seeded for it, and leaves the generators as they were."""
+    """Makes the batch of a request with generators seeded for it, and leaves the generators as they were."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset = dataset
+        self.collate = collate  # here, because it may draw random numbers too
 
-    def __getitems__(self, request: Request) -> list[Any]:
+    def __getitems__(self, request: Request) -> Any:
         seed, indices = request
         with _same_random_numbers():
             seed_cpu(seed)
             if hasattr(self.dataset, "__getitems__"):
-                samples: list[Any] = self.dataset.__getitems__(indices)
-                return samples
-            return [self.dataset[index] for index in indices]
+                return self.collate(self.dataset.__getitems__(indices))
+            return self.collate([self.dataset[index] for index in indices])
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Stand in for a collate function: the batch is made."""
+    return batch
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def next_batch_size(
         >>> [next_batch_size(wanted, 64, smallest=32, largest=1000, multiple_of=8) for wanted in (10, 70, 900)]
         [64, 72, 128]
     """
-    if math.isnan(wanted):
+    if math.isnan(wanted) or (monotone and wanted <= current):
         return current
     low = current if monotone else max(smallest, math.ceil(current / max_growth))
     bounded = min(max(wanted, low), current * max_growth, largest)

@@ -182,7 +182,9 @@ def train_longer(
     return LongerTraining(stretched(epochs), tuple(stretched(epoch) for epoch in milestones))
 
 
-def planned_optimizer_steps(schedule: Schedule | Mapping[int, int], *, samples: int, epochs: int) -> int:
+def planned_optimizer_steps(
+    schedule: Schedule | Mapping[int, int], *, samples: int, epochs: int, drop_last: bool = False
+) -> int:
     """Optimizer steps of a whole run under a batch-size schedule.
 
     What a step-wise rate scheduler needs to know; Lightning's `estimated_stepping_batches` takes every epoch to be as
@@ -192,15 +194,17 @@ def planned_optimizer_steps(schedule: Schedule | Mapping[int, int], *, samples: 
         schedule: As in `stage_at`.
         samples: Training samples.
         epochs: Epochs of the run.
+        drop_last: Whether the loader leaves out what does not fill a batch.
 
     Returns:
-        Steps, the smaller last batch of each epoch included.
+        Steps, with ``drop_last=False`` the smaller last batch of each epoch included.
 
     Example:
         >>> planned_optimizer_steps({0: 32, 2: 64}, samples=100, epochs=3)
         10
     """
-    return sum(math.ceil(samples / stage_at(schedule, epoch).batch_size) for epoch in range(epochs))
+    sizes = (stage_at(schedule, epoch).batch_size for epoch in range(epochs))
+    return sum(samples // size if drop_last else math.ceil(samples / size) for size in sizes)
 
 
 def check_epochs(milestones: Sequence[int]) -> None:

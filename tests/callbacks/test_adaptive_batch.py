@@ -225,6 +225,65 @@ def test_a_gradient_scaler_changes_nothing_and_an_overflow_is_left_out():
     assert scaled[4]["batch/wanted"] != scaled[3]["batch/wanted"]
 
 
+def test_a_step_that_leaves_weights_out_counts_zeros_for_them():
+    class Branches(Small):
+        def __init__(self):
+            super().__init__(momentum=0.0)
+            self.other = torch.nn.Linear(8, 3)
+
+        def training_step(self, batch, batch_idx):
+            self.sizes.append(len(batch[1]))
+            scores = self.other(batch[0]) if batch_idx % 4 == 3 else self.net(batch[0])
+            return torch.nn.functional.cross_entropy(scores, batch[1])
+
+    _, steps = fit(AdaptiveBatchSize(16, 64, theta=0.3, measure_every_n_steps=1), module=Branches(), epochs=2)
+    assert steps[-1]["batch/wanted"] > 0
+
+
+def test_micro_batches_of_other_sizes_are_not_measured():
+    class Cut(Small):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            self.count = getattr(self, "count", -1) + 1
+            return [part[:2] for part in batch] if self.count % 4 == 1 else batch
+
+    _, steps = fit(AdaptiveBatchSize(16, 64, theta=0.3, measure_every_n_steps=1), module=Cut(), epochs=2)
+    assert "batch/wanted" not in steps[-1]
+    assert steps[-1]["batch/size"] == 16
+
+
+def test_a_size_that_leaves_one_sample_is_passed_over_and_growth_goes_on():
+    callback = AdaptiveBatchSize(16, 128, theta=0.1, measure_every_n_steps=1)
+    torch.manual_seed(0)
+    trace, module = Trace(), Small().double()
+    inputs, targets = tiny.dataset(129).tensors
+    trainer = tiny.trainer(callback, trace, max_epochs=4, precision="64-true")
+    trainer.fit(module, InMemoryLoader((inputs.double(), targets), batch_size=4, shuffle=True))
+    sizes = [sizes[0] for sizes in sizes_of(trace.steps)]
+    assert sizes[0] == 16 < sizes[1] < sizes[2]
+    assert all(129 % (size // 4) != 1 for size in sizes[1:])
+
+
+def test_it_does_not_grow_without_need_and_a_second_fit_goes_on():
+    callback = AdaptiveBatchSize(96, 480, theta=30.0, max_micro_batch=20, measure_every_n_steps=1)
+    _, steps = fit(callback)
+    assert {size for sizes in sizes_of(steps) for size in sizes} == {96}
+    callback = AdaptiveBatchSize(16, 120, theta=0.1, measure_every_n_steps=1)
+    trainer, steps = fit(callback, epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    inputs, targets = tiny.dataset(SAMPLES).tensors
+    trainer.fit(trainer.lightning_module, InMemoryLoader((inputs.double(), targets), batch_size=4))
+    assert [sizes[0] for sizes in sizes_of(trainer.callbacks[1].steps)] == [16, 32, 64, 120]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_resumed_run_keeps_to_a_smaller_limit(tmp_path):
+    saves = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(AdaptiveBatchSize(16, 120, theta=0.1, measure_every_n_steps=1), others=(saves,), enable_checkpointing=True)
+    lower = AdaptiveBatchSize(16, 40, theta=0.1, measure_every_n_steps=1)
+    _, steps = fit(lower, ckpt_path=tmp_path / "epoch=2.ckpt")
+    assert {step["batch/size"] for step in steps} == {40}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -232,7 +291,8 @@ def test_a_gradient_scaler_changes_nothing_and_an_overflow_is_left_out():
         ({"max_batch_size": 8}, "max_batch_size=8 is below batch_size=16, which is to grow"),
         ({"test": "var"}, "test must be one of 'norm', 'inner_product'"),
         ({"theta": -1}, "theta must be a positive number, got -1"),
-        ({"smoothing": 1}, "decay must be at least 0 and below 1"),
+        ({"smoothing": 1}, "smoothing must be at least 0 and below 1, got 1"),
+        ({"theta": "a"}, "theta must be a number, got 'a'"),
         ({"micro_batches": 1}, "micro_batches must be at least 2, for gradients to compare, got 1"),
         ({"max_growth": 1.0}, "max_growth must be a factor larger than 1, got 1.0"),
         ({"measure_every_n_steps": 0}, "measure_every_n_steps must be a whole number"),

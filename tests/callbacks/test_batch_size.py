@@ -246,6 +246,74 @@ def test_smiths_growth_grows_first_and_divides_the_rate_afterwards():
         )
 
 
+def test_smiths_growth_divides_the_rate_where_the_end_of_the_run_is_not_known():
+    seen = []
+
+    class See(Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            seen.append(float(trainer.callback_metrics["batch/lr_factor"]))
+
+    grow = BatchSizeScheduler(SmithGrowth(24, (1, 2), max_batch_size=24, factor=4))
+    tiny.trainer(grow, See(), max_epochs=-1, max_steps=6).fit(tiny.TinyClassifier(), tiny.loader(48))
+    assert seen == [1, 1, 1 / 4, 1 / 4, 1 / 16, 1 / 16]
+
+
+def test_checkpoints_hold_the_users_hyperparameters(tmp_path):
+    class Hyper(tiny.TinyClassifier):
+        def __init__(self, batch_size=12):
+            super().__init__()
+            self.save_hyperparameters()
+
+        @property
+        def batch_size(self):
+            return self.hparams.batch_size
+
+        def train_dataloader(self):
+            return tiny.loader(48, batch_size=self.batch_size)
+
+    class Saves(Callback):
+        def on_train_epoch_end(self, trainer, *rest):
+            trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt")
+
+    module = Hyper()
+    tiny.trainer(BatchSizeScheduler({0: 8, 1: 16}), Saves(), max_epochs=2).fit(module)
+    assert module.hparams.batch_size == 12
+    for epoch in (0, 1):
+        stored = torch.load(tmp_path / f"{epoch}.ckpt", weights_only=True)
+        assert stored["hyper_parameters"]["batch_size"] == 12
+
+
+def test_a_loader_that_drops_the_last_batch_and_a_scheduler_that_steps_rarely_are_counted_right():
+    class OneCycle(tiny.TinyClassifier):
+        def __init__(self, total, frequency=1):
+            super().__init__()
+            self.total, self.frequency = total, frequency
+
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            cycle = lrs.OneCycleLR(optimizer, 0.1, total_steps=self.total)
+            return [optimizer], [{"scheduler": cycle, "interval": "step", "frequency": self.frequency}]
+
+    sizes = BatchSizeScheduler({0: 10, 2: 20})  # of 45 samples: 4 + 4 + 2 + 2 with drop_last
+    loader = tiny.loader(45, batch_size=8, drop_last=True)
+    tiny.trainer(sizes, max_epochs=4).fit(OneCycle(12), loader)
+    tiny.trainer(BatchSizeScheduler({0: 12, 2: 24}), max_epochs=4).fit(OneCycle(6, 2), tiny.loader(48))
+    with pytest.raises(ValueError, match=r"val_check_interval=3 is more batches than an epoch has .* 20 samples, 2"):
+        tiny.trainer(BatchSizeScheduler({0: 10, 2: 20}), max_epochs=4, val_check_interval=3).fit(
+            tiny.Validated(), loader, tiny.loader(24, seed=2)
+        )
+
+
+def test_a_batch_sampler_that_cannot_follow_is_found_out():
+    class Fixed(BatchSampler):
+        def __iter__(self):
+            return iter([list(range(start, start + 12)) for start in range(0, 48, 12)])
+
+    loader = DataLoader(tiny.dataset(48), batch_sampler=Fixed(SequentialSampler(range(48)), 12, drop_last=False))
+    with pytest.raises(ValueError, match=r"was set to 24 samples .* but a batch holds 12"):
+        tiny.trainer(BatchSizeScheduler({0: 12, 1: 24}), max_epochs=2).fit(tiny.TinyClassifier(), loader)
+
+
 def test_weight_averaging_of_lightning_still_has_its_epoch_for_statistics():
     averaging = StochasticWeightAveraging(0.01, swa_epoch_start=2)
     trainer, module = fit("fit", LOADERS["DataLoader"], averaging, BatchSizeScheduler({0: 8, 1: 16, 3: 24}))

@@ -189,6 +189,53 @@ def test_a_gradient_scaler_that_skips_a_step_does_not_move_the_rate():
     assert module.used == [0.05 * factor for step, factor in enumerate(factors) if step != 2]
 
 
+def test_a_rate_that_is_set_inside_the_step_is_scaled_and_stays():
+    class Sets(Scheduled):
+        def training_step(self, batch, batch_idx):
+            group = self.trainer.optimizers[0].param_groups[0]
+            self.found = (*getattr(self, "found", ()), group["lr"])
+            group["lr"] = 0.1 / (1 + self.global_step)
+            return super().training_step(batch, batch_idx)
+
+    module = Sets()
+    trainer = fit(module, LearningRateScaling(2, warmup_epochs=0), epochs=1)
+    assert module.used == [4 * 0.1 / (1 + step) for step in range(6)]
+    assert list(module.found) == [0.05] + [0.1 / (1 + step) for step in range(5)]  # never a scaled one
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.1 / 6
+    assert float(trainer.callback_metrics["lr/effective"]) == pytest.approx(4 * 0.1 / 6)
+
+
+def test_an_optimizer_that_calls_the_closure_often_uses_the_scaled_rate():
+    class Plane(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters(), lr=self.learning_rate, max_iter=4)
+
+    states = []
+    for rate, callbacks in ((0.2, ()), (0.05, (LearningRateScaling(2, warmup_epochs=0),))):
+        module = Plane(dropout=0.0, learning_rate=rate)
+        fit(module, *callbacks, epochs=1)
+        states.append(tiny.state_of(module))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_second_fit_of_a_trainer_keeps_what_it_kept():
+    module = Scheduled()
+    keeps = LearningRateScaling(2, warmup_epochs=0, when_batch_changes="keep")
+    trainer = tiny.trainer(keeps, BatchSizeScheduler(lambda epoch: (8, 24)[min(epoch, 1)]), max_epochs=1)
+    trainer.fit(module, tiny.loader(batch_size=BATCH))
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, tiny.loader(batch_size=BATCH))
+    assert module.used == [0.05 * 4] * (6 + 2)
+
+
+def test_what_another_callback_has_set_counts_before_a_fixed_micro_batch():
+    module = Scheduled()
+    fit(
+        module, LearningRateScaling(2, warmup_epochs=0, micro_batch_size=8), BatchSizeScheduler({0: 8, 1: 16}), epochs=2
+    )
+    assert module.used == [0.05 * 4] * 6 + [0.05 * 8] * 3
+
+
 def test_several_optimizers_in_manual_optimization():
     class Manual(Scheduled):
         automatic_optimization = False
@@ -395,7 +442,7 @@ def test_an_unknown_rule_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"warmup_steps": -1}, "warmup_steps must not be negative or infinite, got -1"),
+        ({"warmup_steps": -1}, "warmup_steps must be a whole number, at least 0, got -1"),
         ({"warmup_start": 1.5}, "warmup_start must be a fraction of your rate, from 0 to 1, got 1.5"),
         ({"warmup_start": -0.1}, "warmup_start must be a fraction"),
         ({"warmup": "slow"}, "warmup must be one of 'gradual', 'constant', got 'slow'"),

@@ -67,11 +67,16 @@ class Steps(Callback):
         self.orders = []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        if trainer.global_step in self.seen:  # Lightning does not make up for a validation after the last batch saved
+        if (
+            trainer.global_step in self.seen and "val_loss" in trainer.callback_metrics
+        ):  # Lightning does not make up for a validation after the last batch saved
             self.seen[trainer.global_step]["val_loss"] = float(trainer.callback_metrics["val_loss"])
 
 
-def train(folder, *, workers=0, ckpt_path=None, module=None, **when):
+GROWS = {0: 32, 1: 64, 2: 128}
+
+
+def train(folder, *, workers=0, ckpt_path=None, module=None, sizes=GROWS, limit=64, others=(), length=None, **when):
     """The run, saved at every optimizer step or when else it is said; from a checkpoint if there is one."""
     torch.manual_seed(0)
     steps = Steps()
@@ -80,11 +85,14 @@ def train(folder, *, workers=0, ckpt_path=None, module=None, **when):
     callbacks = [
         GhostBatchNormSwap(16),
         LearningRateScaling(16, warmup_epochs=1.5),
-        BatchSizeScheduler({0: 32, 1: 64, 2: 128}, max_micro_batch=64),
+        BatchSizeScheduler(sizes, max_micro_batch=limit),
         steps,
+        *others,
     ]
     saving = [saves] if folder else []
-    trainer = tiny.trainer(*callbacks, *saving, enable_checkpointing=bool(folder), max_epochs=EPOCHS)
+    trainer = tiny.trainer(
+        *callbacks, *saving, enable_checkpointing=bool(folder or others), **(length or {"max_epochs": EPOCHS})
+    )
     loader = ResumableLoader(Noisy(), batch_size=8, shuffle=True, seed=3, num_workers=workers)
     trainer.fit(module or Module(), loader, tiny.loader(24, seed=2), ckpt_path=ckpt_path)
     optimizer = trainer.optimizers[0].state_dict()

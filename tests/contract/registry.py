@@ -54,7 +54,7 @@ REGISTRY = {
     "BatchSizeScheduler": Entry(
         lambda: BatchSizeScheduler(GeometricGrowth(8, 48, factor=1.5, multiple_of=4), max_micro_batch=8),
         second="BatchSizeScheduler and BatchSizeScheduler",
-        keys=frozenset({"batch/size", "batch/accumulate"}),
+        keys=frozenset({"batch/size", "batch/accumulate", "batch/lr_factor"}),
     ),
     "ExactAccumulation": Entry(
         lambda: ExactAccumulation(),

@@ -9,6 +9,8 @@ import time
 import exact_resume as training
 import pytest
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 
 # Resumed runs save nothing, so the callback that saved is missing in them.
 pytestmark = [
@@ -70,6 +72,45 @@ def test_a_resumed_run_can_be_resumed_in_its_turn(tmp_path):
     for turn, step in enumerate((9, 11, 14, 15)):
         resumed = training.train(tmp_path / str(turn + 1), ckpt_path=tmp_path / str(turn) / f"step={step}.ckpt")
         assert_goes_on(whole, resumed, step)
+
+
+def test_it_resumes_into_an_epoch_that_is_longer_than_the_last(tmp_path):
+    terms = {"sizes": {0: 96, 1: 32, 2: 64}, "limit": None}
+    whole = training.train(tmp_path, **terms)
+    for step in (2, 3, 4, 12):
+        assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / f"step={step}.ckpt", **terms), step)
+
+
+@pytest.mark.parametrize("length", [{"max_epochs": -1, "max_steps": 17}, {"max_epochs": 3, "max_steps": 1000}])
+@pytest.mark.parametrize("when", [{}, {"every_n_epochs": 1, "save_on_train_epoch_end": True}])
+def test_it_resumes_a_run_with_a_limit_of_steps(tmp_path, length, when):
+    whole = training.train(tmp_path, length=length, **when)
+    for step in (9, 14) if when else (5, 9, 12, 14, 16):
+        assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / f"step={step}.ckpt", length=length), step)
+
+
+@pytest.mark.parametrize("steps", [4, 9, 12])
+def test_a_run_that_a_limit_of_steps_has_stopped_goes_on(tmp_path, steps):
+    whole = training.train(None)
+    training.train(tmp_path, length={"max_epochs": 3, "max_steps": steps})
+    assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / f"step={steps}.ckpt"), steps)
+
+
+@pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called")  # Lightning's own, with this callback
+@pytest.mark.parametrize("step", [4, 9, 15])
+def test_a_checkpoint_that_an_exception_leaves_behind_goes_on(tmp_path, step):
+    """Between two steps, where the run's state is whole."""
+
+    class Fails(Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            if trainer.global_step == step and not trainer.fit_loop._should_accumulate():
+                raise RuntimeError("user's own")
+
+    whole = training.train(None)
+    left = OnExceptionCheckpoint(tmp_path, "left")
+    with pytest.raises(RuntimeError, match="user's own"):
+        training.train(None, others=(Fails(), left))
+    assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / "left.ckpt"), step)
 
 
 @pytest.mark.parametrize("at_the_end_of", ["training", "validation"])

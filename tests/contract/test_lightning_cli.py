@@ -83,9 +83,13 @@ GROWTH = {
 )
 def test_batch_sizes_over_time_are_configured_from_yaml(tmp_path, monkeypatch, name, settings, sizes):
     monkeypatch.setattr("sys.argv", ["main.py"])
+    when = "keep" if settings.get("schedule") == GROWTH else "rescale"
     callbacks = [
         {"class_path": f"lightning_gap.{name}", "init_args": settings},
-        {"class_path": "lightning_gap.LearningRateScaling", "init_args": {"base_batch_size": 8, "warmup_steps": 2}},
+        {
+            "class_path": "lightning_gap.LearningRateScaling",
+            "init_args": {"base_batch_size": 8, "warmup_steps": 2, "when_batch_changes": when},
+        },
     ]
     config = CONFIG | {"trainer": CONFIG["trainer"] | {"callbacks": callbacks}, "data": {"batch_size": 4}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
@@ -94,5 +98,6 @@ def test_batch_sizes_over_time_are_configured_from_yaml(tmp_path, monkeypatch, n
     )
     if sizes is not None:
         assert float(cli.trainer.callback_metrics["batch/size"]) == sizes
-        assert float(cli.trainer.callback_metrics["lr/scale"]) == sizes / 8
+        scale = sizes / 8 if when == "rescale" else {"PiggybackWarmStart": 0.5}.get(name, 1.0)
+        assert float(cli.trainer.callback_metrics["lr/scale"]) == scale
     assert cli.trainer.callback_metrics["batch/size"] >= 8

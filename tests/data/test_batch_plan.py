@@ -64,9 +64,10 @@ def test_drop_last_leaves_out_only_what_fills_no_batch(plan):
     assert len(seen) == len(set(seen)) == plan.samples // plan.samples_per_batch * plan.samples_per_batch
 
 
-def test_random_seeds_differ_between_epochs_positions_processes_and_seeds():
+def test_random_seeds_differ_between_epochs_positions_processes_seeds_and_purposes():
     plans = [BatchPlan(64, 4, seed=seed, processes=2, rank=rank) for seed in range(4) for rank in range(2)]
-    seeds = [plan.random_seed(epoch, position) for plan in plans for epoch in range(20) for position in range(8)]
+    drawn = [(plan, epoch, position) for plan in plans for epoch in range(20) for position in range(8)]
+    seeds = [plan.random_seed(epoch, position, use) for plan, epoch, position in drawn for use in ("a", "b")]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -78,6 +79,7 @@ def test_random_seeds_differ_between_epochs_positions_processes_and_seeds():
         ({"batch_size": 2.5}, "batch_size must be a whole number of samples, at least 1, got 2.5"),
         ({"processes": True}, "processes must be a whole number of processes, at least 1, got True"),
         ({"rank": 2, "processes": 2}, "rank must be from 0 to 1, got 2"),
+        ({"seed": None}, "seed must be a whole number, at least 0, got None"),
         ({"samples": 3, "processes": 4}, "3 samples cannot be shared by 4 processes"),
     ],
 )

@@ -52,8 +52,8 @@ def test_what_was_handed_out_counts_and_not_what_workers_prepared(num_workers):
         del served
         other = ResumableLoader(Augmented(), batch_size=4, shuffle=True)
         other.load_state_dict(state)
-        assert same(batches(other, 2), whole[state["position"] :])
         assert state["position"] == taken or taken == 0
+        assert same(batches(other, 2), whole[state["position"] % len(whole) :])  # all of it, from between two epochs
         assert same(batches(other, 3), batches(loader, 3))  # the position was that of one epoch only
         loader.set_epoch(2)
 
@@ -114,10 +114,35 @@ def test_an_iterator_that_is_never_used_changes_nothing():
     ],
 )
 def test_a_state_of_other_batches_is_refused(changes, message):
-    state = InMemoryLoader((torch.arange(21),), batch_size=4).state_dict()
+    loader = InMemoryLoader((torch.arange(21),), batch_size=4)
+    between = loader.state_dict()
+    next(iter(loader))
+    state = loader.state_dict()
     other = InMemoryLoader(**({"tensors": (torch.arange(21),), "batch_size": 4} | changes))
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(state)
+    other.load_state_dict(between)
+    assert len(list(other)) == len(other)
+
+
+def test_what_the_model_draws_is_not_what_the_samples_drew():
+    noise = [float(batch[0, 1]) for batch in ResumableLoader(Augmented(), batch_size=1)]
+    drawn = [float(torch.rand((), dtype=torch.float32)) for _ in ResumableLoader(Augmented(), batch_size=1)]
+    assert not set(noise) & set(drawn)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_collate_function_that_draws_is_repeated_too(num_workers):
+    def mix(samples):
+        return torch.stack(samples) * torch.rand(())
+
+    def fresh(start):
+        loader = ResumableLoader(Augmented(), batch_size=4, collate_fn=mix, num_workers=num_workers)
+        loader.seek(0, start)
+        torch.manual_seed(start)
+        return list(loader)
+
+    assert same(fresh(2), fresh(0)[2:])
 
 
 @pytest.mark.parametrize("dataset", [iter([1]), {1, 2}])
