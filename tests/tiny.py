@@ -69,3 +69,14 @@ def trainer(*callbacks: Any, **options: Any) -> Trainer:
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """A copy of the state that later training cannot change."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two states are equal to the bit: tensors in dicts, lists and tuples, one in the other."""
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)

@@ -105,17 +105,7 @@ def test_each_step_uses_the_users_rate_times_the_factor_exactly(name, warmup_epo
     factors = on_paper(sizes, 2, warmup_epochs)
     assert rates == [rate * factor for rate, factor in zip(plain_rates, factors, strict=True)]
     for part in ("optimizer_states", "lr_schedulers"):
-        assert same(plain[part], scaled[part]), part
-
-
-def same(first, second):
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second or hasattr(first, "__dict__")
+        assert tiny.same(plain[part], scaled[part]), part
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import time
 
 import exact_resume as training
 import pytest
+import tiny
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
@@ -19,19 +20,9 @@ pytestmark = [
 ]
 
 
-def same(first, second):
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
-
-
 def assert_goes_on(whole, resumed, step):
     for part in ("weights", "optimizer", "scheduler"):
-        assert same(whole[part], resumed[part]), (part, step)
+        assert tiny.same(whole[part], resumed[part]), (part, step)
     assert list(resumed["steps"]) == list(range(step + 1, training.STEPS + 1))
     for later, seen in resumed["steps"].items():
         assert seen == whole["steps"][later], (step, later)
@@ -145,4 +136,4 @@ def test_a_killed_process_resumes_to_the_same_end(tmp_path, workers):
     end = torch.load(tmp_path / "end.pt")
     assert kills >= 10
     for part in ("weights", "optimizer", "scheduler"):
-        assert same(whole[part], end[part])
+        assert tiny.same(whole[part], end[part])
