@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sized
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -139,6 +140,11 @@ def _resized(loader: DataLoader[Any], size: int, trainer: Trainer) -> DataLoader
     vars(resized).update(batch_sampler=batch_sampler, _iterator=None)
     if loader.batch_size is not None:
         vars(resized)["batch_size"] = size
+    if isinstance(loader.dataset, Sized) and len(loader.dataset) < size and loader.drop_last:
+        raise ValueError(
+            f"drop_last=True leaves no batch: {len(loader.dataset)} samples do not fill one of {size}; use a smaller "
+            "batch size or drop_last=False"
+        )
     return resized
 
 

@@ -355,6 +355,11 @@ def test_sizes_that_cannot_work_are_refused_before_the_first_step():
         module=tiny.Validated(),
         validation=tiny.loader(24, seed=2),
     )
+    refused(
+        "drop_last=True leaves no batch: 48 samples do not fill one of 64",
+        BatchSizeScheduler({0: 64}),
+        loader=tiny.loader(48, drop_last=True),
+    )
     with pytest.raises(ValueError, match="max_micro_batch must be a whole number"):
         BatchSizeScheduler({0: 8}, max_micro_batch=0)
 
