@@ -32,14 +32,14 @@ class TrainLoaderSize:
         self._given: Any = self._source.instance
         self._reloads: int | None = None  # the user's own interval, while ours stands in its place
         if self._source.is_module():
-            self._holders = _lightning_get_all_attr_holders(trainer.lightning_module, attribute)
+            holders = _lightning_get_all_attr_holders(trainer.lightning_module, attribute)
+            self._holders = [holder for holder in holders if _takes(holder, attribute)]
             if not self._holders:
                 raise ValueError(
                     f"the batch size cannot be set: neither {type(trainer.lightning_module).__name__} nor its data "
-                    f"module has the attribute {attribute!r}; let train_dataloader() read its batch size from "
-                    f"self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
+                    f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch size "
+                    f"from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
                 )
-            self._holders = [holder for holder in self._holders if _takes(holder, attribute)]
             self._before = [_get(holder, attribute) for holder in self._holders]
         else:
             self._before = [_size_of(self._given)]
@@ -87,9 +87,14 @@ class TrainLoaderSize:
 
     def hide_from(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint's hyper-parameters be the user's own."""
-        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
-            if self._source.is_module() and self._before and self._attribute in checkpoint.get(key, {}):
-                checkpoint[key][self._attribute] = self._before[0]
+        owners = {
+            "hyper_parameters": self._trainer.lightning_module,
+            "datamodule_hyper_parameters": self._trainer.datamodule,  # type: ignore[attr-defined]
+        }
+        for key, owner in owners.items() if self._source.is_module() else ():
+            for holder, value in zip(self._holders, self._before, strict=True):
+                if key in checkpoint and holder is getattr(owner, "hparams", None):
+                    checkpoint[key][self._attribute] = value
 
     def restore(self) -> None:
         """Put back what the user had."""

@@ -216,10 +216,11 @@ class AdaptiveBatchSize(BatchSizeCallback):
             size = self._next_size(trainer, trainer.world_size * accumulate)
         if size == self._size(trainer):
             return self._its_split
-        unit = trainer.world_size * accumulate
-        near = [other for other in (size, size + unit, size - unit) if self.batch_size <= other <= self.max_batch_size]
-        splits = [self._split(trainer, other) for other in near]
-        return next((s for s in splits if not _leaves_one_sample(trainer, s.micro_batch_size)), splits[0])
+        split, larger = self._split(trainer, size), size + trainer.world_size * accumulate
+        if self.max_micro_batch is None and _leaves_one_sample(trainer, split.micro_batch_size):
+            smaller = max(2 * size - larger, self._size(trainer))
+            split = self._split(trainer, larger if larger <= self.max_batch_size else smaller)
+        return split
 
     @property
     def _its_split(self) -> Split:

@@ -411,7 +411,9 @@ def test_a_module_that_does_not_read_the_attribute_is_refused():
     trainer = tiny.trainer(BatchSizeScheduler({0: 8, 1: 16}))
     with pytest.raises(ValueError, match=r"was set to 8 .*gave a loader with 12; let it read"):
         trainer.fit(Deaf())
-    with pytest.raises(ValueError, match="neither Nameless nor its data module has the attribute 'batch_size'"):
+    with pytest.raises(
+        ValueError, match="neither Nameless nor its data module has an attribute 'batch_size' that can be set"
+    ):
         tiny.trainer(BatchSizeScheduler({0: 8})).fit(Nameless())
 
     class Ready:
