@@ -37,8 +37,8 @@ class TrainLoaderSize:
             if not self._holders:
                 raise ValueError(
                     f"the batch size cannot be set: neither {type(trainer.lightning_module).__name__} nor its data "
-                    f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch size "
-                    f"from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
+                    f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch "
+                    f"size from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
                 )
             self._before = [_get(holder, attribute) for holder in self._holders]
         else:
