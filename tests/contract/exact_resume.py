@@ -5,6 +5,7 @@ step, and leaves the end of the run in FOLDER/end.pt.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -105,9 +106,16 @@ def newest(folder):
     return saved[-1] if saved else None
 
 
+class Slow(Callback):
+    """Leaves time to be killed in every step."""
+
+    def on_train_batch_start(self, *_):
+        time.sleep(0.05)
+
+
 def main() -> None:
     folder, workers = Path(sys.argv[1]), int(sys.argv[2])
-    end = train(folder, workers=workers, ckpt_path=newest(folder))
+    end = train(folder, workers=workers, ckpt_path=newest(folder), others=(Slow(),))
     torch.save(end, folder / "end.pt")
 
 

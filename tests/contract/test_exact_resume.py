@@ -124,7 +124,7 @@ def test_a_killed_process_resumes_to_the_same_end(tmp_path, workers):
         begun = len(list(tmp_path.glob("*.ckpt")))
         while process.poll() is None and len(list(tmp_path.glob("*.ckpt"))) <= begun:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0.0, 0.03))  # anywhere in a step, or while a checkpoint is written
+        time.sleep(chance.uniform(0.0, 0.06))  # anywhere in a step, or while a checkpoint is written
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
