@@ -96,11 +96,16 @@ class PlannedLoader:
         """Go on after the last batch that was handed out.
 
         Raises:
-            ValueError: If this loader would cut the rest of the epoch into other batches.
+            ValueError: If this loader would cut the rest of the epoch into other batches, or the state is of another.
         """
+        own = _state(self.plan, 0, 0)
+        if state.keys() != own.keys():
+            raise ValueError(
+                f"the checkpoint holds the state of another loader than {type(self).__name__}: {sorted(state)} where "
+                f"{sorted(own)} were expected; train with that one, or from a checkpoint of this"
+            )
         if not 0 < state["position"] < state["batches"]:
             return  # between two epochs
-        own = _state(self.plan, 0, 0)
         for name in ("samples", "samples_per_batch", "seed"):
             if state[name] != own[name]:
                 raise ValueError(

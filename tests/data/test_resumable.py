@@ -121,6 +121,8 @@ def test_a_state_of_other_batches_is_refused(changes, message):
     other = InMemoryLoader(**({"tensors": (torch.arange(21),), "batch_size": 4} | changes))
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"state of another loader than InMemoryLoader: \['_snapshot'\]"):
+        other.load_state_dict({"_snapshot": 1})
     other.load_state_dict(between)
     assert len(list(other)) == len(other)
 
