@@ -212,7 +212,8 @@ class LearningRateScaling(Callback):
         return self._factor
 
     def _warms_up(self, scale: float) -> bool:
-        return scale > self.warmup_start and (self.warmup_steps or self.warmup_epochs) > 0
+        length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
+        return scale > self.warmup_start and length > 0
 
     def _progress(self, trainer: Trainer) -> tuple[int, float]:
         """Steps taken and steps of the warmup. In epochs: of this epoch's length, which a new batch size changes."""
