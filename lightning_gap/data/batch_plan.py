@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..functional.counts import check_counts
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -47,11 +49,8 @@ class BatchPlan:
     rank: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "batch_size", "processes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                unit = "processes" if name == "processes" else "samples"
-                raise ValueError(f"{name} must be a whole number of {unit}, at least 1, got {value!r}")
+        check_counts(unit="samples", samples=self.samples, batch_size=self.batch_size)
+        check_counts(unit="processes", processes=self.processes)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be a whole number, at least 0, got {self.seed!r}")
         if not 0 <= self.rank < self.processes:

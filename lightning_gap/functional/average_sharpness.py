@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributed import ProcessGroup
 
+from .counts import check_counts
 from .loss_surface import LossFunction, Params, loss_surface
 from .neighbourhood import Neighbourhood
 from .sharpness import check_epsilons
@@ -63,8 +64,7 @@ def average_sharpness(
         >>> round(found.rise, 3)  # the variance of each coordinate
         0.01
     """
-    if isinstance(directions, bool) or not isinstance(directions, int) or directions < 1:
-        raise ValueError(f"directions must be a whole number, at least 1, got {directions!r}")
+    check_counts(directions=directions)
     check_epsilons((epsilon,))
     generator = generator or torch.Generator().manual_seed(0)
     rises: list[float] = []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .batch_size import Stage, check_epochs
+from .counts import check_counts
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class AdaBatch:
 
     def __post_init__(self) -> None:
         _check_growth(self.batch_size, self.max_batch_size, self.factor)
-        if isinstance(self.every_n_epochs, bool) or not isinstance(self.every_n_epochs, int) or self.every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be a whole number, at least 1, got {self.every_n_epochs!r}")
+        check_counts(every_n_epochs=self.every_n_epochs)
         if not 0 < self.learning_rate_factor < math.inf:
             raise ValueError(f"learning_rate_factor must be positive, got {self.learning_rate_factor!r}")
 
@@ -115,8 +115,7 @@ class GeometricGrowth:
 
     def __post_init__(self) -> None:
         _check_growth(self.batch_size, self.max_batch_size, self.factor)
-        if isinstance(self.multiple_of, bool) or not isinstance(self.multiple_of, int) or self.multiple_of < 1:
-            raise ValueError(f"multiple_of must be a whole number, at least 1, got {self.multiple_of!r}")
+        check_counts(multiple_of=self.multiple_of)
         for name, size in (("batch_size", self.batch_size), ("max_batch_size", self.max_batch_size)):
             if size % self.multiple_of:
                 raise ValueError(f"{name}={size} is no multiple of multiple_of={self.multiple_of}")
@@ -143,9 +142,7 @@ def _passed(milestones: Sequence[int], epoch: int) -> int:
 
 
 def _check_growth(batch_size: int, max_batch_size: int, factor: float) -> None:
-    for name, size in (("batch_size", batch_size), ("max_batch_size", max_batch_size)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of samples, at least 1, got {size!r}")
+    check_counts(unit="samples", batch_size=batch_size, max_batch_size=max_batch_size)
     if max_batch_size < batch_size:
         raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
     if not 1 < factor < math.inf:

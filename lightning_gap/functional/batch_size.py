@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .counts import check_counts
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -170,10 +172,7 @@ def train_longer(
         >>> train_longer(200, (81, 122, 164), batch_size=2048, base_batch_size=128)
         LongerTraining(epochs=3200, milestones=(1296, 1952, 2624))
     """
-    counts = {"epochs": epochs, "batch_size": batch_size, "base_batch_size": base_batch_size}
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+    check_counts(epochs=epochs, batch_size=batch_size, base_batch_size=base_batch_size)
     check_epochs(milestones)
 
     def stretched(epoch: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from .counts import check_counts
 from .noise_scale import GradientNoise, noise_from_norms
 from .processes import sum_over_processes
 
@@ -104,8 +105,7 @@ def gradient_statistics(
         >>> found.mean_norm_squared, found.variance
         (5.0, 32.0)
     """
-    if isinstance(samples_each, bool) or not isinstance(samples_each, int) or samples_each < 1:
-        raise ValueError(f"samples_each must be a whole number, at least 1, got {samples_each!r}")
+    check_counts(samples_each=samples_each)
     rows = [_row(gradient) for gradient in gradients]
     device = rows[0].device if rows else None
 

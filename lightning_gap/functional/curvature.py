@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from .counts import check_counts
 from .hessian_products import UndefinedCurvatureError as UndefinedCurvatureError
 from .hessian_products import hessian_at
 from .hessian_products import hessian_vector_product as hessian_vector_product
@@ -135,7 +136,7 @@ def hessian_eigenvalues(
         raise ValueError(f"tolerance must be a number between 0 and 1, for instance 1e-3, got {tolerance!r}")
     if ends not in get_args(Ends):
         raise ValueError(f"ends must be one of {', '.join(get_args(Ends))}, got {ends!r}")
-    _check_count("max_products", max_products)
+    check_counts(max_products=max_products)
     asked = {"smallest": [0], "largest": [-1], "both": [0, -1]}[ends]
     generator = generator or torch.Generator().manual_seed(0)
     with hessian_at(loss_fn, params, process_group) as hessian:
@@ -187,7 +188,7 @@ def hessian_trace(
         >>> hessian_trace(lambda: (weight**2).sum(), [weight]).trace  # exact, as for every diagonal Hessian
         6.0
     """
-    _check_count("probes", probes)
+    check_counts(probes=probes)
     generator = generator or torch.Generator().manual_seed(0)
     with hessian_at(loss_fn, params, process_group) as hessian:
         values = []
@@ -234,16 +235,11 @@ def spectral_density(
         >>> round(float(found.nodes @ found.weights), 4)  # the mean of 1 and -3
         -1.0
     """
-    _check_count("steps", steps)
-    _check_count("probes", probes)
+    check_counts(steps=steps)
+    check_counts(probes=probes)
     generator = generator or torch.Generator().manual_seed(0)
     with hessian_at(loss_fn, params, process_group) as hessian:
         found = [list(lanczos(hessian, hessian.random(generator, signs=True), steps))[-1] for _ in range(probes)]
         nodes, order = torch.cat([ritz.values for ritz in found]).sort()
         weights = torch.cat([ritz.weights for ritz in found])[order] / probes
         return SpectralDensity(nodes, weights, hessian.exact)
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")

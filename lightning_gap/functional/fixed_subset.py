@@ -9,6 +9,8 @@ from typing import Any, overload
 import torch
 from torch.utils.data import TensorDataset, default_collate
 
+from .counts import check_counts
+
 
 class FixedSubset(Sequence[Any]):
     """Batches of a fixed random choice of samples, collated whenever one is asked for.
@@ -43,9 +45,9 @@ class FixedSubset(Sequence[Any]):
         seed: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        for name, count in (("samples", samples), ("chunk_size", chunk_size)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-                raise ValueError(f"{name} must be a whole number, at least 1, got {count!r}")
+        if samples is not None:
+            check_counts(samples=samples)
+        check_counts(chunk_size=chunk_size)
         if len(dataset) == 0:
             raise ValueError("dataset is empty; there are no samples to measure on")
         size = min(samples or len(dataset), len(dataset))

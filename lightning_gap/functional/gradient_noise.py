@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup, get_rank, get_world_size
 
+from .counts import check_counts
 from .hessian_products import HessianProducts
 from .loss_surface import LossFunction, LossSurface, Params, euclidean_norm, loss_surface
-from .noise_scale import GradientNoise, check_counts
+from .noise_scale import GradientNoise
 from .processes import sum_over_processes
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Literal, get_args
 
+from .counts import check_counts
+
 RuleName = Literal["linear", "sqrt", "none"]
 Rule = RuleName | Callable[[int, int], float]
 Warmup = Literal["gradual", "constant"]
@@ -56,9 +58,7 @@ def learning_rate_scale(batch_size: int, base_batch_size: int, *, rule: Rule = "
         4.0
     """
     checked_rule(rule)
-    for name, size in (("batch_size", batch_size), ("base_batch_size", base_batch_size)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of samples, at least 1, got {size!r}")
+    check_counts(unit="samples", batch_size=batch_size, base_batch_size=base_batch_size)
     if callable(rule):
         scale = float(rule(batch_size, base_batch_size))
         if not 0 < scale < math.inf:

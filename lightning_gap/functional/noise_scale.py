@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .counts import check_counts
+
 
 @dataclass(frozen=True)
 class GradientNoise:
@@ -160,13 +162,6 @@ def learning_rate_gain(batch_size: int, base_batch_size: int, *, noise_scale: fl
         for size in (batch_size, base_batch_size)
     )
     return rate / base
-
-
-def check_counts(**counts: int) -> None:
-    """Raise if one of them is not a whole number of at least 1."""
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {count!r}")
 
 
 def _positive_ratio(numerator: float, denominator: float) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .average_sharpness import mean_and_deviation
+from .counts import check_counts
 from .loss_surface import LossFunction, LossSurface, Params, checked_params, loss_surface
 from .neighbourhood import Neighbourhood, Norm
 from .random_subspace import RandomSubspace
@@ -128,8 +129,7 @@ def subspace_sharpness(
         (3, True)
     """
     first = subspace or RandomSubspace()
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise ValueError(f"draws must be a whole number, at least 1, got {draws!r}")
+    check_counts(draws=draws)
     check_epsilons((epsilon,))
     results: list[Sharpness] = []
     with loss_surface(loss_fn, params, process_group=process_group) as surface:
