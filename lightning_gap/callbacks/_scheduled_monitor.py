@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .._lightning import log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
+from ._module_loss import MeasuredLoss
 from ._schedule import Schedule
 
 
@@ -62,3 +63,24 @@ class ScheduledMonitor(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._forget()
+
+
+class LossMonitor(ScheduledMonitor):
+    """A scheduled monitor of the loss on a fixed subset, drawn before the first step and let go at the end."""
+
+    _loss: MeasuredLoss
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._loss.refuse(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loss.draw(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
+
+    def _check(self, trainer: Trainer, module: LightningModule) -> None:
+        self._loss.check(trainer, module)
+
+    def _forget(self) -> None:
+        self._loss.forget()

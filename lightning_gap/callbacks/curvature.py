@@ -20,11 +20,11 @@ from ..functional.dataset_loss import BatchNormMode
 from ._arguments import check_counts
 from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
-from ._scheduled_monitor import ScheduledMonitor
+from ._scheduled_monitor import LossMonitor
 from ._undisturbed import undisturbed
 
 
-class CurvatureMonitor(ScheduledMonitor):
+class CurvatureMonitor(LossMonitor):
     """Log the extreme eigenvalues and the trace of the loss's Hessian, and the distance to the edge of stability.
 
     The loss comes from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of
@@ -112,15 +112,6 @@ class CurvatureMonitor(ScheduledMonitor):
         names = (*ends, *trace, "loss", "gradient_norm", "two_over_lr", "edge")
         return tuple(f"curvature/{name}{self.suffix}" for name in names)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._loss.refuse(trainer)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loss.draw(trainer, pl_module)
-        super().on_train_start(trainer, pl_module)
-
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -162,9 +153,3 @@ class CurvatureMonitor(ScheduledMonitor):
         found += [trace.trace, trace.standard_error] if trace else []
         found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]
         return dict(zip(self.keys, found, strict=True))
-
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loss.check(trainer, module)
-
-    def _forget(self) -> None:
-        self._loss.forget()

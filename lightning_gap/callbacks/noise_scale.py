@@ -19,11 +19,11 @@ from ._arguments import check_counts
 from ._fixed_subset import subset
 from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
-from ._scheduled_monitor import ScheduledMonitor
+from ._scheduled_monitor import LossMonitor
 from ._undisturbed import undisturbed
 
 
-class GradientNoiseScaleMonitor(ScheduledMonitor):
+class GradientNoiseScaleMonitor(LossMonitor):
     """Log the noise scale of the gradient, the batch size at which half of it, squared, is noise.
 
     Far below it, twice the batch halves the steps; far above it, it only doubles the cost of each. The loss comes
@@ -112,16 +112,14 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            self._loss.refuse(trainer)
             self._begin()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loss.draw(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
         self._check_parts(trainer, pl_module)
         if self.data is None:  # the gradient to be told from its noise is that of the whole training set
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
             self._population = len(served.dataset)
-        super().on_train_start(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"simple": self._simple.state_dict(), "critical": self._critical.state_dict()}
@@ -188,9 +186,6 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
         self._simple, self._critical = RatioAverage(self.decay), RatioAverage(self.decay)
         self._told: set[str] = set()
 
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loss.check(trainer, module)
-
     def _check_parts(self, trainer: Trainer, module: LightningModule) -> None:
         loss = self._loss.on(trainer, module, alone=True)  # the parts of all processes
         if len(loss.sizes) < 2:
@@ -198,6 +193,3 @@ class GradientNoiseScaleMonitor(ScheduledMonitor):
                 f"the gradient noise shows between batches, and the {loss.samples} samples are one; pass a smaller "
                 f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
             )
-
-    def _forget(self) -> None:
-        self._loss.forget()

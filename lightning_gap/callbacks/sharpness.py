@@ -27,14 +27,14 @@ from ..logging.figures import sharpness_figure
 from ._fixed_subset import Batches, drawn, subset
 from ._module_loss import LossFunction, MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
-from ._scheduled_monitor import ScheduledMonitor
+from ._scheduled_monitor import LossMonitor
 from ._undisturbed import undisturbed
 
 _QUANTILES = {"weight_p05": 0.05, "weight_p50": 0.5, "weight_p95": 0.95}
 _FINAL_SAMPLES = 10_000  # where the value of a well-fitted small-batch solution has settled
 
 
-class SharpnessMonitor(ScheduledMonitor):
+class SharpnessMonitor(LossMonitor):
     """Log the sharpness of the solution: the rise of the loss, in percent, within a small box around the weights.
 
     The loss comes from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of
@@ -146,14 +146,12 @@ class SharpnessMonitor(ScheduledMonitor):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            self._loss.refuse(trainer)
             self._history = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loss.draw(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
         if self._search.subspace:
             self._search.subspace.check(sum(weight.numel() for weight in trained_weights(pl_module).values()))
-        super().on_train_start(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
@@ -230,9 +228,3 @@ class SharpnessMonitor(ScheduledMonitor):
         reported = self._loss.on(trainer, module, report_on) if report_on else None
         search, loss = replace(self._search, report_on=reported), self._loss.on(trainer, module, ascent)
         return search.profile(loss, trained_weights(module), self.epsilon, process_group(trainer))
-
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loss.check(trainer, module)
-
-    def _forget(self) -> None:
-        self._loss.forget()
