@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import BatchSampler, Subset, SubsetRandomSampler
 
 from .data._planned_loader import PlannedLoader
+from .functional import processes
 
 
 def micro_batch_size(trainer: Trainer) -> int | None:
@@ -137,10 +138,10 @@ def processes_hold_equally_many(trainer: Trainer) -> bool:
 
 def sum_over_processes(trainer: Trainer, value: float) -> float:
     """The sum of every process's value, on all of them."""
-    if trainer.world_size == 1:
-        return value
-    held = torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
-    return float(trainer.strategy.reduce(held, reduce_op="sum"))
+    device = trainer.strategy.root_device
+    group = process_group(trainer)
+    (total,), _ = processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
+    return total
 
 
 def samples_per_process(trainer: Trainer) -> int | None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .batch_plan import BatchPlan
 
@@ -144,9 +143,3 @@ def _processes() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0
-
-
-def indices_of(batch: Tensor) -> list[int]:
-    """Plain numbers, which every data set can be indexed with."""
-    indices: list[int] = batch.tolist()
-    return indices

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from ._planned_loader import PlannedLoader, indices_of, seed_cpu
+from ._planned_loader import PlannedLoader, seed_cpu
 from .batch_plan import BatchPlan
 
 
@@ -103,7 +103,7 @@ class _Requests:
     def __iter__(self) -> Iterator[Request]:
         batches = self._plan.batches(self._epoch, self._start)
         for position, batch in enumerate(batches, start=self._start):
-            yield self._plan.random_seed(self._epoch, position, "samples"), indices_of(batch)
+            yield self._plan.random_seed(self._epoch, position, "samples"), batch.tolist()
 
     def __len__(self) -> int:
         return len(self._plan) - self._start
