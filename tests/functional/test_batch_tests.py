@@ -1,5 +1,4 @@
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from functional import two_processes
 
 from lightning_gap.functional.batch_tests import (
     GradientStatistics,
@@ -207,15 +207,7 @@ def test_arguments_out_of_range_are_refused(test, terms, message):
 
 
 def test_two_processes_count_their_gradients_together(tmp_path):
-    command = [sys.executable, Path(__file__), tmp_path]
-    started = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
+    two_processes.run(__file__, tmp_path)
     alone = vars(gradient_statistics(list(per_sample(samples=5)), samples_each=2))
     for rank in (0, 1):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(alone, rel=1e-12)

@@ -1,14 +1,12 @@
 import math
-import subprocess
-import sys
 import warnings
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from functional import curvature_on_two_processes as script
+from functional import two_processes
 from functional.small_networks import dense_hessian, flat, network, quadratic, seeded, whole_and_parts
 from scipy.sparse.linalg import eigsh
 from torch import nn
@@ -337,21 +335,7 @@ def test_arguments_out_of_range_are_refused(measure, name, values):
 @pytest.fixture(scope="module")
 def on_two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curvature")
-    started = [
-        subprocess.Popen(
-            [sys.executable, Path(script.__file__), folder, str(rank)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
+    two_processes.run(script.__file__, folder)
     return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
 
 

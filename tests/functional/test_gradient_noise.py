@@ -1,7 +1,5 @@
 import itertools
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from functional import two_processes
 from functional.noisy_quadratic import SIGMA, A, G, draw
 
 from lightning_gap.functional import DatasetLoss
@@ -208,18 +207,7 @@ SIZES = [5, 3, 6, 2, 4]
 
 
 def test_two_processes_that_share_the_parts_give_what_one_gives(tmp_path):
-    command = [sys.executable, Path(__file__), tmp_path]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    started = [
-        subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True, env=environment) for rank in (0, 1)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
+    two_processes.run(__file__, tmp_path)
     alone = torch.tensor(vars_of(measured(draw(20, 0), SIZES, probes=3, population=50)))
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone, rtol=1e-10, atol=0.0)
