@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ._planned_loader import PlannedLoader
+from .augmentation import Augmentation
 from .batch_plan import BatchPlan
 
 
 class InMemoryLoader(PlannedLoader):
     """Yield batches cut straight from tensors: no sample is touched alone, no global random number is drawn.
 
-    Stands in for a `DataLoader` in `Trainer.fit`; the monitors find its samples through `dataset`. Resumes inside an
-    epoch where it stopped, and serves each process its share of every batch; see `BatchPlan`.
+    Stands in for a `DataLoader` in `Trainer.fit`; the monitors find its samples, not augmented, through `dataset`.
+    Resumes inside an epoch where it stopped, and serves each process its share of every batch; see `BatchPlan`.
 
     Args:
-        tensors: Tensors with the same first dimension, for instance inputs (N, ...) and targets (N,).
+        samples: Tensors with the same first dimension, for instance inputs (N, ...) and targets (N,); or a data set
+            that gives a ready batch for a tensor of indices, on whatever device, as `TensorDataset` does.
         batch_size: Samples per batch and process; the last batch of an epoch may be smaller. May be set between epochs.
         shuffle: Whether each epoch has an order of its own, a pure function of ``seed`` and epoch.
-        seed: Seed of the orders.
+        seed: Seed of the orders and of the augmentation.
         drop_last: Leave out the samples that do not fill a batch.
         reseed: Seed the global generators with each batch, as `ResumableLoader` does. Off, so that a loader
             for evaluation draws nothing and changes nothing.
+        augment: Varies the first tensor of each batch. What a sample looks like is a pure function of ``seed``,
+            epoch and sample: the same in every batch size, on one process or several, and after a crash.
 
     Raises:
         ValueError: If there is nothing to load, the tensors differ in length, or ``batch_size`` is below 1.
@@ -36,30 +41,32 @@ class InMemoryLoader(PlannedLoader):
         [[0, 1], [2, 3], [4]]
     """
 
-    dataset: TensorDataset
-
     def __init__(
         self,
-        tensors: tuple[Tensor, ...],
+        samples: tuple[Tensor, ...] | Any,
         *,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
         reseed: bool = False,
+        augment: Augmentation | None = None,
     ) -> None:
-        lengths = sorted({len(tensor) for tensor in tensors})
-        if len(lengths) != 1 or lengths[0] == 0:
-            raise ValueError(f"tensors must hold equally many samples, at least one, got lengths {lengths}")
-        super().__init__(
-            TensorDataset(*tensors),
-            batch_size=batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            drop_last=drop_last,
-            reseed=reseed,
-        )
+        if isinstance(samples, list | tuple):
+            lengths = sorted({len(tensor) for tensor in samples})
+            if len(lengths) != 1 or lengths[0] == 0:
+                raise ValueError(f"tensors must hold equally many samples, at least one, got lengths {lengths}")
+            samples = TensorDataset(*samples)
+        self.augment = augment
+        super().__init__(samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
+        augment = self.augment
+        if augment is None:
+            for indices in plan.batches(epoch, start):
+                yield self.dataset[indices]
+            return
+        numbers = plan.sample_numbers(epoch, augment.numbers_per_sample)
         for indices in plan.batches(epoch, start):
-            yield self.dataset[indices]
+            inputs, *others = self.dataset[indices]
+            yield augment(inputs, numbers[indices].to(inputs.device)), *others

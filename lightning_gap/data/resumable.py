@@ -9,19 +9,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from ._planned_loader import PlannedLoader, seed_cpu
 from .batch_plan import BatchPlan
 
 
 class ResumableLoader(PlannedLoader):
-    """A `DataLoader` whose batches, and the random numbers drawn with them, depend on seed, epoch and position alone.
+    """A `DataLoader` whose batches are a function of seed, epoch and position, and whose samples of seed and epoch.
 
     Stands in for a `DataLoader` in `Trainer.fit`. A run that is resumed from a checkpoint inside an epoch gets the
     batches that would have come, with any number of workers, and each process its share of every batch; see
-    `BatchPlan`. Random transforms of the data set, in workers or not, draw from generators that are seeded for
-    each batch, so that they too are those of the uninterrupted run.
+    `BatchPlan`. Random transforms of the data set, in workers or not, draw from torch's, NumPy's and Python's global
+    generators, which are seeded for each sample: what a sample looks like in an epoch is the same in every batch, on
+    every process and after resuming. The collate function, and a data set that makes whole batches in
+    `__getitems__`, find generators seeded once for the batch and process.
 
     Args:
         dataset: Samples by index, with a length.
@@ -77,7 +79,7 @@ class ResumableLoader(PlannedLoader):
         self._requests = _Requests()
         self._workers = DataLoader(
             _SeededDataset(dataset, self.collate_fn),
-            batch_sampler=self._requests,  # type: ignore[arg-type] # a seed and the indices, for `_SeededDataset`
+            batch_sampler=self._requests,  # type: ignore[arg-type] # requests, for `_SeededDataset`
             num_workers=num_workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
@@ -91,11 +93,11 @@ class ResumableLoader(PlannedLoader):
         yield from self._workers
 
 
-Request = tuple[int, list[int]]
+Request = tuple[BatchPlan, int, int, list[int]]  # with epoch, position and the samples there
 
 
 class _Requests:
-    """The batches of one pass as workers are asked for them: a seed and the indices."""
+    """The batches of one pass as workers are asked for them."""
 
     def begin(self, plan: BatchPlan, epoch: int, start: int) -> None:
         self._plan, self._epoch, self._start = plan, epoch, start
@@ -103,7 +105,7 @@ class _Requests:
     def __iter__(self) -> Iterator[Request]:
         batches = self._plan.batches(self._epoch, self._start)
         for position, batch in enumerate(batches, start=self._start):
-            yield self._plan.random_seed(self._epoch, position, "samples"), batch.tolist()
+            yield self._plan, self._epoch, position, batch.tolist()
 
     def __len__(self) -> int:
         return len(self._plan) - self._start
@@ -115,14 +117,28 @@ class _SeededDataset(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
         self.dataset = dataset
         self.collate = collate  # here, because it may draw random numbers too
+        self.by_batch = _makes_batches(dataset)
 
     def __getitems__(self, request: Request) -> Any:
-        seed, indices = request
+        plan, epoch, position, indices = request
+        of_batch = plan.random_seed(epoch, position, "samples")
         with _same_random_numbers():
-            seed_cpu(seed)
-            if hasattr(self.dataset, "__getitems__"):
-                return self.collate(self.dataset.__getitems__(indices))
-            return self.collate([self.dataset[index] for index in indices])
+            if self.by_batch:
+                seed_cpu(of_batch)
+                return self.collate(self.dataset.__getitems__(indices))  # type: ignore[attr-defined]
+            samples = []
+            for index in indices:
+                seed_cpu(plan.sample_seed(epoch, index))
+                samples.append(self.dataset[index])
+            seed_cpu(of_batch)
+            return self.collate(samples)
+
+
+def _makes_batches(dataset: Dataset[Any]) -> bool:
+    """Whether `__getitems__` is more than samples one by one; a `Subset` has it whatever it is a subset of."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return callable(getattr(dataset, "__getitems__", None))
 
 
 def _as_it_is(batch: Any) -> Any:

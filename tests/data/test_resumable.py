@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
-from lightning_gap import InMemoryLoader, ResumableLoader
+from lightning_gap import BatchPlan, InMemoryLoader, ResumableLoader
+from lightning_gap.data import _planned_loader
 
 
 class Augmented(Dataset):
@@ -38,6 +39,68 @@ def test_workers_change_nothing_not_even_random_transforms(persistent_workers):
     for epoch in range(3):
         assert same(batches(alone, epoch), batches(workers, epoch))
     assert not same(batches(alone, 0), batches(alone, 1))
+
+
+def looks(monkeypatch, epoch, dataset=None, *, processes=1, **settings):
+    """What each sample looks like to all processes together, by index."""
+    seen = {}
+    for rank in range(processes):
+        monkeypatch.setattr(_planned_loader, "_processes", lambda rank=rank: (processes, rank))
+        for batch in batches(ResumableLoader(dataset or Augmented(), shuffle=True, **settings), epoch):
+            assert not seen.keys() & set(batch[:, 0].tolist())
+            seen |= {index: tuple(rest) for index, *rest in batch.tolist()}
+    return seen
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_a_sample_looks_the_same_in_every_batch_on_every_process_and_worker(
+    monkeypatch, batch_size, processes, num_workers
+):
+    found = looks(monkeypatch, 3, batch_size=batch_size, processes=processes, num_workers=num_workers)
+    expected = {}
+    for index in range(21):
+        seed = BatchPlan(21, 1).sample_seed(3, index)
+        generator, legacy = torch.Generator().manual_seed(seed), np.random.RandomState(seed)
+        expected[index] = (float(torch.rand((), generator=generator)), random.Random(seed).random(), legacy.rand())
+    assert found == expected
+
+
+def test_a_sample_looks_different_in_another_epoch_and_with_another_seed_and_unlike_the_others(monkeypatch):
+    runs = [looks(monkeypatch, epoch, batch_size=4, seed=seed) for epoch in range(3) for seed in range(2)]
+    numbers = [number for run in runs for look in run.values() for number in look]
+    assert len(set(numbers)) == len(numbers) == 3 * 2 * 21 * 3
+
+
+def test_a_subset_of_samples_made_one_by_one_is_no_data_set_of_batches(monkeypatch):
+    nested = Subset(Subset(Augmented(), range(21)), list(range(21)))
+    found = [looks(monkeypatch, 0, dataset, batch_size=size) for dataset in (nested, None) for size in (4, 7)]
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+class Batched(Augmented):
+    """Draws for a whole batch."""
+
+    def __getitems__(self, indices):
+        return [torch.tensor([index, noise]) for index, noise in zip(indices, torch.rand(len(indices)), strict=True)]
+
+
+@pytest.mark.parametrize("dataset", [Batched(), Subset(Batched(), range(21))])
+def test_a_data_set_that_makes_batches_is_seeded_once_for_each(monkeypatch, dataset):
+    small, again, workers = (looks(monkeypatch, 0, dataset, batch_size=4, num_workers=workers) for workers in (0, 0, 2))
+    assert small == again == workers
+    assert len(set(small.values())) == 21
+    assert small != looks(monkeypatch, 0, dataset, batch_size=7)
+
+
+def test_the_collate_function_draws_for_the_batch_and_not_what_its_last_sample_drew():
+    def drawn(samples):
+        return samples[-1][1:].tolist(), [float(torch.rand(())), random.random(), np.random.rand()]
+
+    seen = batches(ResumableLoader(Augmented(), batch_size=4, collate_fn=drawn), 0)
+    numbers = [number for last, own in seen for number in (*last, *own)]
+    assert len(set(numbers)) == len(numbers) == 6 * 6
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -118,7 +181,8 @@ def test_a_state_of_other_batches_is_refused(changes, message):
     between = loader.state_dict()
     next(iter(loader))
     state = loader.state_dict()
-    other = InMemoryLoader(**({"tensors": (torch.arange(21),), "batch_size": 4} | changes))
+    terms = {"tensors": (torch.arange(21),), "batch_size": 4} | changes
+    other = InMemoryLoader(terms.pop("tensors"), **terms)
     with pytest.raises(ValueError, match=message):
         other.load_state_dict(state)
     with pytest.raises(ValueError, match=r"state of another loader than InMemoryLoader: \['_snapshot'\]"):
