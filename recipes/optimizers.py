@@ -1,0 +1,154 @@
+"""Optimizers of the papers by name, and which parameters their weight decay leaves alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Adagrad, Adam, Optimizer
+
+ParameterGroups = list[dict[str, Any]]
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_LAZY_BATCH_NORM = (nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
+_LAZY_INSTANCE_NORM = (nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d)
+_LAZY = (*_LAZY_BATCH_NORM, *_LAZY_INSTANCE_NORM)
+_NORMALISATION = (*_BATCH_NORM, *_INSTANCE_NORM, *_LAZY, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+def make_optimizer(
+    name: str,
+    network: nn.Module,
+    *,
+    learning_rate: float,
+    momentum: float | None,
+    weight_decay: float,
+    decay_all: bool = True,
+) -> Optimizer:
+    """The optimizer of this name over all parameters of a network.
+
+    Each parameter comes once, in one group, or with ``decay_all=False`` in two, the second without decay; a group of
+    none is left out. Frozen parameters are among them, as always in torch: they move once they are thawed.
+
+    Args:
+        name: A key of `OPTIMIZERS`.
+        network: What to train.
+        learning_rate: Step size, before any scaling and schedule.
+        momentum: Of ``"sgd"``, ``"nesterov"`` and ``"lars"``, where ``None`` means none; the others have no such
+            number and take ``None`` only.
+        weight_decay: Times a weight, this joins its gradient; with ``"lamb"`` its update, before that is scaled.
+        decay_all: Whether biases, and the weights of batch, instance, group and layer normalisation, decay too. Goyal
+            et al. leave BatchNorm's weights and biases out (section 5.1). With a decay ``"lars"`` takes ``False``
+            only: its library decays and scales no vectors, whatever they belong to.
+
+    Raises:
+        ValueError: If the name is unknown, a number out of range, or the optimizer cannot do what is asked.
+        ImportError: If ``"lars"`` or ``"lamb"`` is asked for without the library they come from.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        >>> sgd = make_optimizer("sgd", network, learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay_all=False)
+        >>> [(len(group["params"]), group["weight_decay"]) for group in sgd.param_groups]
+        [(1, 0.0001), (3, 0.0)]
+    """
+    if name not in OPTIMIZERS:
+        near = get_close_matches(name, OPTIMIZERS, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"unknown optimizer {name!r}; {hint}known: {', '.join(OPTIMIZERS)}")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must not be negative or infinite, got {weight_decay!r}; 0 means none")
+    if momentum is not None and not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}; None means none")
+    if name == "lars" and weight_decay and decay_all:
+        raise ValueError(f"lars decays no vectors, so weight_decay={weight_decay!r} needs decay_all=False")
+    return OPTIMIZERS[name](_groups(network, weight_decay, decay_all), learning_rate, momentum)
+
+
+def adam(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """ADAM, betas 0.9 and 0.999, epsilon 1e-8 (Kingma and Ba 2015), as Keskar et al. 2017 used it."""
+    _refuse_momentum("adam", momentum)
+    return Adam(groups, lr=learning_rate)
+
+
+def sgd(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """Stochastic gradient descent, with momentum if given."""
+    return SGD(groups, lr=learning_rate, momentum=momentum or 0.0)
+
+
+def nesterov(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """The same with Nesterov's momentum (Goyal et al. 2017)."""
+    if not momentum:
+        raise ValueError(f"nesterov needs a momentum above 0, for instance 0.9, got {momentum!r}")
+    return SGD(groups, lr=learning_rate, momentum=momentum, nesterov=True)
+
+
+def adagrad(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """Adagrad (Duchi et al. 2011)."""
+    _refuse_momentum("adagrad", momentum)
+    return Adagrad(groups, lr=learning_rate)
+
+
+def lars(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """SGD, step of each layer by its norms, trust coefficient 0.001 (You et al. 2017)."""
+    try:
+        from pytorch_optimizer import LARS
+    except ImportError as error:
+        raise _not_installed("lars") from error
+    return LARS(groups, lr=learning_rate, momentum=momentum or 0.0)
+
+
+def lamb(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """ADAM, step of each layer by its norms (You et al. 2020)."""
+    _refuse_momentum("lamb", momentum)
+    try:
+        from pytorch_optimizer import Lamb
+    except ImportError as error:
+        raise _not_installed("lamb") from error
+    # The paper's form. By default the library takes the decay out of what is scaled, and divides the rate by
+    # 1 - 0.9^t: ten times the rate in the first step, since scaling cancels the smallness that this would mend.
+    return Lamb(groups, lr=learning_rate, weight_decouple=False, adam_debias=True)
+
+
+OPTIMIZERS: dict[str, Callable[[ParameterGroups, float, float | None], Optimizer]] = {
+    "adam": adam,
+    "sgd": sgd,
+    "nesterov": nesterov,
+    "adagrad": adagrad,
+    "lars": lars,
+    "lamb": lamb,
+}
+
+
+def _groups(network: nn.Module, weight_decay: float, decay_all: bool) -> ParameterGroups:
+    exempt = set() if decay_all else set(_exempt(network))
+    parameters = list(network.parameters())  # those that modules share come once
+    decayed = [parameter for parameter in parameters if parameter not in exempt]
+    kept = [parameter for parameter in parameters if parameter in exempt]
+    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def _exempt(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of normalisation, and biases by any name of theirs: ``bias``, ``in_proj_bias``, ``bias_ih_l0``."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, _NORMALISATION) or "bias" in name.split("_"):
+                yield parameter
+
+
+def _refuse_momentum(name: str, momentum: float | None) -> None:
+    if momentum is not None:
+        raise ValueError(f"{name} has no momentum to set, got momentum={momentum!r}; pass None")
+
+
+def _not_installed(name: str) -> ImportError:
+    return ImportError(
+        f"{name} comes from the library pytorch_optimizer, which is not installed; "
+        'pip install "lightning-gap[optimizers]"'
+    )
