@@ -117,7 +117,7 @@ def callbacks(regime: str) -> list[Callback]:
 def train(data: Splits, regime: str, *, seed: int, epochs: int) -> list[Row]:
     """One row for each evaluation."""
     torch.manual_seed(seed)
-    module, trace = Digits(), Trace(data.test)
+    module, trace = Digits(), Trace(data.test.whole())
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",

@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5, help="random subspaces for each solution")
     parser.add_argument("--out", type=Path, help="JSON file; what is in it is not measured again")
     settings = parser.parse_args()
-    dataset = TensorDataset(*DATASETS["mnist"](settings.data_dir).train)
+    dataset = TensorDataset(*DATASETS["mnist"](settings.data_dir).train.whole())
     results = json.loads(settings.out.read_text()) if settings.out and settings.out.exists() else {}
     network = F1()
     for seed in settings.seeds:

@@ -231,7 +231,7 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)  # glibc reads them at start
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    data = TensorDataset(*DATASETS["mnist"](given.data_dir).train)
+    data = TensorDataset(*DATASETS["mnist"](given.data_dir).train.whole())
     bench = Bench(given.checkpoints, given.only, data, given.samples, given.everything, given.rounds, given.evaluations)
     text = "# Sharpness and curvature\n\n"
     text += f"{machine(torch.device('cpu'), given.threads)}; {versions()}; allocator: {given.allocator}. F1 on MNIST, "

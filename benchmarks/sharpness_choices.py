@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    dataset = TensorDataset(*DATASETS["mnist"](given.data_dir).train)
+    dataset = TensorDataset(*DATASETS["mnist"](given.data_dir).train.whole())
     table: dict[str, list[str]] = {}
     for kind, epoch in SOLUTIONS.items():
         network = F1()

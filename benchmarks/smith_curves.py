@@ -82,12 +82,12 @@ class Curve(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
-        test, (inputs, targets) = self.data.test, self.data.train
+        test = self.data.test.whole()
         scores, loss = evaluate(pl_module.network, *test)
         row = {
             "test_accuracy": 100 * float((scores.argmax(1) == test[1]).double().mean()),
             "test_loss": loss,
-            "train_loss": evaluate(pl_module.network, inputs[:10_000], targets[:10_000])[1],
+            "train_loss": evaluate(pl_module.network, *self.data.train[torch.arange(10_000)])[1],
             "updates": trainer.global_step,
         }
         self.evaluating += time.perf_counter() - started

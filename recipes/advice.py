@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
 
 from lightning_gap.functional import (
     DatasetLoss,
@@ -27,10 +26,12 @@ from lightning_gap.functional import (
 )
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.comparison import Plan
-from lightning_gap.recipes.datasets import Samples
+from lightning_gap.recipes.datasets import Batch, FolderImages, Samples
+from lightning_gap.recipes.trainer import make_trainer
 
 # About as many samples as the scale to be told, in chunks that leave eighty gradients to compare.
 SAMPLES, CHUNK, PROBES, TIMES = 4000, 50, 3, 6
+ADAPTIVE = ("adam", "adagrad", "lamb")  # scale every step by the size of the gradient
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,12 @@ def measure_noise(plan: Plan, steps: int) -> list[Measurement]:
     if steps < TIMES:
         raise ValueError(f"steps must be at least {TIMES}, one for each measurement, got {steps}; the default is 300")
     seed = plan.settings.seed
-    data, network = plan.data(plan.numbers.small_batch_size, seed), plan.new_network(seed)
+    regime = plan.regime("small")
+    data, network = plan.data(regime, seed), plan.new_network(seed)
     measuring = _MeasureNoise(data.train, [round(steps * k / TIMES) for k in range(1, TIMES + 1)])
-    module = Classifier(network, learning_rate=plan.numbers.learning_rate, callbacks=[measuring])
-    trainer = Trainer(
-        max_epochs=-1,
-        max_steps=steps,
-        accelerator=plan.settings.accelerator,
-        devices=1,
-        logger=False,
-        limit_val_batches=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, data)
+    length = {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0, "enable_checkpointing": False}
+    trainer = make_trainer({**plan.settings.trainer, **length}, {}, callbacks=[], logger=None)
+    trainer.fit(Classifier(network, regime.numbers, [measuring]), data)
     return measuring.found
 
 
@@ -121,7 +113,7 @@ def show(console: Console, plan: Plan, measurements: list[Measurement], advice: 
     for m in measurements:
         seen.add_row(f"{m.step}", f"{m.loss:.3f}", _samples(m.noise.simple_scale), _samples(m.noise.critical_batch))
     console.print(seen)
-    costs = _table("batch", "steps", "samples", "ADAM's rate", "SGD's rate")
+    costs = _table("batch", "steps", "samples", f"{numbers.optimizer}'s rate")
     for size in sorted({numbers.small_batch_size, advice.batch_size, numbers.large_batch_size}):
         steps, samples = advice.costs(size)
         advised = " (advised)" * (size == advice.batch_size)
@@ -129,19 +121,22 @@ def show(console: Console, plan: Plan, measurements: list[Measurement], advice: 
             f"{size}{advised}",
             f"x {steps:.2f}",
             f"x {samples:.2f}",
-            f"{_adam_rate(plan, size):.2g}",
-            f"x {learning_rate_gain(size, numbers.small_batch_size, noise_scale=advice.scale):.2f}",
+            f"{_rate(plan, size, advice.scale):.2g}",
         )
     console.print(costs)
     for line in _reasons(plan, measurements, advice):
         console.print(line)
-    console.print("\nNext:", *(f"    {line}" for line in _commands(plan, advice.batch_size)), sep="\n", soft_wrap=True)
+    console.print(
+        "\nNext:",
+        *(f"    {line}" for line in _commands(plan, advice.batch_size, advice.scale)),
+        sep="\n",
+        soft_wrap=True,
+    )
 
 
 def _reasons(plan: Plan, measurements: list[Measurement], advice: Advice) -> list[str]:
     base, batch = plan.numbers.small_batch_size, advice.batch_size
     steps, samples = advice.costs(batch)
-    gain = learning_rate_gain(batch, base, noise_scale=advice.scale)
     first, last = measurements[0], measurements[-1]
     return [
         f"[bold]Batch {batch}[/bold], the power of two at or below the noise scale of {_samples(advice.scale)} "
@@ -151,10 +146,7 @@ def _reasons(plan: Plan, measurements: list[Measurement], advice: Advice) -> lis
         f"[bold]Cost[/bold]: {steps:.2f} times the fewest steps and {samples:.2f} times the fewest samples that any "
         "batch takes to the same loss, by (S / S_min - 1) (E / E_min - 1) = 1. Far below the scale, twice the batch "
         "halves the steps; far above it, it doubles the samples.",
-        f"[bold]Rate {_adam_rate(plan, batch):.2g}[/bold]: the recipe trains with ADAM, whose steps do not grow with "
-        "the gradient, and the usual rule is the square root of the ratio of the batches: "
-        f"{plan.numbers.learning_rate:g} x sqrt({batch / base:g}). For SGD the rule is linear, x {batch / base:g}, "
-        f"while the batch is small against the noise scale; at this one, x {gain:.2f}.",
+        f"[bold]Rate {_rate(plan, batch, advice.scale):.2g}[/bold]: {_rule(plan, batch / base)}",
         "[bold]Later[/bold]: as a rule the scale grows as the loss falls, here from "
         f"{_samples(first.noise.simple_scale)} at step {first.step} to {_samples(last.noise.simple_scale)} at step "
         f"{last.step}; a longer run bears a larger batch, see --steps {10 * last.step}. Test accuracy is another "
@@ -165,11 +157,11 @@ def _reasons(plan: Plan, measurements: list[Measurement], advice: Advice) -> lis
 class _MeasureNoise(Callback):
     """Measure after given steps, the training itself left as it is."""
 
-    def __init__(self, train: Samples, steps: list[int]) -> None:
+    def __init__(self, train: Samples | FolderImages, steps: list[int]) -> None:
         self.steps = steps
         self.found: list[Measurement] = []
-        self._population = len(train[1])
-        self._batches = FixedSubset(TensorDataset(*train), samples=SAMPLES, chunk_size=CHUNK, seed=0)
+        self._population = len(train)
+        self._batches = FixedSubset(train, samples=SAMPLES, chunk_size=CHUNK, seed=0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -178,7 +170,7 @@ class _MeasureNoise(Callback):
             self.found.append(Measurement(trainer.global_step, float(outputs["loss"]), self._measure(pl_module)))
 
     def _measure(self, module: LightningModule) -> GradientNoise:
-        def mean_loss(network: nn.Module, batch: Samples) -> Tensor:
+        def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
             inputs, targets = (tensor.to(module.device) for tensor in batch)
             return cross_entropy(network(inputs), targets)
 
@@ -192,21 +184,36 @@ class _MeasureNoise(Callback):
         )
 
 
-def _adam_rate(plan: Plan, batch_size: int) -> float:
-    numbers = plan.numbers
-    rate: float = numbers.learning_rate * learning_rate_scale(batch_size, numbers.small_batch_size, rule="sqrt")
-    return rate
+def _rate(plan: Plan, batch_size: int, noise_scale: float) -> float:
+    numbers, base = plan.numbers, plan.numbers.small_batch_size
+    adaptive = numbers.optimizer in ADAPTIVE
+    scale = learning_rate_scale(batch_size, base, rule="sqrt")
+    gain = learning_rate_gain(batch_size, base, noise_scale=noise_scale)
+    return float(numbers.learning_rate * (scale if adaptive else gain))
 
 
-def _commands(plan: Plan, batch: int) -> list[str]:
+def _rule(plan: Plan, ratio: float) -> str:
+    name, rate = plan.numbers.optimizer, plan.numbers.learning_rate
+    if name in ADAPTIVE:
+        return (
+            f"the steps of {name} do not grow with the gradient, and the usual rule is the square root of the ratio of "
+            f"the batches: {rate:g} x sqrt({ratio:g})."
+        )
+    return (
+        f"for {name} the rule is linear while the batch is small against the noise scale, {rate:g} x {ratio:g}, and "
+        "this batch is taken as far as its own noise allows."
+    )
+
+
+def _commands(plan: Plan, batch: int, noise_scale: float) -> list[str]:
     """The two batches against each other; then, where the advised one is another, that one with its own rate."""
     settings, small = plan.settings, plan.numbers.small_batch_size
-    data = ["--data", settings.data, "--data_dir", str(settings.data_dir)]
+    data = ["--data", plan.data_name, "--data_dir", str(settings.data_dir)]
     sizes = ["--small_batch_size", str(min(batch, small))]
     if batch == small:
         return [shlex.join(["lightning-gap", "compare", settings.recipe, "small", "large", *data, *sizes])]
     larger = [*sizes, "--large_batch_size", str(max(batch, small))]
-    tuned = ["--small_batch_size", str(batch), "--learning_rate", f"{_adam_rate(plan, batch):.2g}"]
+    tuned = ["--small_batch_size", str(batch), "--learning_rate", f"{_rate(plan, batch, noise_scale):.2g}"]
     return [
         shlex.join(["lightning-gap", "compare", settings.recipe, "small", "large", *data, *larger]),
         shlex.join(["lightning-gap", "run", settings.recipe, "--regime", "small", *data, *tuned]),

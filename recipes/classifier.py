@@ -5,37 +5,53 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Adam
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.functional.classification import multiclass_accuracy
+
+from lightning_gap.recipes.optimizers import make_optimizer
+from lightning_gap.recipes.recipe import Numbers
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(LightningModule):
-    """Train a network with mean cross-entropy and ADAM, under the callbacks of its regime.
+    """Train a network with mean cross-entropy, under the numbers and callbacks of its regime.
 
     Logs ``train/`` and ``validation/`` ``loss`` and ``accuracy`` once an epoch, against the epoch and not
     the step: runs with different batch sizes then share an axis in TensorBoard.
 
     Args:
         network: Gives class scores (N, C) for inputs (N, ...).
-        learning_rate: ADAM's rate. Its other settings are the defaults, as in Keskar et al. (2017).
+        numbers: Optimizer, rate and its steps, momentum and decay.
         callbacks: Added to the Trainer's own when fit starts.
     """
 
-    def __init__(self, network: nn.Module, *, learning_rate: float = 1e-3, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, network: nn.Module, numbers: Numbers, callbacks: Sequence[Callback] = ()) -> None:
         super().__init__()
         self.network = network
-        self.learning_rate = learning_rate
+        self.numbers = numbers
         self.callbacks = tuple(callbacks)
 
     def configure_callbacks(self) -> list[Callback]:
         return list(self.callbacks)
 
-    def configure_optimizers(self) -> Adam:
-        return Adam(self.parameters(), lr=self.learning_rate)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        numbers = self.numbers
+        optimizer: Optimizer = make_optimizer(
+            numbers.optimizer,
+            self.network,
+            learning_rate=numbers.learning_rate,
+            momentum=numbers.momentum,
+            weight_decay=numbers.weight_decay,
+            decay_all=numbers.decay_all,
+        )
+        if not numbers.learning_rate_steps:
+            return optimizer
+        return [optimizer], [LambdaLR(optimizer, numbers.learning_rate_factor)]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Class scores (N, C)."""

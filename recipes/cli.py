@@ -1,24 +1,31 @@
-"""The command `lightning-gap`: list what there is, run one regime, compare several, advise a batch size."""
+"""The command `lightning-gap`: list what there is, run one regime, compare several, advise a batch size, copy."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentParser
+import docstring_parser
+import yaml
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
 from lightning_gap.logging.tables import Row, cells
 from lightning_gap.recipes.advice import advise, measure_noise, show
-from lightning_gap.recipes.catalogue import RECIPES
+from lightning_gap.recipes.augmentation import AUGMENTATIONS
+from lightning_gap.recipes.catalogue import FILES, copy_recipe, recipe
 from lightning_gap.recipes.comparison import Plan, Settings, make_plan, run_all
 from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes.first_process import is_first_process
+from lightning_gap.recipes.optimizers import OPTIMIZERS
+from lightning_gap.recipes.recipe import Numbers
 from lightning_gap.recipes.regimes import REGIMES
 from lightning_gap.recipes.results import (
     claim_folder,
@@ -30,9 +37,6 @@ from lightning_gap.recipes.results import (
     write_table,
 )
 
-_ADVICE = {"recipe", "data", "data_dir", "seed", "small_batch_size", "learning_rate", "accelerator"}
-_NOT_FOR_ADVICE = {field.name for field in fields(Settings)} - _ADVICE
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
@@ -42,30 +46,34 @@ def main(args: Sequence[str] | None = None) -> int:
     if command == "list":
         print_list()
         return 0
-    values = given[command]
-    chosen = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
-    chosen["regimes"] = tuple(values["regimes"]) if command == "compare" else (values.get("regime", "small"),)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     try:
-        made = make_plan(Settings(**chosen))
+        if command == "copy":
+            print(f"written: {copy_recipe(given.copy.recipe, given.copy.folder)}")
+            return 0
+        made = make_plan(_settings(parser, given))
         if command == "advise":
-            return _advise(made, values["steps"])
-        claim_folder(made)
-    except (ValueError, TypeError, OSError) as error:
+            return _advise(made, given.advise.steps)
+        if is_first_process():
+            claim_folder(made)
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"lightning-gap {command}: error: {error}", file=sys.stderr)
         return 2
     return _execute(made)
 
 
 def print_list() -> None:
-    """Print every recipe, data set and regime with one line on each."""
+    """Print every recipe, data set, regime, augmentation and optimizer with one line on each."""
     console = Console()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    groups = {
-        "recipes": {name: f"{recipe.summary}; on {', '.join(recipe.numbers)}" for name, recipe in RECIPES.items()},
+    recipes = {name: recipe(name) for name in sorted(FILES)}
+    groups: dict[str, Mapping[str, str]] = {
+        "recipes": {name: f"{found.summary}; on {', '.join(found.numbers)}" for name, found in recipes.items()},
         "data sets": {name: _first_line(load) for name, load in DATASETS.items()},
         "regimes": {name: _first_line(regime) for name, regime in REGIMES.items()},
+        "augmentations": {name: _first_line(augmentation) for name, augmentation in AUGMENTATIONS.items()},
+        "optimizers": {name: _first_line(optimizer) for name, optimizer in OPTIMIZERS.items()},
     }
     for group, entries in groups.items():
         table.add_row(f"[bold]{group}[/bold]")
@@ -74,13 +82,26 @@ def print_list() -> None:
     console.print(table)
 
 
+def _settings(parser: ArgumentParser, given: Namespace) -> Settings:
+    values = given[given.subcommand]
+    plain = yaml.safe_load(parser.dump(given, skip_none=False))[given.subcommand]  # objects as class_path and init_args
+    found = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
+    found["regimes"] = tuple(values.get("regimes") or (values.get("regime", "small"),))
+    found["numbers"] = {field.name: values[field.name] for field in fields(Numbers) if field.name in values}
+    found["trainer"] = plain["trainer"]
+    return Settings(**found)
+
+
 def _execute(made: Plan) -> int:
-    console = Console(highlight=False)
+    first = is_first_process()
+    console = Console(highlight=False, quiet=not first)
     try:
         outcomes = run_all(made, console.print)
     except (KeyboardInterrupt, SystemExit):
         console.print(f"stopped; go on with the same command and --output {made.output} --resume")
         raise
+    if not first:
+        return 0
     table = rows(made, outcomes)
     write_table(made, table)
     written = ["table.csv", "table.md"]
@@ -97,10 +118,10 @@ def _advise(made: Plan, steps: int) -> int:
     console = Console(highlight=False)
     settings = made.settings
     with console.status(
-        f"{settings.recipe} on {settings.data}: {steps} steps of {made.numbers.small_batch_size} samples"
+        f"{settings.recipe} on {made.data_name}: {steps} steps of {made.numbers.small_batch_size} samples"
     ):
         measurements = measure_noise(made, steps)
-    show(console, made, measurements, advise(measurements, len(made.splits.train[1]) - made.numbers.validation_size))
+    show(console, made, measurements, advise(measurements, len(made.splits.train) - made.numbers.validation_size))
     return 0
 
 
@@ -123,26 +144,35 @@ def _parser() -> ArgumentParser:
         prog="lightning-gap", description="Large batches in Lightning without the generalization gap."
     )
     commands = parser.add_subcommands()
-    commands.add_subcommand("list", ArgumentParser(), help="Show recipes, data sets and regimes.")
+    commands.add_subcommand("list", ArgumentParser(), help="Show recipes, data sets, regimes and what else has names.")
     run = _settings_parser(skip={"trials"})
     run.add_argument("--regime", type=str, required=True, help="Training regime, as `lightning-gap list` names it.")
     commands.add_subcommand("run", run, help="Train one regime of a recipe.")
     compare = _settings_parser(skip=set())
     compare.add_argument("regimes", nargs="+", type=str, help="Training regimes; the first two also share a figure.")
     commands.add_subcommand("compare", compare, help="Train several regimes from the same weights and compare them.")
-    advice = ArgumentParser()
-    advice.add_class_arguments(Settings, as_positional=True, skip=_NOT_FOR_ADVICE)
+    advice = _settings_parser(skip={"trials", "epsilon", "measure_every_n_epochs", "output"}, resumes=False)
     advice.add_argument(
         "--steps", type=int, default=300, help="Optimizer steps in which the gradient noise is measured."
     )
     commands.add_subcommand("advise", advice, help="Measure a recipe's gradient noise and advise a batch size.")
+    copying = ArgumentParser()
+    copying.add_argument("recipe", type=str, help="Recipe, as `lightning-gap list` names it.")
+    copying.add_argument("folder", type=Path, help="Where its file goes; no file is overwritten.")
+    commands.add_subcommand("copy", copying, help="Write a recipe's file into a folder, to be edited and run.")
     return parser
 
 
-def _settings_parser(skip: set[str]) -> ArgumentParser:
+def _settings_parser(skip: set[str], *, resumes: bool = True) -> ArgumentParser:
+    """Every setting, and every number of a recipe, as an option."""
     parser = ArgumentParser()
-    parser.add_class_arguments(Settings, as_positional=True, skip={"regimes", "resume", *skip})
-    parser.add_argument("--resume", action="store_true", help="Go on in --output; finished runs are kept.")
+    parser.add_class_arguments(Settings, as_positional=True, skip={"regimes", "numbers", "resume", *skip})
+    told = {text.arg_name: text.description for text in docstring_parser.parse(Numbers.__doc__ or "").params}
+    for name, kind in get_type_hints(Numbers).items():
+        help_text = f"{told[name]} The recipe's own by default."
+        parser.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=help_text)
+    if resumes:
+        parser.add_argument("--resume", action="store_true", help="Go on in --output; finished runs are kept.")
     return parser
 
 

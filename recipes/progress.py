@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lightning_gap.recipes.first_process import is_first_process
 
 
 def progress_bar() -> Progress:
-    """A bar that counts epochs and shows the training loss; draws nothing where the output is no terminal."""
+    """A bar that counts epochs and shows the training loss; draws nothing where the output is no terminal.
+
+    It advances inside epochs too, which a deep network on a CPU takes minutes for.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs"),
+        TextColumn("{task.completed:.1f} of {task.total} epochs"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
         transient=True,
+        disable=not is_first_process(),
     )
 
 
 class EpochProgress(Callback):
-    """Advance the bar by one each epoch, and keep the time that fit took, over interruptions too.
+    """Advance the bar, and keep the time that fit took, over interruptions too.
 
     Args:
         bar: The bar.
@@ -53,6 +59,11 @@ class EpochProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = trainer.current_epoch
         self.task = self.bar.add_task(self.description, total=trainer.max_epochs, completed=done, loss="")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("train/loss")

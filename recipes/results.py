@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -19,10 +20,13 @@ from lightning_gap.functional import along_line, batch_statistics, epsilon_name
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
 from lightning_gap.logging.tables import Row
 from lightning_gap.recipes.comparison import Plan
-from lightning_gap.recipes.training import EVALUATION_CHUNK, SHARPNESS_SAMPLES, Outcome, evaluate, subset
+from lightning_gap.recipes.recipe import Numbers
+from lightning_gap.recipes.regimes import Regime
+from lightning_gap.recipes.training import Outcome, evaluate
 
 CONFIG = "config.yaml"
-_MAY_CHANGE = {"regimes", "trials", "data_dir", "accelerator", "output", "resume"}
+_MAY_CHANGE = {"regimes", "trials", "data_dir", "download", "num_workers", "output", "resume"}
+_TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy", "max_epochs"}  # the last is a number too
 
 
 def claim_folder(plan: Plan) -> None:
@@ -39,10 +43,11 @@ def claim_folder(plan: Plan) -> None:
         if not file.exists():
             raise FileNotFoundError(f"output={str(folder)!r} has no {CONFIG} to resume from; leave out --resume")
         stored = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        there, here = _that_must_agree(stored), _that_must_agree(asked)
         differing = [
-            f"{name} is {stored.get(name)!r} there and {asked[name]!r} here"
-            for name in asked
-            if name not in _MAY_CHANGE and stored.get(name) != asked[name]
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name)
         ]
         if differing:
             raise ValueError(
@@ -104,33 +109,70 @@ def rows(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Row]:
 def terms(plan: Plan) -> str:
     """What the numbers of the table mean, in one paragraph."""
     settings, numbers = plan.settings, plan.numbers
-    train_size = len(plan.splits.train[1]) - numbers.validation_size
+    train_size = len(plan.data(plan.regime(settings.regimes[0]), settings.seed).train)
+    held_out = len(plan.splits.train) - train_size
     seeds = ", ".join(str(settings.seed + trial) for trial in range(settings.trials))
+    note = f" {plan.splits.note}" if plan.splits.note else ""
+    options = "".join(f", {name}={value}" for name, value in settings.network.items())
+    several = f", {plan.processes} processes" if plan.processes > 1 else ""
     return (
-        f"{settings.recipe} on {settings.data}: {train_size:,} training, {numbers.validation_size:,} validation and "
-        f"{len(plan.splits.test[1]):,} test samples; "
-        f"{'; '.join([f'{numbers.epochs} epochs, ADAM {numbers.learning_rate:g}', *_exceptions(plan)])}; "
+        f"{settings.recipe}{options} on {plan.data_name}: {train_size:,} training, {held_out:,} validation (drawn with "
+        f"seed 0) and {len(plan.splits.test):,} test samples.{note} "
+        f"{'; '.join([_training(numbers), *_exceptions(plan)])}; "
         f"seeds {seeds}, every regime of a trial from the same initial weights; mean ± sample standard deviation over "
-        f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights with running BatchNorm "
-        "statistics; gap to small in percentage points, positive where small is better. Sharpness in percent: "
+        f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights, {_statistics(numbers)}"
+        "; gap to small in percentage points, positive where small is better. Sharpness in percent: "
         f"Metric 2.1 in the full space, corner ascent of at most 7 evaluations, "
-        f"{min(train_size, SHARPNESS_SAMPLES):,} training samples; dropout off, running statistics, or (batch BN) the "
-        f"statistics of each chunk of up to {EVALUATION_CHUNK:,} samples, as in the paper. Seconds of training, "
-        f"monitors included, {torch.get_num_threads()} threads. {versions()}."
+        f"{min(train_size, numbers.sharpness_samples):,} training samples as they are; dropout off, running "
+        f"statistics, or (batch BN) the statistics of each chunk of up to {numbers.evaluation_chunk:,} samples. "
+        f"Seconds of training, monitors included, {torch.get_num_threads()} threads{several}. {versions()}."
     )
 
 
+def _training(numbers: Numbers) -> str:
+    """Length, optimizer and data of a regime in words."""
+    told = [f"{numbers.epochs} epochs, {numbers.optimizer} {numbers.learning_rate:g}"]
+    if numbers.learning_rate_steps:
+        steps = ", ".join(f"{factor:g} from epoch {epoch}" for epoch, factor in numbers.learning_rate_steps.items())
+        told.append(f"rate times {steps}")
+    if numbers.momentum is not None:
+        told.append(f"momentum {numbers.momentum:g}")
+    if numbers.weight_decay:
+        spared = "" if numbers.decay_all else " but for BatchNorm and biases"
+        told.append(f"weight decay {numbers.weight_decay:g}{spared}")
+    if numbers.augmentation != "none":
+        told.append(f"augmentation {numbers.augmentation}")
+    if numbers.standardise:
+        told.append("channels standardised")
+    return ", ".join(told)
+
+
+def _statistics(numbers: Numbers) -> str:
+    return {
+        "running": "with running BatchNorm statistics",
+        "recomputed": "with BatchNorm statistics recomputed over the training samples",
+        "batch": f"with the BatchNorm statistics of each chunk of up to {numbers.evaluation_chunk:,} samples",
+    }[numbers.batch_norm]
+
+
 def _exceptions(plan: Plan) -> list[str]:
-    """What does not hold for all regimes: runs of another length, and batches that change."""
+    """What does not hold for all regimes: numbers that one replaces, and batches that change."""
     found = []
     for name in plan.settings.regimes:
         regime = plan.regime(name)
-        if regime.epochs != plan.numbers.epochs:
-            found.append(f"{name}: {regime.epochs} epochs")
+        told = [*_replaced(plan.numbers, regime), *(f"{key} {value:g}" for key, value in regime.trainer.items())]
         if len(regime.batch_sizes) > 1:
             sizes = ", ".join(f"{size} from epoch {epoch}" for epoch, size in regime.batch_sizes.items())
-            found.append(f"{name}: batch {sizes}, ADAM's state kept")
+            told.append(f"batch {sizes}, optimizer's state kept")
+        if told:
+            found.append(f"{name}: {', '.join(told)}")
     return found
+
+
+def _replaced(numbers: Numbers, regime: Regime) -> list[str]:
+    changed = {k: v for k, v in asdict(regime.numbers).items() if v != getattr(numbers, k)}
+    told = [f"{changed.pop('epochs')} epochs"] if "epochs" in changed else []
+    return told + [f"{name} {value or 'none'}" for name, value in changed.items()]
 
 
 def versions() -> str:
@@ -142,7 +184,7 @@ def versions() -> str:
 def write_table(plan: Plan, table: Sequence[Row]) -> None:
     """Write table.csv and table.md."""
     write_csv(plan.output / "table.csv", columns(plan), table)
-    title = f"{plan.settings.recipe} on {plan.settings.data}: {', '.join(plan.settings.regimes)}"
+    title = f"{plan.settings.recipe} on {plan.data_name}: {', '.join(plan.settings.regimes)}"
     write_markdown(plan.output / "table.md", columns(plan), table, title=title, terms=terms(plan))
 
 
@@ -151,20 +193,23 @@ def write_figure(plan: Plan) -> Path:
     first, second = plan.settings.regimes[:2]
     start, end = (torch.load(plan.run_folder(name, 1) / "weights.pt", weights_only=True) for name in (first, second))
     network = plan.new_network(plan.settings.seed).eval()
-    held = {
-        "train": subset(plan.data(1, plan.settings.seed).train, SHARPNESS_SAMPLES),
-        "test": plan.splits.test,
-    }
+    numbers = plan.numbers
+    data = plan.data(plan.regime(first), plan.settings.seed)
+    limits = {"train": numbers.sharpness_samples, "test": None}
+
+    def both_splits() -> dict[str, tuple[float, float]]:
+        return {k: evaluate(network, data.evaluation(k, numbers.evaluation_chunk, n)) for k, n in limits.items()}
+
     alphas = torch.linspace(-1, 2, 25).tolist()
     with batch_statistics(network):
-        points = along_line(network, start, end, alphas, lambda: {k: evaluate(network, v) for k, v in held.items()})
+        points = along_line(network, start, end, alphas, both_splits)
     figure = parametric_figure(
         alphas,
-        {split: [point[split][0] for point in points] for split in held},
-        {split: [point[split][1] for point in points] for split in held},
+        {split: [point[split][0] for point in points] for split in limits},
+        {split: [point[split][1] for point in points] for split in limits},
         ends=(first, second),
-        title=f"{plan.settings.recipe} on {plan.settings.data}, seed {plan.settings.seed}; BatchNorm by statistics of "
-        f"chunks of up to {EVALUATION_CHUNK:,}",
+        title=f"{plan.settings.recipe} on {plan.data_name}, seed {plan.settings.seed}; BatchNorm by statistics of "
+        f"chunks of up to {numbers.evaluation_chunk:,}",
     )
     path: Path = plan.output / "parametric.png"
     figure.savefig(path, dpi=150)
@@ -184,4 +229,12 @@ def tensorboard_command(plan: Plan) -> str:
 def _plain(plan: Plan) -> dict[str, object]:
     """Settings as YAML can hold them, and as the command line reads them back."""
     plain = asdict(plan.settings)
+    plain |= plain.pop("numbers")
     return {k: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for k, v in plain.items()}
+
+
+def _that_must_agree(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that goes on may not change, the Trainer's arguments among the others."""
+    kept = {k: v for k, v in config.items() if k not in _MAY_CHANGE and k != "trainer"}
+    trainer = {f"trainer.{k}": v for k, v in config.get("trainer", {}).items() if k not in _TRAINER_MAY_CHANGE}
+    return kept | trainer

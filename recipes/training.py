@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -14,29 +19,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap import (
-    GeneralizationGapMonitor,
-    InMemoryLoader,
-    SharpnessMonitor,
-    WeightDistanceMonitor,
-    weight_distance,
-)
+from lightning_gap import GeneralizationGapMonitor, SharpnessMonitor, WeightDistanceMonitor, weight_distance
 from lightning_gap.functional import (
     BatchNormMode,
     DatasetLoss,
     UndefinedSharpnessError,
+    batch_statistics,
     epsilon_name,
+    recomputed_statistics,
     sharpness_profile,
 )
 from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.datasets import InMemoryData, Samples
+from lightning_gap.recipes.datasets import Batch, FolderData, InMemoryData
+from lightning_gap.recipes.networks import zero_last_gammas
 from lightning_gap.recipes.progress import EpochProgress
 from lightning_gap.recipes.regimes import Regime
+from lightning_gap.recipes.trainer import make_trainer
 
-# Sharpness in the table: enough samples that a well-fitted solution's value has settled, in chunks as large as the
-# paper's evaluation batches, because with batch statistics the chunk is part of the definition.
-SHARPNESS_SAMPLES = 10_000
-EVALUATION_CHUNK = 5_000
+SAVED_EVERY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Outcome:
         last_batch_size: The same in the last epoch.
         epochs: Epochs trained.
         steps: Optimizer steps taken.
-        train_loss: Mean cross-entropy over all training samples, evaluation mode.
-        train_accuracy: Fraction, over all training samples, evaluation mode.
+        train_loss: Mean cross-entropy over all training samples as they are, evaluation mode.
+        train_accuracy: Fraction, over all training samples as they are, evaluation mode.
         test_loss: The same over the test samples.
         test_accuracy: The same over the test samples.
         sharpness: Percent by epsilon, BatchNorm with running statistics.
@@ -85,84 +85,124 @@ class Outcome:
 
 def train(
     network: nn.Module,
-    data: InMemoryData,
+    data: InMemoryData | FolderData,
     regime: Regime,
     *,
-    learning_rate: float,
     epsilon: tuple[float, ...],
     measure_every_n_epochs: int,
     folder: Path,
     logger: TensorBoardLogger,
     progress: EpochProgress,
-    accelerator: str = "auto",
-) -> Outcome:
+    trainer: Mapping[str, Any] | None = None,
+) -> Outcome | None:
     """Train ``network`` from the weights it holds and measure the result.
 
     Goes on from the newest checkpoint in ``folder``, if there is one. When the run is done the folder holds
     ``weights.pt``, the final `state_dict`, and ``outcome.json``.
+
+    Returns:
+        What was found, on the first process; nothing on the others.
     """
+    if regime.numbers.zero_last_gammas:
+        zero_last_gammas(network)
     initial = [weight.detach().clone() for weight in network.parameters()]
-    monitors: list[Callback] = [
-        SharpnessMonitor(epsilon, every_n_epochs=measure_every_n_epochs, max_time_share=None),
-        WeightDistanceMonitor(every_n_epochs=measure_every_n_epochs),
-    ]
-    if len(data.validation[1]):
-        monitors.append(GeneralizationGapMonitor(every_n_epochs=measure_every_n_epochs, max_time_share=None))
-    module = Classifier(network, learning_rate=learning_rate, callbacks=[*regime.callbacks, *monitors])
-    checkpoint = ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, regime.epochs // 10))
-    trainer = Trainer(
-        max_epochs=regime.epochs,
-        accelerator=accelerator,
-        devices=1,
-        logger=logger,
-        callbacks=[progress, checkpoint],
-        log_every_n_steps=1,  # a large batch takes few steps; nothing but rate and batch size is logged by step
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    module = Classifier(network, regime.numbers, [*regime.callbacks, *_monitors(data, epsilon, measure_every_n_epochs)])
+    users = trainer or {}
+    saving = _checkpoints(folder, regime.epochs) if users.get("enable_checkpointing", True) else []
+    fitting = make_trainer(
+        users, {"max_epochs": regime.epochs, **regime.trainer}, callbacks=[progress, *saving], logger=logger
     )
-    trainer.fit(module, data, ckpt_path=_newest_checkpoint(folder))
+    fitting.fit(module, data, ckpt_path=_newest_checkpoint(folder))
+    if not fitting.is_global_zero:
+        return None
     seconds = progress.seconds
-    network.cpu().eval()
-    outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=trainer, seconds=seconds)
-    torch.save(network.state_dict(), folder / "weights.pt")
+    _be_ready_to_measure(network, fitting.strategy.root_device)
+    outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=fitting, seconds=seconds)
+    torch.save(network.cpu().state_dict(), folder / "weights.pt")
     outcome.save(folder / "outcome.json")
     for used in folder.glob("*.ckpt"):
         used.unlink()
     return outcome
 
 
-def evaluate(network: nn.Module, samples: Samples) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over ``samples``, in chunks, in the mode the network is in."""
-    loss, correct = 0.0, 0
+def evaluate(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over ``batches``, in the mode the network is in, where its weights are."""
+    loss, correct, samples = 0.0, 0, 0
     with torch.no_grad():
-        for inputs, targets in InMemoryLoader(samples, batch_size=EVALUATION_CHUNK):
+        for inputs, targets in _as_the_weights_are(network, batches):
             scores = network(inputs)
             loss += float(cross_entropy(scores, targets, reduction="sum"))
             correct += int((scores.argmax(dim=1) == targets).sum())
-    return loss / len(samples[1]), correct / len(samples[1])
+            samples += len(targets)
+    return loss / samples, correct / samples
 
 
-def subset(samples: Samples, size: int) -> Samples:
-    """At most ``size`` of the samples, drawn with seed 0."""
-    inputs, targets = samples
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))[:size].sort().values
-    return inputs[order], targets[order]
+def evaluated_with(
+    mode: BatchNormMode, network: nn.Module, training: Callable[[], Iterable[Batch]]
+) -> AbstractContextManager[None]:
+    """Let BatchNorm normalise by running statistics, by those of each batch, or by those of all training samples."""
+    if mode == "running":
+        return nullcontext()
+    if mode == "batch":
+        return batch_statistics(network)
+    return recomputed_statistics(network, lambda: evaluate(network, training()))
+
+
+def _monitors(data: InMemoryData | FolderData, epsilon: tuple[float, ...], every: int) -> list[Callback]:
+    monitors: list[Callback] = [
+        SharpnessMonitor(epsilon, every_n_epochs=every, max_time_share=None),
+        WeightDistanceMonitor(every_n_epochs=every),
+    ]
+    if len(data.validation):
+        monitors.append(GeneralizationGapMonitor(every_n_epochs=every, max_time_share=None))
+    return monitors
+
+
+def _checkpoints(folder: Path, epochs: int) -> list[ModelCheckpoint]:
+    """At the ends of epochs, and by the clock where epochs are long."""
+    name = "{epoch}-{step}"
+    return [
+        ModelCheckpoint(folder, filename=name, every_n_epochs=max(1, epochs // 10)),
+        ModelCheckpoint(folder, filename=name, train_time_interval=SAVED_EVERY),
+    ]
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    def steps(path: Path) -> int:
+        found = re.search(r"step=(\d+)", path.stem)
+        return int(found[1]) if found else -1
+
+    return max(folder.glob("epoch=*.ckpt"), key=steps, default=None)
+
+
+def _be_ready_to_measure(network: nn.Module, device: torch.device) -> None:
+    """On the device, in evaluation mode, and no less precise than float32."""
+    exact = all(weight.dtype == torch.float64 for weight in network.parameters())
+    network.to(device, torch.float64 if exact else torch.float32).eval()
+
+
+def _as_the_weights_are(network: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
+    weight = next(network.parameters())
+    for inputs, targets in batches:
+        yield inputs.to(weight.device, weight.dtype), targets.to(weight.device)
 
 
 def _measure(
     network: nn.Module,
     initial: list[Tensor],
-    data: InMemoryData,
+    data: InMemoryData | FolderData,
     epsilon: tuple[float, ...],
     *,
     regime: Regime,
     trainer: Trainer,
     seconds: float,
 ) -> Outcome:
-    train_loss, train_accuracy = evaluate(network, data.train)
-    test_loss, test_accuracy = evaluate(network, data.test)
-    measured = subset(data.train, SHARPNESS_SAMPLES)
+    numbers = regime.numbers
+    chunk = numbers.evaluation_chunk
+    with evaluated_with(numbers.batch_norm, network, lambda: data.evaluation("train", chunk)):
+        train_loss, train_accuracy = evaluate(network, data.evaluation("train", chunk))
+        test_loss, test_accuracy = evaluate(network, data.evaluation("test", chunk))
+    measured = list(_as_the_weights_are(network, data.evaluation("train", chunk, numbers.sharpness_samples)))
     return Outcome(
         batch_size=regime.batch_size,
         last_batch_size=regime.last_batch_size,
@@ -174,26 +214,20 @@ def _measure(
         test_accuracy=test_accuracy,
         sharpness=_sharpness(network, measured, epsilon, "running"),
         sharpness_batch=_sharpness(network, measured, epsilon, "batch"),
-        distance=weight_distance(network.parameters(), initial),
+        distance=weight_distance(network.parameters(), [start.to(trainer.strategy.root_device) for start in initial]),
         seconds=seconds,
     )
 
 
 def _sharpness(
-    network: nn.Module, samples: Samples, epsilon: tuple[float, ...], batch_norm: BatchNormMode
+    network: nn.Module, chunks: list[Batch], epsilon: tuple[float, ...], batch_norm: BatchNormMode
 ) -> dict[str, float]:
-    def mean_loss(network: nn.Module, batch: Samples) -> Tensor:
+    def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
         return cross_entropy(network(batch[0]), batch[1])
 
-    chunks = list(InMemoryLoader(samples, batch_size=EVALUATION_CHUNK))
     loss = DatasetLoss(network, mean_loss, chunks, batch_norm=batch_norm)
     try:
         results = sharpness_profile(loss, network.parameters(), epsilon)
     except UndefinedSharpnessError:  # the run diverged; the other regimes' rows are still of use
         return {epsilon_name(e): math.nan for e in epsilon}
     return {epsilon_name(r.epsilon): r.percent for r in results}
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    saved = sorted(folder.glob("epoch=*.ckpt"), key=lambda path: int(path.stem.removeprefix("epoch=")))
-    return saved[-1] if saved else None

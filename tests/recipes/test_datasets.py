@@ -1,89 +1,24 @@
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from sklearn.datasets import load_digits
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import DATASETS, InMemoryData
-
-REAL = Path(os.environ.get("LIGHTNING_GAP_DATA", "data"))
-
-
-def test_digits_are_scikit_learns_split_once():
-    splits = DATASETS["digits"](Path("nowhere"))
-    images, labels = load_digits(return_X_y=True)
-    ours = torch.cat([splits.train[0], splits.test[0]]).numpy() * 16
-    assert len(splits.test[1]) == 360
-    assert sorted(map(tuple, ours)) == sorted(map(tuple, images.astype(np.float32)))
-    assert np.bincount(torch.cat([splits.train[1], splits.test[1]])).tolist() == np.bincount(labels).tolist()
-    assert min(np.bincount(splits.test[1])) >= 34  # stratified: each class has about 36
-
-
-def test_digits_are_the_same_every_time_whatever_the_global_seed():
-    torch.manual_seed(1)
-    first = DATASETS["digits"](Path("nowhere"))
-    torch.manual_seed(2)
-    assert torch.equal(first.test[0], DATASETS["digits"](Path("nowhere")).test[0])
-
-
-@pytest.mark.parametrize("found", [False, True])
-def test_a_missing_mnist_says_which_file_goes_where(tmp_path, found):
-    if found:
-        (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-        (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").touch()
-    with pytest.raises(FileNotFoundError) as error:
-        DATASETS["mnist"](tmp_path)
-    message = str(error.value)
-    assert ("train-images-idx3-ubyte" in message) is not found
-    assert "t10k-labels-idx1-ubyte" in message
-    assert str(tmp_path / "MNIST" / "raw") in message
-    assert "nothing is downloaded" in message
-    assert len(list(tmp_path.rglob("*ubyte"))) == int(found)
-
-
-def idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    path.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
-def test_mnist_files_are_read_as_they_are_written(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    arrays = {}
-    for name, count in (("train", 12), ("t10k", 5)):
-        arrays[name] = generator.integers(0, 256, (count, 28, 28)), generator.integers(0, 10, count)
-        idx(raw / f"{name}-images-idx3-ubyte", arrays[name][0])
-        idx(raw / f"{name}-labels-idx1-ubyte", arrays[name][1])
-    splits = DATASETS["mnist"](tmp_path)
-    for samples, (images, labels) in zip((splits.train, splits.test), arrays.values(), strict=True):
-        np.testing.assert_allclose(samples[0].numpy() * 255, images.reshape(len(images), 784), atol=1e-4)
-        assert samples[1].tolist() == labels.tolist()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "MNIST").exists(), reason="no real MNIST in ./data or $LIGHTNING_GAP_DATA")
-def test_real_mnist_has_its_known_statistics():
-    splits = DATASETS["mnist"](REAL)
-    assert [len(part[1]) for part in (splits.train, splits.test)] == [60_000, 10_000]
-    assert float(splits.train[0].mean()) == pytest.approx(0.1307, abs=1e-4)
-    assert float(splits.train[0].std()) == pytest.approx(0.3081, abs=1e-4)
+from lightning_gap.recipes.recipe import Numbers
 
 
 def test_validation_samples_are_held_out_alike_in_every_trial():
     splits = DATASETS["digits"](Path("nowhere"))
     held = [InMemoryData(splits, batch_size=8, validation_size=100, seed=seed) for seed in (0, 1)]
-    assert torch.equal(held[0].validation[0], held[1].validation[0])
-    assert torch.equal(held[0].train[0], held[1].train[0])
-    rows = {tuple(row) for row in held[0].train[0].tolist()} & {tuple(row) for row in held[0].validation[0].tolist()}
-    assert not rows
-    assert len(held[0].train[1]) + 100 == len(splits.train[1])
+    first, second = ([part.whole()[0] for part in (data.train, data.validation)] for data in held)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    train, validation = ({tuple(image) for image in part.flatten(1).tolist()} for part in first)
+    assert not train & validation
+    assert len(first[0]) + 100 == len(splits.train)
 
 
 def test_the_training_order_differs_between_trials():
@@ -116,9 +51,10 @@ class SavesEveryStep(Callback):
 def fit(*callbacks, ckpt_path=None):
     """Four epochs in which the batch grows, dropout on."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
     data = InMemoryData(DATASETS["digits"](Path("nowhere")), batch_size=500, validation_size=157)
     growth = BatchSizeScheduler({0: 500, 2: 700, 3: 1280})
+    numbers = Numbers(epochs=4, small_batch_size=500, large_batch_size=1280)
     trainer = Trainer(
         max_epochs=4,
         accelerator="cpu",
@@ -130,7 +66,7 @@ def fit(*callbacks, ckpt_path=None):
     )
     if ckpt_path is not None:
         torch.manual_seed(1)  # what is drawn must not depend on what was drawn before
-    trainer.fit(Classifier(network, callbacks=[growth]), data, ckpt_path=ckpt_path)
+    trainer.fit(Classifier(network, numbers, [growth]), data, ckpt_path=ckpt_path)
     assert data.batch_size == 500
     return trainer.global_step, network.state_dict()
 

@@ -9,10 +9,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.recipes.catalogue import RECIPES, Numbers, chosen
+from lightning_gap.recipes.augmentation import make_augmentation
+from lightning_gap.recipes.catalogue import FILES, recipe
+from lightning_gap.recipes.checks import check_numbers
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import DATASETS, InMemoryData
 from lightning_gap.recipes.progress import EpochProgress, progress_bar
+from lightning_gap.recipes.recipe import Numbers, chosen
 from lightning_gap.recipes.regimes import REGIMES
 from lightning_gap.recipes.training import train
 
@@ -41,6 +44,9 @@ ON_DIGITS = dataclasses.replace(
         ("linear-lr", {0: 64}, 11, [LearningRateScaling]),
         ("sqrt-lr", {0: 64}, 11, [LearningRateScaling]),
         ("ghost", {0: 64}, 11, [GhostBatchNormSwap]),
+        ("ghost-lr", {0: 64}, 11, [GhostBatchNormSwap, LearningRateScaling]),
+        ("augmented", {0: 64}, 11, []),
+        ("goyal", {0: 64}, 11, [LearningRateScaling]),
         ("growing", {0: 8, 2: 16, 5: 32, 8: 64}, 11, [BatchSizeScheduler]),
         ("piggyback", {0: 8, 3: 64}, 11, [PiggybackWarmStart]),
         ("longer", {0: 64}, 88, []),
@@ -54,10 +60,61 @@ def test_a_regime_is_batch_sizes_epochs_and_callbacks(name, batch_sizes, epochs,
     assert [type(callback) for callback in regime.callbacks] == kinds
 
 
-@pytest.mark.parametrize(("name", "rule"), [("linear-lr", "linear"), ("sqrt-lr", "sqrt")])
-def test_numbers_reach_the_scaling(name, rule):
+@pytest.mark.parametrize(
+    ("name", "rule", "warmup"), [("linear-lr", "linear", 2), ("sqrt-lr", "sqrt", 0), ("goyal", "linear", 2)]
+)
+def test_numbers_reach_the_scaling(name, rule, warmup):
     (scaling,) = REGIMES[name](NUMBERS).callbacks
-    assert (scaling.base_batch_size, scaling.rule, scaling.warmup_epochs) == (8, rule, 2)
+    assert (scaling.base_batch_size, scaling.rule, scaling.warmup_epochs) == (8, rule, warmup)
+
+
+@pytest.mark.parametrize("name", REGIMES)
+def test_hoffers_regimes_clip_the_gradient_and_the_others_do_not(name):
+    clip = {"gradient_clip_val": 5.0} if name in ("sqrt-lr", "ghost-lr") else {}
+    assert REGIMES[name](NUMBERS).trainer == clip
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("small", {}),
+        ("ghost-lr", {}),
+        ("augmented", {"augmentation": "affine"}),
+        ("goyal", {"zero_last_gammas": True, "decay_all": False, "batch_norm": "recomputed"}),
+        ("longer", {"epochs": 88, "learning_rate_steps": {40: 0.1, 72: 0.02}}),
+        ("growing", {"learning_rate_steps": {}}),
+    ],
+)
+def test_a_regime_replaces_the_numbers_that_it_is_about(name, changed):
+    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={5: 0.1, 9: 0.02})
+    assert REGIMES[name](numbers).numbers == dataclasses.replace(numbers, **changed)
+
+
+def test_a_batch_grows_where_the_rate_would_decay_and_the_rate_takes_over_at_the_limit():
+    # Smith et al. (2018), section 5.1: 128, 640, 3200, and 5120 in place of 16000, which leaves 0.32 of the rate.
+    steps = {60: 0.2, 120: 0.04, 160: 0.008}
+    numbers = dataclasses.replace(
+        NUMBERS, epochs=200, small_batch_size=128, large_batch_size=5120, learning_rate_steps=steps
+    )
+    regime = REGIMES["growing"](numbers)
+    assert regime.batch_sizes == {0: 128, 60: 640, 120: 3200, 160: 5120}
+    (growth,) = regime.callbacks
+    factors = [growth.schedule(epoch).learning_rate_factor for epoch in (0, 60, 120, 160)]
+    assert factors == pytest.approx([1, 1, 1, 0.32])
+    for epoch in range(200):  # rate / batch, the noise scale, is that of the decaying schedule
+        stage = growth.schedule(epoch)
+        decayed = numbers.learning_rate_factor(epoch) / 128
+        assert stage.learning_rate_factor / stage.batch_size == pytest.approx(decayed)
+
+
+def test_a_step_after_the_run_neither_grows_the_batch_nor_warns():
+    numbers = dataclasses.replace(NUMBERS, epochs=7, learning_rate_steps={5: 0.5, 9: 0.1})
+    assert REGIMES["growing"](numbers).batch_sizes == {0: 8, 5: 16}
+
+
+def test_the_rate_follows_its_steps():
+    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={9: 0.01, 5: 0.1})
+    assert [numbers.learning_rate_factor(epoch) for epoch in (0, 4, 5, 8, 9, 100)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
 
 
 def test_numbers_reach_the_other_callbacks():
@@ -67,13 +124,17 @@ def test_numbers_reach_the_other_callbacks():
     assert (switch.switch_epoch, switch.large_batch_size, switch.optimizer_state) == (3, 64, "keep")
 
 
-@pytest.mark.parametrize(("recipe", "data"), [(name, data) for name in RECIPES for data in RECIPES[name].numbers])
-def test_every_regime_suits_the_numbers_of_every_recipe(recipe, data):
-    numbers = RECIPES[recipe].numbers[data]
-    growing, piggyback, longer = (REGIMES[name](numbers) for name in ("growing", "piggyback", "longer"))
-    assert len(growing.batch_sizes) == 6
+@pytest.mark.parametrize(("name", "data"), [(name, data) for name in FILES for data in recipe(name).numbers])
+def test_every_regime_suits_the_numbers_of_every_recipe(name, data):
+    numbers = recipe(name).numbers[data]
+    check_numbers(numbers)
+    growing, piggyback, longer = (REGIMES[regime](numbers) for regime in ("growing", "piggyback", "longer"))
+    assert growing.batch_sizes[0] == numbers.small_batch_size
+    assert growing.last_batch_size == numbers.large_batch_size
     assert list(piggyback.batch_sizes) == [0, numbers.epochs / 5]
     assert longer.epochs == math.ceil(numbers.epochs * numbers.large_batch_size / numbers.small_batch_size)
+    for regime in REGIMES.values():
+        regime(numbers)
 
 
 def test_a_batch_that_doubles_stops_at_the_large_one():
@@ -102,11 +163,15 @@ def test_numbers_that_a_regime_cannot_work_with_are_refused(name, changed, messa
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10)
+    )
 
 
 def data(regime):
-    return InMemoryData(DATASETS["digits"](Path("nowhere")), batch_size=regime.batch_size, validation_size=157)
+    splits = DATASETS["digits"](Path("nowhere"))
+    augmentation = make_augmentation(regime.numbers.augmentation, splits)
+    return InMemoryData(splits, batch_size=regime.batch_size, validation_size=157, augmentation=augmentation)
 
 
 class Batches(Callback):
@@ -129,8 +194,9 @@ def fit(name):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **regime.trainer,
     )
-    trainer.fit(Classifier(network(), learning_rate=0.01, callbacks=regime.callbacks), data(regime))
+    trainer.fit(Classifier(network(), regime.numbers, regime.callbacks), data(regime))
     return trainer, batches.seen
 
 
@@ -142,6 +208,9 @@ def fit(name):
         ("linear-lr", [640] * 5),
         ("sqrt-lr", [640] * 5),
         ("ghost", [640] * 5),
+        ("ghost-lr", [640] * 5),
+        ("augmented", [640] * 5),
+        ("goyal", [640] * 5),
         ("growing", [160, 320, 320, 640, 640]),
         ("piggyback", [160, 640, 640, 640, 640]),
         ("longer", [640] * 20),
@@ -181,13 +250,12 @@ def run(regime, folder):
         network(),
         data(regime),
         regime,
-        learning_rate=0.01,
         epsilon=(1e-3,),
         measure_every_n_epochs=2,
         folder=folder,
         logger=TensorBoardLogger(folder / "tensorboard", default_hp_metric=False),
         progress=EpochProgress(progress_bar(), "run"),
-        accelerator="cpu",
+        trainer={"accelerator": "cpu"},
     )
     return dataclasses.replace(outcome, seconds=0.0), torch.load(folder / "weights.pt", weights_only=True)
 
@@ -220,7 +288,7 @@ def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_numbers(name,
 
 
 def test_the_papers_numbers_for_f1_on_mnist():
-    numbers = RECIPES["f1"].numbers["mnist"]  # Keskar et al.: 256 against 10 % of 60,000, 100 epochs, ADAM's default
+    numbers = recipe("f1").numbers["mnist"]  # Keskar et al.: 256 against 10 % of 60,000, 100 epochs, ADAM's default
     assert (numbers.small_batch_size, numbers.large_batch_size, numbers.epochs) == (256, 6000, 100)
     assert (numbers.learning_rate, numbers.validation_size) == (1e-3, 0)
 
@@ -234,5 +302,5 @@ def test_an_unknown_name_is_refused_with_the_nearest(kind):
 
 
 def test_a_name_near_to_nothing_is_refused_with_all():
-    with pytest.raises(ValueError, match="unknown recipe 'xyz'; known: f1"):
-        chosen("recipe", "xyz", RECIPES)
+    with pytest.raises(ValueError, match="unknown recipe 'xyz'; known: f1, c1"):
+        chosen("recipe", "xyz", ["f1", "c1"])

@@ -1,0 +1,161 @@
+"""TIMIT as a user's own Kaldi prepared it: frames of speech and their tied states."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_gap.recipes.datasets.integrity import explained_permissions, is_file, lacks
+from lightning_gap.recipes.datasets.kaldi_archives import read_archive, read_index, read_matrix
+from lightning_gap.recipes.datasets.samples import Frames
+from lightning_gap.recipes.datasets.splits import Splits
+
+COEFFICIENTS = 40  # of a frame
+CONTEXT = 4  # frames on each side: 9 x 40 = 360 inputs
+STATES = 1973
+_FILES = ("train/feats.scp", "train/pdf.ark", "test/feats.scp", "test/pdf.ark")
+
+
+class Speech(NamedTuple):
+    """Utterances one after another.
+
+    Attributes:
+        features: Of each frame, (N, 40) float32.
+        states: Class of each frame, (N,) int64.
+        lengths: Frames of each utterance, (utterances,) int64.
+    """
+
+    features: Tensor
+    states: Tensor
+    lengths: Tensor
+
+
+def timit(data_dir: Path, *, download: bool = False) -> Splits:  # noqa: ARG001 - every data set is called alike
+    """Speech frames, 360 inputs and 1,973 tied states, from a user's Kaldi features in data_dir/timit.
+
+    TIMIT is licensed (LDC93S1) and never downloaded. For each of ``train`` and ``test`` there are two files::
+
+        data_dir/timit/train/feats.scp    40 coefficients per frame; the archives that it names may lie elsewhere
+        data_dir/timit/train/pdf.ark      one state, 0 to 1972, for each of those frames
+
+    Kaldi's recipe egs/timit/s5 leads to them: features by steps/make_fbank.sh with --num-mel-bins=40, or by
+    steps/nnet/make_fmllr_feats.sh, and states from a forced alignment of the same utterances, for instance by
+    steps/align_fmllr.sh::
+
+        gunzip -c exp/tri3_ali/ali.*.gz | ali-to-pdf exp/tri3_ali/final.mdl ark:- ark:DATA_DIR/timit/train/pdf.ark
+
+    Utterances are taken in the order of their names. Each coefficient is normalised with its mean and standard
+    deviation over all training frames, in both splits, and each frame spliced with its four neighbours on both sides.
+    A relative archive path in feats.scp counts from the current folder, as in Kaldi, or else from that of feats.scp.
+
+    Args:
+        data_dir: Folder that holds the folder timit.
+        download: Not used; TIMIT cannot be downloaded.
+
+    Raises:
+        FileNotFoundError: If a file is missing; says which and where it goes.
+        PermissionError: If a file may not be read.
+        ImportError: If `kaldiio` is not installed.
+        ValueError: If an archive is broken, or features and states do not fit each other or the network.
+    """
+    folder = data_dir / "timit"
+    with explained_permissions(data_dir):
+        missing = [name for name in _FILES if not is_file(folder / name)]
+        if missing:
+            raise FileNotFoundError(
+                f"{lacks(data_dir, 'TIMIT')}: put {', '.join(missing)} into {folder}, made with Kaldi from the "
+                "licensed corpus (LDC93S1), which cannot be downloaded, or pass the --data_dir that holds them; "
+                "--data timit-stand-in is synthetic and needs no files"
+            )
+        if find_spec("kaldiio") is None:
+            raise ImportError('TIMIT is read with kaldiio; install it with pip install "lightning-gap[timit]"')
+        return frame_splits(_read(folder / "train"), _read(folder / "test"))
+
+
+def frame_splits(train: Speech, test: Speech, note: str = "") -> Splits:
+    """Normalise in place, with the training frames' mean and deviation, and let frames be spliced.
+
+    Raises:
+        ValueError: If a coefficient is the same in all training frames.
+    """
+    variance, mean = torch.var_mean(train.features, 0, correction=0)
+    constant = (variance == 0).nonzero().flatten().tolist()
+    if constant:
+        raise ValueError(f"coefficient {constant[0]} (from 0) is the same in all training frames; extract it anew")
+    for split in (train, test):
+        split.features.sub_(mean).div_(variance.sqrt())
+    frames = [Frames(s.features, s.states, lengths=s.lengths, context=CONTEXT) for s in (train, test)]
+    return Splits(frames[0], frames[1], num_classes=STATES, note=note)
+
+
+def _read(folder: Path) -> Speech:
+    """One split, checked."""
+    scp, ark = folder / "feats.scp", folder / "pdf.ark"
+    places, states = read_index(scp), _read_states(ark)
+    if not places:
+        raise ValueError(f"{str(scp)!r} is empty; list at least one utterance")
+    _check_same(places.keys() - states.keys(), f"in {str(scp)!r} but without states in {str(ark)!r}")
+    _check_same(states.keys() - places.keys(), f"in {str(ark)!r} but without features in {str(scp)!r}")
+    names = sorted(places)
+    lengths = [len(states[name]) for name in names]
+    features = np.empty((sum(lengths), COEFFICIENTS), dtype=np.float32)
+    end = 0
+    for name, length in zip(names, lengths, strict=True):
+        found = _read_features(scp, name, places[name])
+        if len(found) != length:
+            raise ValueError(
+                f"utterance {name!r} has {len(found)} frames in {str(scp)!r} and {length} states in {str(ark)!r}; "
+                "align the features that are used here"
+            )
+        features[end : end + length] = found
+        end += length
+    targets = np.concatenate([states[name] for name in names]).astype(np.int64)
+    return Speech(torch.from_numpy(features), torch.from_numpy(targets), torch.tensor(lengths))
+
+
+def _read_features(scp: Path, name: str, place: str) -> NDArray[np.float32]:
+    matrix = read_matrix(scp, name, place)
+    if matrix.ndim != 2 or matrix.shape[1] != COEFFICIENTS:
+        raise ValueError(
+            f"{str(scp)!r}: utterance {name!r} has features of shape {matrix.shape}, expected (frames, "
+            f"{COEFFICIENTS}), not yet spliced"
+        )
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{str(scp)!r}: utterance {name!r} has features that are not finite; extract it anew")
+    features: NDArray[np.float32] = matrix.astype(np.float32, copy=False)
+    return features
+
+
+def _read_states(ark: Path) -> dict[str, NDArray[Any]]:
+    states: dict[str, NDArray[Any]] = {}
+    for name, vector in read_archive(ark):
+        where = f"{str(ark)!r}: utterance {name!r}"
+        if name in states:
+            raise ValueError(f"{where} comes a second time; write it once")
+        if vector.ndim != 1 or vector.dtype.kind != "i" or len(vector) == 0:
+            raise ValueError(
+                f"{where} has shape {vector.shape} and type {vector.dtype}, expected a whole number for each frame, as "
+                "ali-to-pdf writes them"
+            )
+        wrong = vector[(vector < 0) | (vector >= STATES)]
+        if len(wrong):
+            raise ValueError(
+                f"{where} has state {wrong[0]}; states must be from 0 to {STATES - 1}, those of a tree with at most "
+                f"{STATES} leaves"
+            )
+        states[name] = vector
+    return states
+
+
+def _check_same(alone: set[str], where: str) -> None:
+    if alone:
+        named = ", ".join(sorted(alone)[:3]) + (", ..." if len(alone) > 3 else "")
+        raise ValueError(
+            f"{len(alone)} utterances are {where}: {named}; give both the same, for instance with utils/filter_scp.pl"
+        )

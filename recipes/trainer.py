@@ -1,0 +1,85 @@
+"""The Trainer of a run: ours, the regime's and the user's arguments, the later before the earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from lightning_gap.recipes.recipe import chosen
+
+OURS: dict[str, Any] = {
+    "devices": 1,
+    "log_every_n_steps": 1,  # a large batch takes few steps; nothing but rate and batch size is logged by step
+    "num_sanity_val_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def make_trainer(
+    users: Mapping[str, Any], regimes: Mapping[str, Any], *, callbacks: Sequence[Callback], logger: Logger | None
+) -> Trainer:
+    """A Trainer of a user's arguments, a regime's where the user has none, and ours where neither has.
+
+    Args:
+        users: As in YAML: callbacks, loggers, strategies and plugins may be given as class_path and init_args, and are
+            made anew for every Trainer. Callbacks and loggers come beside ours; ``logger=False`` leaves ours out.
+        regimes: Arguments of the regime.
+        callbacks: Our callbacks.
+        logger: Our logger, if there is one.
+    """
+    made = instantiated(users)
+    others = made.pop("callbacks", None) or []
+    theirs = made.pop("logger", True)
+    loggers = [] if logger is None or theirs is False else [logger]
+    if not isinstance(theirs, bool | None):
+        loggers += theirs if isinstance(theirs, list) else [theirs]
+    return Trainer(
+        **{**OURS, **regimes, **made},
+        callbacks=[*callbacks, *(others if isinstance(others, list) else [others])],
+        logger=loggers or False,
+    )
+
+
+def check_trainer(users: Mapping[str, Any]) -> Trainer:
+    """A Trainer of the user's arguments that trains nothing: its processes and micro-batches can be asked for.
+
+    Raises:
+        ValueError: If Lightning refuses an argument, or an argument takes away what a recipe needs.
+    """
+    if users.get("barebones"):
+        raise ValueError(
+            "trainer.barebones=True leaves out loggers, checkpoints and callbacks, which a recipe needs; leave it out"
+        )
+    try:
+        return Trainer(**{**OURS, **instantiated(users), "logger": False})
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        given = ", ".join(f"trainer.{name}={value!r}" for name, value in users.items())
+        raise ValueError(f"{given or 'the Trainer'} cannot be used here: {error}") from error
+
+
+def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with an object for each class_path.
+
+    Raises:
+        ValueError: If an argument is not one of the Trainer's, or has a value that it does not take.
+    """
+    for name in users:
+        chosen("argument of the Trainer", name, signature(Trainer).parameters)
+    if not users:
+        return {}
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
+    try:
+        parsed = make(parser.parse_object({"trainer": dict(users)}))["trainer"]
+    except ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return {name: parsed[name] for name in users}

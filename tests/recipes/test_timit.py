@@ -1,0 +1,349 @@
+import copy
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_gap.recipes.datasets import DATASETS
+
+kaldiio = pytest.importorskip("kaldiio", reason="the extra timit is not installed")
+
+UTTERANCES = {"train": {"spk2_b": 7, "spk1_a": 12, "spk10_c": 1}, "test": {"spk3_z": 5, "spk3_a": 9}}
+
+
+def speech(part, *, width=40):
+    """Features and states by utterance."""
+    generator = np.random.default_rng(len(part))
+    lengths = UTTERANCES[part]
+    features = {name: generator.normal(3, 2, (n, width)).astype(np.float32) for name, n in lengths.items()}
+    states = {name: generator.integers(0, 1973, n).astype(np.int32) for name, n in lengths.items()}
+    return features, states
+
+
+def write(folder, part, features, states, **options):
+    target = folder / "timit" / part
+    target.mkdir(parents=True, exist_ok=True)
+    kaldiio.save_ark(str(target / "feats.ark"), features, scp=str(target / "feats.scp"), **options)
+    kaldiio.save_ark(str(target / "pdf.ark"), states)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    for part in ("train", "test"):
+        write(tmp_path, part, *speech(part))
+    return tmp_path
+
+
+def everything(samples):
+    return samples[torch.arange(len(samples))]
+
+
+def normalised():
+    """Both splits as NumPy makes them: utterances by name, training mean and deviation, in double precision."""
+    stacked = {p: [speech(p)[0][name].astype(np.float64) for name in sorted(UTTERANCES[p])] for p in UTTERANCES}
+    training = np.concatenate(stacked["train"])
+    mean, deviation = training.mean(0), training.std(0)
+    return {part: [(utterance - mean) / deviation for utterance in stacked[part]] for part in stacked}
+
+
+def error_of(folder, kind=ValueError):
+    """The message of the error, which must be one line."""
+    with pytest.raises(kind) as error:
+        DATASETS["timit"](folder)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_frames_are_normalised_and_spliced_as_a_loop_does_it(corpus):
+    splits = DATASETS["timit"](corpus)
+    for samples, part in ((splits.train, "train"), (splits.test, "test")):
+        expected = [
+            np.concatenate([utterance[min(max(t + o, 0), len(utterance) - 1)] for o in range(-4, 5)])
+            for utterance in normalised()[part]
+            for t in range(len(utterance))
+        ]
+        inputs, _ = everything(samples)
+        assert inputs.dtype == torch.float32
+        np.testing.assert_allclose(inputs.numpy(), np.stack(expected), atol=1e-5)
+    assert splits.input_shape == (360,)
+    assert splits.num_classes == 1973
+    assert not splits.mirrored
+    assert splits.note == ""
+
+
+def test_each_frame_has_the_state_of_its_utterance_by_name(corpus):
+    splits = DATASETS["timit"](corpus)
+    for samples, part in ((splits.train, "train"), (splits.test, "test")):
+        states = speech(part)[1]
+        assert samples.targets.tolist() == [int(s) for name in sorted(states) for s in states[name]]
+
+
+def test_the_training_frames_have_mean_zero_and_deviation_one_and_the_test_frames_need_not(corpus):
+    splits = DATASETS["timit"](corpus)
+    training, testing = (everything(s)[0][:, 160:200].double() for s in (splits.train, splits.test))
+    torch.testing.assert_close(training.mean(0), torch.zeros(40, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(training.std(0, correction=0), torch.ones(40, dtype=torch.float64), rtol=1e-5, atol=0)
+    assert testing.mean(0).abs().max() > 0.01
+
+
+def test_features_may_be_doubles_or_text_or_compressed(corpus):
+    plain = everything(DATASETS["timit"](corpus).train)[0]
+    features, states = speech("train")
+    for options, held, tolerance in (
+        ({}, {name: matrix.astype(np.float64) for name, matrix in features.items()}, 0),
+        ({"text": True}, features, 1e-5),
+        ({"compression_method": 2}, features, 0.05),
+    ):
+        write(corpus, "train", held, states, **options)
+        torch.testing.assert_close(everything(DATASETS["timit"](corpus).train)[0], plain, rtol=0, atol=tolerance)
+
+
+def test_states_may_be_text_as_ali_to_pdf_writes_with_ark_t(corpus):
+    expected = DATASETS["timit"](corpus).train.targets
+    _, states = speech("train")
+    lines = [f"{name} {' '.join(map(str, vector))} \n" for name, vector in states.items()]
+    (corpus / "timit" / "train" / "pdf.ark").write_text("".join(lines))
+    assert torch.equal(DATASETS["timit"](corpus).train.targets, expected)
+
+
+def test_a_relative_archive_is_found_beside_its_index_and_first_from_the_current_folder(corpus, tmp_path, monkeypatch):
+    scp = corpus / "timit" / "train" / "feats.scp"
+    scp.write_text(scp.read_text().replace(f"{scp.parent}/", ""))
+    beside = everything(DATASETS["timit"](corpus).train)[0]
+    features, _ = speech("train")
+    here = tmp_path / "here"
+    here.mkdir()
+    kaldiio.save_ark(str(here / "feats.ark"), {name: matrix[::-1].copy() for name, matrix in features.items()})
+    monkeypatch.chdir(here)
+    current = everything(DATASETS["timit"](corpus).train)[0]
+    assert not torch.equal(current, beside)
+    (here / "feats.ark").unlink()
+    assert torch.equal(everything(DATASETS["timit"](corpus).train)[0], beside)
+
+
+def test_an_archive_that_is_not_there_is_named(corpus):
+    scp = corpus / "timit" / "test" / "feats.scp"
+    scp.write_text(scp.read_text().replace("feats.ark", "gone.ark"))
+    message = error_of(corpus, FileNotFoundError)
+    assert str(scp) in message
+    assert "gone.ark" in message
+    assert "utterance 'spk3_a'" in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["spk1_a", "", "spk1_a copy-feats scp:other.scp ark:- |", "spk1_a feats.ark:5[0:3]", "spk1_a feats.ark"],
+)
+def test_an_index_line_that_is_no_place_in_an_archive_is_refused(corpus, line, tmp_path):
+    scp = corpus / "timit" / "train" / "feats.scp"
+    scp.write_text(scp.read_text().splitlines()[0] + f"\n{line}\n")
+    message = error_of(corpus)
+    assert f"{str(scp)!r}, line 2" in message
+    assert repr(line) in message
+
+
+def test_a_command_in_an_index_is_not_run(corpus, tmp_path):
+    scp = corpus / "timit" / "train" / "feats.scp"
+    scp.write_text(f"spk1_a touch {tmp_path / 'ran'} |\n")
+    error_of(corpus)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["feats.ark", "pdf.ark"])
+def test_a_pickle_in_an_archive_is_not_unpickled(corpus, file, tmp_path):
+    path = corpus / "timit" / "train" / file
+    name = min(UTTERANCES["train"]) if file == "feats.ark" else "spk2_b"
+    content = path.read_bytes()
+    start = content.index(name.encode() + b" ") + len(name) + 1
+    script = f"cbuiltins\nopen\n(V{tmp_path / 'ran'}\nVw\ntR.".encode()
+    path.write_bytes(content[:start] + b"PKL" + script + content[start:])
+    assert f"{str(path)!r} is broken" in error_of(corpus)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_features_and_states_of_different_lengths_are_refused(corpus):
+    features, states = speech("train")
+    write(corpus, "train", features, states | {"spk1_a": states["spk1_a"][:-2]})
+    message = error_of(corpus)
+    assert "utterance 'spk1_a' has 12 frames in" in message
+    assert "and 10 states in" in message
+
+
+def test_utterances_without_states_and_states_without_utterances_are_counted(corpus):
+    features, states = speech("train")
+    more = {f"extra{i}": features["spk1_a"] for i in (3, 1, 2, 4)}
+    write(corpus, "train", features | more, states)
+    message = error_of(corpus)
+    assert "4 utterances are in" in message
+    assert "without states" in message
+    assert "extra1, extra2, extra3, ..." in message
+    write(corpus, "train", features, states | {"alone": states["spk1_a"]})
+    message = error_of(corpus)
+    assert "1 utterances are in" in message
+    assert "without features" in message
+    assert message.endswith("alone; give both the same, for instance with utils/filter_scp.pl")
+
+
+@pytest.mark.parametrize("width", [13, 360])
+def test_features_of_another_width_are_refused(corpus, width):
+    write(corpus, "test", speech("test", width=width)[0], speech("test")[1])
+    assert f"utterance 'spk3_a' has features of shape (9, {width}), expected (frames, 40)" in error_of(corpus)
+
+
+@pytest.mark.parametrize("state", [-1, 1973])
+def test_states_out_of_range_are_refused(corpus, state):
+    features, states = copy.deepcopy(speech("test"))
+    states["spk3_z"][4] = state
+    write(corpus, "test", features, states)
+    message = error_of(corpus)
+    assert str(corpus / "timit" / "test" / "pdf.ark") in message
+    assert f"utterance 'spk3_z' has state {state}; states must be from 0 to 1972" in message
+
+
+def test_states_that_are_no_whole_numbers_are_refused(corpus):
+    features, states = speech("test")
+    write(corpus, "test", features, {name: vector.astype(np.float32) for name, vector in states.items()})
+    assert "type float32, expected a whole number for each frame" in error_of(corpus)
+
+
+def test_features_that_are_not_finite_are_refused(corpus):
+    features, states = copy.deepcopy(speech("test"))
+    features["spk3_a"][3, 3] = np.nan
+    write(corpus, "test", features, states)
+    assert "utterance 'spk3_a' has features that are not finite" in error_of(corpus)
+
+
+def test_a_coefficient_that_never_changes_is_refused(corpus):
+    features, states = copy.deepcopy(speech("train"))
+    for matrix in features.values():
+        matrix[:, 17] = 0.1
+    write(corpus, "train", features, states)
+    assert "coefficient 17 (from 0) is the same in all training frames" in error_of(corpus)
+
+
+def test_an_utterance_that_comes_twice_is_refused(corpus):
+    folder = corpus / "timit" / "train"
+    scp, ark = folder / "feats.scp", folder / "pdf.ark"
+    whole = ark.read_bytes()
+    ark.write_bytes(whole + whole)
+    assert f"{str(ark)!r}: utterance 'spk2_b' comes a second time" in error_of(corpus)
+    ark.write_bytes(whole)
+    scp.write_text(scp.read_text() * 2)
+    assert f"{str(scp)!r}, line 4: utterance 'spk2_b' a second time" in error_of(corpus)
+
+
+@pytest.mark.parametrize("file", ["feats.ark", "pdf.ark"])
+def test_an_archive_cut_anywhere_is_refused(corpus, file):
+    path = corpus / "timit" / "test" / file
+    whole = path.read_bytes()
+    for size in range(1, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:size])
+        message = error_of(corpus)
+        assert str(path) in message, size
+        assert "broken or cut short" in message or "without states" in message
+
+
+@pytest.mark.parametrize("file", ["feats.ark", "pdf.ark"])
+def test_an_archive_of_something_else_is_refused(corpus, file):
+    path = corpus / "timit" / "test" / file
+    for content in (b"\x1f\x8b\x08" + bytes(range(256)) * 9, b"\xff" * 5000, b"a \0B" + b"\xff" * 5000):
+        path.write_bytes(content)
+        assert f"{str(path)!r} is broken or cut short" in error_of(corpus)
+
+
+def test_empty_files_are_refused(corpus):
+    folder = corpus / "timit" / "test"
+    (folder / "pdf.ark").write_bytes(b"")
+    assert "2 utterances are in" in error_of(corpus)
+    (folder / "feats.scp").write_text("")
+    assert f"{str(folder / 'feats.scp')!r} is empty" in error_of(corpus)
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_missing_files_are_named_with_where_they_come_from(corpus, download):
+    (corpus / "timit" / "test" / "pdf.ark").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        DATASETS["timit"](corpus, download=download)
+    message = str(error.value)
+    assert f"put test/pdf.ark into {corpus / 'timit'}" in message
+    assert "train/feats.scp" not in message
+    assert "cannot be downloaded" in message
+    assert "--data timit-stand-in" in message
+
+
+def test_without_kaldiio_the_extra_is_named(corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaldiio", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r'pip install "lightning-gap\[timit\]"'):
+        DATASETS["timit"](corpus)
+    DATASETS["timit-stand-in"](corpus)
+
+
+# The stand-in
+
+
+def test_the_stand_in_has_timits_shape_and_says_what_it_is():
+    splits = DATASETS["timit-stand-in"](Path("nowhere"))
+    assert (len(splits.train), len(splits.test)) == (24_000, 4_000)
+    assert splits.input_shape == (360,)
+    assert splits.num_classes == 1973
+    assert splits.note == "Synthetic stand-in of TIMIT's shape: its numbers say nothing about TIMIT."
+    for samples in (splits.train, splits.test):
+        assert 0 <= samples.targets.min() < samples.targets.max() < 1973
+    assert len(splits.train.targets.unique()) > 1500
+
+
+def test_the_stand_in_is_the_same_whatever_the_global_seed():
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        drawn.append(DATASETS["timit-stand-in"](Path("nowhere")))
+        assert torch.equal(torch.get_rng_state(), before)
+    for part in ("train", "test"):
+        first, second = (everything(getattr(splits, part)) for splits in drawn)
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+
+
+def test_the_stand_in_is_smooth_in_time():
+    inputs, targets = everything(DATASETS["timit-stand-in"](Path("nowhere")).train)
+    frame, following, far = inputs[:-50, 160:200], inputs[1:-49, 160:200], inputs[50:, 160:200]
+    assert (frame - following).norm(dim=1).mean() < 0.75 * (frame - far).norm(dim=1).mean()
+    assert 0.7 < (targets[1:] == targets[:-1]).double().mean() < 0.9
+
+
+def test_the_stand_in_can_be_learned_and_generalises_above_chance_with_a_gap():
+    """One linear layer on the class means would do; a small network, a few epochs."""
+    splits = DATASETS["timit-stand-in"](Path("nowhere"))
+    (inputs, targets), (test_inputs, test_targets) = everything(splits.train), everything(splits.test)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(360, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 1973))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(3):
+        for indices in torch.randperm(len(targets)).split(500):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs[indices]), targets[indices]).backward()
+            optimizer.step()
+    network.eval()
+    with torch.no_grad():
+        training = float((network(inputs).argmax(1) == targets).double().mean())
+        testing = float((network(test_inputs).argmax(1) == test_targets).double().mean())
+    assert testing > 0.1  # chance is 0.0005
+    assert training > testing + 0.3
+
+
+REAL = Path(os.environ.get("LIGHTNING_GAP_DATA", "data"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "timit").exists(), reason="no TIMIT in ./data or $LIGHTNING_GAP_DATA")
+def test_a_users_own_timit_is_read():
+    splits = DATASETS["timit"](REAL)
+    inputs, _ = splits.train[torch.arange(1000)]
+    assert inputs.shape == (1000, 360)
+    assert inputs.isfinite().all()
