@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.functional.classification import multiclass_accuracy
 
+from lightning_gap.recipes.epoch_means import EpochMeans
 from lightning_gap.recipes.optimizers import make_optimizer
 from lightning_gap.recipes.recipe import Numbers
 
@@ -35,6 +35,7 @@ class Classifier(LightningModule):
         self.network = network
         self.numbers = numbers
         self.callbacks = tuple(callbacks)
+        self.train_means, self.validation_means = EpochMeans(), EpochMeans()
 
     def configure_callbacks(self) -> list[Callback]:
         return list(self.callbacks)
@@ -59,24 +60,26 @@ class Classifier(LightningModule):
         return scores
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._loss(batch, "train")
+        return self._loss(batch, self.train_means)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._loss(batch, "validation")
+        self._loss(batch, self.validation_means)
 
     def on_train_epoch_end(self) -> None:
-        self._use_epoch_as_axis()
+        self._tell("train", self.train_means)
 
     def on_validation_epoch_end(self) -> None:
-        self._use_epoch_as_axis()
+        self._tell("validation", self.validation_means)
 
-    def _loss(self, batch: Batch, split: str) -> Tensor:
+    def _loss(self, batch: Batch, means: EpochMeans) -> Tensor:
         inputs, targets = batch
         scores = self(inputs)
         loss = cross_entropy(scores, targets)
-        accuracy = multiclass_accuracy(scores, targets, num_classes=scores.shape[1], average="micro")
-        self.log_dict({f"{split}/loss": loss, f"{split}/accuracy": accuracy}, on_step=False, on_epoch=True)
+        means.update(loss, scores, targets)
         return loss
 
-    def _use_epoch_as_axis(self) -> None:
+    def _tell(self, split: str, means: EpochMeans) -> None:
+        loss, accuracy = means.compute()
+        means.reset()
+        self.log_dict({f"{split}/loss": loss, f"{split}/accuracy": accuracy})
         self.log("step", float(self.current_epoch + 1))  # Lightning takes a value of this name as the x of its call

@@ -65,10 +65,9 @@ class EpochProgress(Callback):
     ) -> None:
         self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = trainer.callback_metrics.get("train/loss")
-        shown = "" if loss is None else f"train loss {float(loss):.4f}"
-        self.bar.update(self.task, completed=trainer.current_epoch + 1, loss=shown)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("train/loss")  # of the epoch before
+        self.bar.update(self.task, loss="" if loss is None else f"train loss {float(loss):.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.bar.remove_task(self.task)

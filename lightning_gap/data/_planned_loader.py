@@ -81,9 +81,7 @@ class PlannedLoader:
         self._served, self._pass = start, plan
         for batch in self._fetch(plan, epoch, start):
             if self.reseed:
-                seed = plan.random_seed(epoch, self._served, "model")
-                torch.manual_seed(seed)  # of every device
-                seed_cpu(seed)
+                _seed_all(plan.random_seed(epoch, self._served, "model"))
             self._served += 1
             yield batch
 
@@ -136,6 +134,19 @@ def seed_cpu(seed: int) -> None:
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
+
+
+def _seed_all(seed: int) -> None:
+    """Seed the CPU's generators and those of the devices that are in use.
+
+    `torch.manual_seed` would note the call down, with a stack trace, for each kind of device that is not.
+    """
+    seed_cpu(seed)
+    for kind in (torch.cuda, torch.xpu):
+        if kind.is_initialized():
+            kind.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def _processes() -> tuple[int, int]:

@@ -77,7 +77,7 @@ def _read(parts: list[tuple[Path, str]], num_classes: int) -> Images:
     pixels, labels = [], []
     for path, md5 in parts:
         # Pickled, hence the checksum first. Bytes, because text would take the pixels through a string.
-        stored = pickle.loads(checked_bytes(path, md5), encoding="bytes")
+        stored = pickle.loads(checked_bytes(path, md5).data, encoding="bytes")
         pixels.append(stored[b"data"].reshape(-1, 3, 32, 32))
         labels += stored[b"labels"] if b"labels" in stored else stored[b"fine_labels"]
     whole = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)

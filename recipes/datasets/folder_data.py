@@ -70,7 +70,7 @@ class FolderData(LightningDataModule):
         self.augmentation = augmentation
         self.num_workers = _cores() if num_workers is None else num_workers
 
-    def evaluation(self, split: str, chunk: int, samples: int | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
+    def evaluation(self, split: str, chunk: int, samples: int | None = None) -> DataLoader[tuple[Tensor, int]]:
         """Images of a split ("train", "validation", "test") in order and as they are, for this process alone.
 
         Args:

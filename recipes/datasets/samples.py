@@ -48,7 +48,7 @@ class Samples(Dataset[Batch]):
         held = indices if self._chosen is None else self._chosen[indices]
         if held.ndim == 0:
             return self.inputs(held[None])[0], self._targets[held]
-        return self.inputs(held), self._targets[held]
+        return self.inputs(held), self._targets.index_select(0, held)
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the samples that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
@@ -110,13 +110,16 @@ class Images(Samples):
 
     def inputs(self, held: Tensor) -> Tensor:
         """Pixels (n, C, H, W), from 0 to 1 or standardised."""
-        pixels = self._stored[held].to(torch.float32).div_(self._highest)
+        chosen = self._stored.index_select(0, held)  # four times as fast as [held]
+        pixels = chosen.to(torch.float32).div_(self._highest)
         return pixels.sub_(self._mean).div_(self._deviation) if len(self._mean) else pixels
 
     def standardised(self, mean: Sequence[float], deviation: Sequence[float]) -> Images:
         """The same images with these subtracted from, and divided into, each channel."""
         other = copy.copy(self)
-        other._mean, other._deviation = (torch.tensor(list(v))[:, None, None] for v in (mean, deviation))
+        other._mean, other._deviation = (
+            torch.tensor(list(values), device=self._targets.device)[:, None, None] for values in (mean, deviation)
+        )
         return other
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
@@ -125,7 +128,7 @@ class Images(Samples):
         for channel in range(self._stored.shape[1]):
             values = self._stored[:, channel] if self._chosen is None else self._stored[self._chosen, channel]
             counts = torch.bincount(values.flatten(), minlength=256).to(torch.float64)
-            levels = torch.arange(len(counts), dtype=torch.float64) / self._highest
+            levels = torch.arange(len(counts), dtype=torch.float64, device=counts.device) / self._highest
             mean = (counts @ levels) / counts.sum()
             means.append(float(mean))
             deviations.append(float(((counts @ (levels - mean) ** 2) / counts.sum()).sqrt()))
@@ -155,11 +158,11 @@ class Frames(Samples):
 
         Neighbouring frames are nearly alike: single ones held out would measure what was trained on.
         """
-        firsts = torch.unique(self._first)
-        firsts = firsts[torch.randperm(len(firsts), generator=torch.Generator().manual_seed(0))]
-        lengths = self._last[firsts] - firsts + 1
-        enough = int(torch.searchsorted(lengths.cumsum(0), size)) + 1 if size else 0
-        held_out = torch.isin(self._first, firsts[:enough])
+        first = self._first if self._chosen is None else self._first[self._chosen]
+        firsts, lengths = torch.unique(first, return_counts=True)
+        order = torch.randperm(len(firsts), generator=torch.Generator().manual_seed(0))
+        enough = int(torch.searchsorted(lengths[order].cumsum(0), size)) + 1 if size else 0
+        held_out = torch.isin(first, firsts[order[:enough]])
         return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
     def inputs(self, held: Tensor) -> Tensor:

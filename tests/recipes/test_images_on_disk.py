@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import urllib.error
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST
@@ -385,6 +387,23 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, name, download, monkey
         folder.chmod(0o755)
     assert f"no permission to use '{folder}" in message
     assert "--data_dir" in message
+
+
+def test_a_class_folder_that_may_not_be_read_is_not_taken_for_an_empty_one():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for place in ("train/ant", "val/ant"):
+            (folder / "imagenet" / place).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(folder / "imagenet" / place / "a.png")
+        closed = folder / "imagenet" / "val" / "ant"
+        closed.chmod(0)
+        try:
+            with without_privileges():
+                message = error_of(PermissionError, lambda: DATASETS["imagenet"](folder))
+        finally:
+            closed.chmod(0o755)
+    assert f"no permission to use {str(closed)!r}" in message
 
 
 # Download

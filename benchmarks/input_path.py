@@ -1,0 +1,94 @@
+"""Images a second of the recipes' input path on CIFAR-10, against the usual Lightning script, in one interleaved run.
+
+    python benchmarks/input_path.py --data_dir data
+
+Ours: `InMemoryLoader` over bytes, augmentation for a whole batch at once, as `InMemoryData` gives it to the Trainer.
+The usual: a data set in the manner of torchvision's CIFAR10 (PIL image by index), the same augmentation by
+`torchvision.transforms.v2` for each image, the default `DataLoader` (no workers), and one with as many workers as cores.
+An epoch, or its first batches, is gone through; rounds alternate, ratios are taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from lightning_gap.recipes.augmentation import make_augmentation
+from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
+from lightning_gap.recipes.results import versions
+
+BATCH = 256
+TO_TENSOR = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+USUAL: dict[str, list[Any]] = {
+    "none": [],
+    "crop-flip": [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()],
+    "affine": [v2.RandomAffine(10, (0.2, 0.2), interpolation=v2.InterpolationMode.BILINEAR), v2.RandomHorizontalFlip()],
+    "scale-crop": [v2.RandomResizedCrop(32), v2.RandomHorizontalFlip()],
+}
+
+
+class AsTorchvision(Dataset[Any]):
+    """What torchvision's CIFAR10 does for an index, over the same images."""
+
+    def __init__(self, splits: Splits, transform: Callable[[Any], Any]) -> None:
+        images, targets = splits.train.whole()
+        self.data = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+        self.targets = targets.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+
+def images_per_second(loader: Iterable[Any], batches: int) -> float:
+    """Go through some batches, the first of which is not timed."""
+    iterator = iter(loader)
+    next(iterator)
+    start, images = time.perf_counter(), 0
+    for inputs, _ in itertools.islice(iterator, batches):
+        images += len(inputs)
+    return images / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Print a line for each augmentation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    splits = DATASETS["cifar10"](given.data_dir)
+    workers = os.cpu_count() or 1
+    print(f"{versions()}; {torch.get_num_threads()} threads, batch {BATCH}, {given.rounds} rounds\n")
+    print(f"| augmentation | usual, images/s | usual, {workers} workers | ours | ours / usual | ours / workers |")
+    print("|---|---|---|---|---|---|")
+    for name, transforms in USUAL.items():
+        usual = AsTorchvision(splits, v2.Compose([*transforms, *TO_TENSOR]))
+        data = InMemoryData(splits, batch_size=BATCH, augmentation=make_augmentation(name, splits))
+        loaders: list[tuple[Iterable[Any], int]] = [
+            (DataLoader(usual, batch_size=BATCH, shuffle=True), 15),
+            (DataLoader(usual, batch_size=BATCH, shuffle=True, num_workers=workers), 30),
+            (data.train_dataloader(), 150),
+        ]
+        rounds = [[images_per_second(*loader) for loader in loaders] for _ in range(given.rounds)]
+        rates = [statistics.median(rates) for rates in zip(*rounds, strict=True)]
+        ratios = [statistics.median(ours / found[k] for *found, ours in rounds) for k in (0, 1)]
+        cells = [*(f"{rate:,.0f}" for rate in rates), *(f"**{ratio:.1f}**" for ratio in ratios)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
