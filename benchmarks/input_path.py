@@ -4,8 +4,8 @@
 
 Ours: `InMemoryLoader` over bytes, augmentation for a whole batch at once, as `InMemoryData` gives it to the Trainer.
 The usual: a data set in the manner of torchvision's CIFAR10 (PIL image by index), the same augmentation by
-`torchvision.transforms.v2` for each image, the default `DataLoader` (no workers), and one with as many workers as cores.
-An epoch, or its first batches, is gone through; rounds alternate, ratios are taken round by round.
+`torchvision.transforms.v2` for each image, the default `DataLoader` (no workers), and one with a worker for each core.
+The first batches of an epoch are gone through; rounds alternate, ratios are taken round by round.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from lightning_gap.recipes.progress import EpochProgress, progress_bar
 from lightning_gap.recipes.recipe import Numbers, Recipe, chosen
 from lightning_gap.recipes.regimes import REGIMES, Regime
 from lightning_gap.recipes.trainer import check_trainer
-from lightning_gap.recipes.training import Outcome, train
+from lightning_gap.recipes.training import OUTCOME, Outcome, train
 
 OUTPUT = "LIGHTNING_GAP_OUTPUT"  # where the processes that Lightning starts find the folder that the first one chose
 
@@ -158,6 +158,7 @@ def make_plan(settings: Settings) -> Plan:
         settings,
         data=data_name,
         numbers=asdict(numbers),
+        trainer={name: value for name, value in settings.trainer.items() if name != "max_epochs"},  # now `epochs`
         measure_every_n_epochs=settings.measure_every_n_epochs or max(1, numbers.epochs // 10),
         output=output,
     )
@@ -185,7 +186,7 @@ def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome
             seed = settings.seed + trial - 1
             initial = plan.new_network(seed)
             for name in settings.regimes:
-                file = plan.run_folder(name, trial) / "outcome.json"
+                file = plan.run_folder(name, trial) / OUTCOME
                 title = name if settings.trials == 1 else f"{name}, trial {trial} of {settings.trials}"
                 kept = file.exists()
                 if not kept:

@@ -17,6 +17,7 @@ class EpochMeans(Metric):
     """
 
     full_state_update = False
+    sums: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,11 +22,11 @@ from lightning_gap.logging.tables import Row
 from lightning_gap.recipes.comparison import Plan
 from lightning_gap.recipes.recipe import Numbers
 from lightning_gap.recipes.regimes import Regime
-from lightning_gap.recipes.training import Outcome, evaluate
+from lightning_gap.recipes.training import OUTCOME, Outcome, evaluate, newest_checkpoint
 
 CONFIG = "config.yaml"
 _MAY_CHANGE = {"regimes", "trials", "data_dir", "download", "num_workers", "output", "resume"}
-_TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy", "max_epochs"}  # the last is a number too
+_TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 def claim_folder(plan: Plan) -> None:
@@ -35,7 +35,7 @@ def claim_folder(plan: Plan) -> None:
     Raises:
         FileExistsError: If the folder holds another run and ``resume`` was not asked for.
         FileNotFoundError: If there is nothing to resume.
-        ValueError: If the run to resume was made with other settings; shows both.
+        ValueError: If the run to resume was made with other settings; shows both. Or if one of its files is damaged.
     """
     folder, file = plan.output, plan.output / CONFIG
     asked = _plain(plan)
@@ -54,6 +54,7 @@ def claim_folder(plan: Plan) -> None:
                 f"output={str(folder)!r} holds a run with other settings: {'; '.join(differing)}; "
                 "resume with the same settings, or choose a new --output"
             )
+        _check_files(plan)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
             f"output={str(folder)!r} is not empty and nothing in it is overwritten; "
@@ -61,6 +62,17 @@ def claim_folder(plan: Plan) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
+
+
+def _check_files(plan: Plan) -> None:
+    """Read what each run left, before any of them goes on."""
+    for name in plan.settings.regimes:
+        for trial in range(1, plan.settings.trials + 1):
+            folder = plan.run_folder(name, trial)
+            if (folder / OUTCOME).exists():
+                Outcome.load(folder / OUTCOME)
+            else:
+                newest_checkpoint(folder)
 
 
 def columns(plan: Plan) -> list[Column]:
@@ -115,10 +127,11 @@ def terms(plan: Plan) -> str:
     note = f" {plan.splits.note}" if plan.splits.note else ""
     options = "".join(f", {name}={value}" for name, value in settings.network.items())
     several = f", {plan.processes} processes" if plan.processes > 1 else ""
+    users = "".join(f"; Trainer's {name}={value!r}" for name, value in settings.trainer.items())
     return (
         f"{settings.recipe}{options} on {plan.data_name}: {train_size:,} training, {held_out:,} validation (drawn with "
         f"seed 0) and {len(plan.splits.test):,} test samples.{note} "
-        f"{'; '.join([_training(numbers), *_exceptions(plan)])}; "
+        f"{'; '.join([_training(numbers), *_exceptions(plan)])}{users}; "
         f"seeds {seeds}, every regime of a trial from the same initial weights; mean ± sample standard deviation over "
         f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights, {_statistics(numbers)}"
         "; gap to small in percentage points, positive where small is better. Sharpness in percent: "
@@ -160,7 +173,8 @@ def _exceptions(plan: Plan) -> list[str]:
     found = []
     for name in plan.settings.regimes:
         regime = plan.regime(name)
-        told = [*_replaced(plan.numbers, regime), *(f"{key} {value:g}" for key, value in regime.trainer.items())]
+        own = {key: value for key, value in regime.trainer.items() if key not in plan.settings.trainer}
+        told = [*_replaced(plan.numbers, regime), *(f"{key} {value:g}" for key, value in own.items())]
         if len(regime.batch_sizes) > 1:
             sizes = ", ".join(f"{size} from epoch {epoch}" for epoch, size in regime.batch_sizes.items())
             told.append(f"batch {sizes}, optimizer's state kept")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from lightning_gap.recipes.progress import EpochProgress
 from lightning_gap.recipes.regimes import Regime
 from lightning_gap.recipes.trainer import make_trainer
 
+OUTCOME = "outcome.json"
 SAVED_EVERY = timedelta(minutes=5)
 
 
@@ -73,8 +74,18 @@ class Outcome:
 
     @classmethod
     def load(cls, path: Path) -> Outcome:
-        """Read what `save` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file holds other numbers: another version wrote it.
+        """
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{str(path)!r} cannot be read as the outcome of a run by this version ({error}); delete it to "
+                "train that run again, or choose a new --output"
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write as JSON, all or nothing: a file that exists is a finished run."""
@@ -112,14 +123,14 @@ def train(
     fitting = make_trainer(
         users, {"max_epochs": regime.epochs, **regime.trainer}, callbacks=[progress, *saving], logger=logger
     )
-    fitting.fit(module, data, ckpt_path=_newest_checkpoint(folder))
+    fitting.fit(module, data, ckpt_path=newest_checkpoint(folder))
     if not fitting.is_global_zero:
         return None
     seconds = progress.seconds
     _be_ready_to_measure(network, fitting.strategy.root_device)
     outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=fitting, seconds=seconds)
     torch.save(network.cpu().state_dict(), folder / "weights.pt")
-    outcome.save(folder / "outcome.json")
+    outcome.save(folder / OUTCOME)
     for used in folder.glob("*.ckpt"):
         used.unlink()
     return outcome
@@ -160,17 +171,38 @@ def _monitors(data: InMemoryData | FolderData, epsilon: tuple[float, ...], every
 
 def _checkpoints(folder: Path, epochs: int) -> list[ModelCheckpoint]:
     """At the ends of epochs, and by the clock where epochs are long."""
-    name = "{epoch}-{step}"
     return [
-        ModelCheckpoint(folder, filename=name, every_n_epochs=max(1, epochs // 10)),
-        ModelCheckpoint(folder, filename=name, train_time_interval=SAVED_EVERY),
+        ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, epochs // 10)),
+        _InsideEpochs(folder, filename="{epoch}-inside", train_time_interval=SAVED_EVERY),
     ]
 
 
-def _newest_checkpoint(folder: Path) -> Path | None:
+class _InsideEpochs(ModelCheckpoint):
+    """Save after whole optimizer steps, and not with an epoch's last batch, from where Lightning resumes wrongly."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        if done < trainer.num_training_batches and done % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of a run with the most steps, if it has one.
+
+    Raises:
+        ValueError: If one is damaged.
+    """
+
     def steps(path: Path) -> int:
-        found = re.search(r"step=(\d+)", path.stem)
-        return int(found[1]) if found else -1
+        try:
+            return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(
+                f"the checkpoint {str(path)!r} cannot be read ({type(error).__name__}); delete it to go on from the one "
+                "before, or from the beginning"
+            ) from error
 
     return max(folder.glob("epoch=*.ckpt"), key=steps, default=None)
 

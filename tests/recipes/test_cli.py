@@ -187,7 +187,7 @@ def test_a_killed_comparison_resumes_to_the_same_numbers(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run = cut / "runs/small/trial-1"
     process = subprocess.Popen([PROGRAM, *arguments, "--output", cut], stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-    while process.poll() is None and not list(run.glob("epoch=[3-9]-*.ckpt")):
+    while process.poll() is None and not list(run.glob("epoch=[3-9].ckpt")):
         time.sleep(0.02)
     process.kill()
     process.wait()

@@ -104,6 +104,29 @@ def test_the_same_settings_resume_and_other_arguments_of_the_trainer_do_not(tmp_
     assert "trainer.precision is 'bf16-mixed' there and None here" in capsys.readouterr().err
 
 
+def test_damaged_files_of_a_run_are_named_before_it_goes_on(tmp_path, capsys):
+    run = ["run", "f1", "--regime", "small", *QUICK, "--output", str(tmp_path / "run")]
+    assert main(run) == 0
+    folder = tmp_path / "run/runs/small/trial-1"
+    found = json.loads((folder / "outcome.json").read_text())
+    (folder / "outcome.json").write_text(json.dumps(found | {"loss_of_another_version": 1.0}))
+    assert main([*run, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "outcome.json' cannot be read as the outcome of a run by this version" in error
+    assert len(error.splitlines()) == 1
+    (folder / "outcome.json").unlink()
+    (folder / "epoch=0.ckpt").write_bytes((folder / "weights.pt").read_bytes()[:1000])
+    assert main([*run, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "epoch=0.ckpt' cannot be read" in error
+    assert "delete it to go on from the one before" in error
+    assert len(error.splitlines()) == 1
+    (folder / "epoch=0.ckpt").unlink()
+    assert main([*run, "--resume"]) == 0
+    again = json.loads((folder / "outcome.json").read_text())
+    assert again | {"seconds": 0} == found | {"seconds": 0}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_copied_recipe_is_a_file_that_tells_its_table_its_cost_and_the_papers_numbers(name, tmp_path, capsys):
     assert main(["copy", name, str(tmp_path / "new")]) == 0

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
+from lightning_gap.recipes import training
 from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.catalogue import FILES, recipe
 from lightning_gap.recipes.checks import check_numbers
@@ -284,6 +286,25 @@ def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_numbers(name,
     assert found == expected
     assert (found.epochs, found.last_batch_size) == (whole.epochs, whole.last_batch_size)
     assert weights.keys() == resumed.keys()
+    assert all(torch.equal(resumed[key], weights[key]) for key in weights)
+
+
+@pytest.mark.parametrize(("name", "epoch", "batch"), [("small", 2, 5), ("growing", 1, 2), ("ghost-lr", 3, 1)])
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_saved_by_the_clock_goes_on_inside_its_epoch(name, epoch, batch, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVED_EVERY", timedelta(microseconds=1))
+    cut = REGIMES[name](ON_DIGITS)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(dataclasses.replace(cut, callbacks=(*cut.callbacks, StopsAt(epoch, batch))), tmp_path / "cut")
+    saved = max((tmp_path / "cut").glob("epoch=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    inside = torch.load(saved, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert inside["processed"] == batch  # the one that failed was not saved
+    seen = Batches()
+    again = REGIMES[name](ON_DIGITS)
+    found, resumed = run(dataclasses.replace(again, callbacks=(*again.callbacks, seen)), tmp_path / "cut")
+    assert len(seen.seen.get(epoch, [])) == 1280 // again.batch_sizes.get(epoch, again.last_batch_size) - batch
+    expected, weights = run(REGIMES[name](ON_DIGITS), tmp_path / "whole")
+    assert found == expected
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
