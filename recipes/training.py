@@ -200,8 +200,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
             return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
         except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError) as error:
             raise ValueError(
-                f"the checkpoint {str(path)!r} cannot be read ({type(error).__name__}); delete it to go on from the one "
-                "before, or from the beginning"
+                f"the checkpoint {str(path)!r} cannot be read ({type(error).__name__}); delete it to go on from the "
+                "one before, or from the beginning"
             ) from error
 
     return max(folder.glob("epoch=*.ckpt"), key=steps, default=None)

@@ -1,17 +1,37 @@
-"""Kaldi's archives of matrices and of integer vectors, read with `kaldiio`."""
+"""Kaldi's archives of matrices and of integer vectors, binary, compressed or text.
+
+Read here, because no library for it can be depended on: `kaldiio` is licensed for evaluation only, `kaldi_io` runs a shell
+when it is imported and checks what it reads by assertions.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-# What a Kaldi object begins with: the binary mark, or text. Anything else is none, and kaldiio unpickles some of it.
-_BEGINNING = re.compile(rb"\0B|[ \[\n\d-]")
+_LONGEST_NAME = 4096
+_LONGEST_HEADER = 22
+
+# Of each token after the binary mark: the header that follows and the type of an element. Each size of the header, and
+# each element of an integer vector, comes after a byte that says that it has four.
+_PLAIN: dict[bytes, tuple[str, np.dtype[Any]]] = {
+    b"FM ": ("<bibi", np.dtype("<f4")),
+    b"DM ": ("<bibi", np.dtype("<f8")),
+    b"FV ": ("<bi", np.dtype("<f4")),
+    b"DV ": ("<bi", np.dtype("<f8")),
+    b"": ("<bi", np.dtype([("size", "i1"), ("value", "<i4")])),  # an integer vector, which has no token
+}
+
+# Of each token of a compressed matrix: the bytes of a column's header and the type of an element.
+_COMPRESSED = {b"CM ": (8, "<u1"), b"CM2 ": (0, "<u2"), b"CM3 ": (0, "<u1")}
 
 
 def read_index(scp: Path) -> dict[str, str]:
@@ -51,8 +71,7 @@ def read_matrix(scp: Path, name: str, place: str) -> NDArray[Any]:
             f"folder nor from {str(scp.parent)!r}; put it there or correct the path"
         )
     with archive.open("rb") as file:
-        file.seek(int(offset))
-        return _read(file, archive, name)
+        return _read(file, archive, name, int(offset))
 
 
 def read_archive(ark: Path) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -61,31 +80,108 @@ def read_archive(ark: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     Raises:
         ValueError: If the archive is broken.
     """
-    from kaldiio.matio import read_token  # type: ignore[import-untyped]
-
-    name = "at the beginning"
+    where = "at the beginning"
     with ark.open("rb") as file:
         while True:
             try:
-                found = read_token(file)
-            except UnicodeDecodeError as error:
-                raise _broken(ark, f"after {name!r}", error) from None
-            if found is None:
+                name = _next_name(file)
+            except ValueError as error:
+                raise _broken(ark, where, error) from None
+            if not name:
                 return
-            name = found
-            yield name, _read(file, ark, name)
+            where = f"after {name!r}"
+            yield name, _read(file, ark, name, file.tell())
 
 
-def _read(file: Any, archive: Path, name: str) -> NDArray[Any]:
-    from kaldiio.matio import read_kaldi
+def _next_name(file: BinaryIO) -> str:
+    """Up to the space after it; empty at the archive's end."""
+    byte = file.read(1)
+    while byte.isspace():
+        byte = file.read(1)
+    name = b""
+    while byte and not byte.isspace() and len(name) < _LONGEST_NAME:
+        name += byte
+        byte = file.read(1)
+    if name and byte not in (b" ", b"\t"):
+        raise ValueError(f"{name[:40]!r} is no utterance's name with a space after it")
+    return name.decode()
 
-    beginning = file.peek(2)[:2]
+
+def _read(file: BinaryIO, archive: Path, name: str, offset: int) -> NDArray[Any]:
     try:
-        if not _BEGINNING.match(beginning):
-            raise ValueError(f"{beginning!r} begins no matrix or vector")
-        return np.asarray(read_kaldi(file))
-    except Exception as error:  # of many types, because kaldiio leaves the checking to what it calls
+        file.seek(offset)
+        with np.errstate(all="ignore"):  # a number too large becomes infinite, which the caller refuses
+            return _value(file)
+    except (ValueError, struct.error, OverflowError) as error:
         raise _broken(archive, f"at {name!r}", error) from None
+
+
+def _value(file: BinaryIO) -> NDArray[Any]:
+    """The matrix or vector that begins here."""
+    start = file.tell()
+    head = file.read(_LONGEST_HEADER)
+    file.seek(start)
+    if not head.startswith(b"\0B"):
+        return _text(file)
+    for token, (column, level) in _COMPRESSED.items():
+        if head.startswith(token, 2):
+            return _compressed(file, len(token), column, np.dtype(level))
+    token = next(token for token in _PLAIN if head.startswith(token, 2))
+    header, element = _PLAIN[token]
+    numbers = struct.unpack_from(header, head, 2 + len(token))
+    if set(numbers[::2]) != {4} or min(numbers[1::2]) < 0:
+        raise ValueError(f"{head!r} begins no matrix or vector")
+    beginning = 2 + len(token) + struct.calcsize(header)
+    whole = _bytes(file, beginning + math.prod(numbers[1::2]) * element.itemsize)
+    values: NDArray[Any] = np.frombuffer(whole, element, offset=beginning).reshape(numbers[1::2])
+    if token:
+        return values
+    if (values["size"] != 4).any():
+        raise ValueError("an element has not four bytes")
+    integers: NDArray[np.int32] = values["value"]
+    return integers
+
+
+def _text(file: BinaryIO) -> NDArray[Any]:
+    line = file.readline()
+    if re.fullmatch(rb"[\s\d-]*\n", line):
+        return np.array(line.split(), dtype=np.int32)
+    if not line.lstrip().startswith(b"["):
+        raise ValueError(f"{line[:40]!r} begins no matrix and is no line of whole numbers")
+    rows = [line.split(b"[", 1)[1]]
+    while b"]" not in rows[-1]:
+        rows.append(file.readline())
+        if not rows[-1]:
+            raise ValueError("the matrix has no ]")
+    if rows[-1].split(b"]", 1)[1].strip():
+        raise ValueError(f"{rows[-1][:40]!r} goes on after the matrix's ]")
+    rows[-1] = rows[-1].split(b"]", 1)[0]
+    return np.array([row.split() for row in rows if row.strip()], dtype=np.float32)
+
+
+def _compressed(file: BinaryIO, token: int, column: int, element: np.dtype[Any]) -> NDArray[np.float32]:
+    """Elements are levels between a least and a largest value, of the matrix or of a column's quartiles."""
+    low, extent, rows, columns = struct.unpack("<ffii", _bytes(file, 2 + token + 16)[2 + token :])
+    if min(rows, columns) < 0:
+        raise ValueError(f"the matrix has {rows} rows and {columns} columns")
+    headers = np.frombuffer(_bytes(file, column * columns), "<u2").reshape(columns, column // 2)
+    levels = np.frombuffer(_bytes(file, rows * columns * element.itemsize), element)
+    if column:  # column after column, and linear between its minimum, quartiles and maximum
+        scaled = np.empty((rows, columns))
+        for i, four in enumerate(headers):
+            scaled[:, i] = np.interp(levels[i * rows : (i + 1) * rows], (0, 64, 192, 255), four / 65535)
+    else:
+        scaled = levels.reshape(rows, columns) / np.iinfo(element).max
+    matrix: NDArray[np.float32] = (low + extent * scaled).astype(np.float32)
+    return matrix
+
+
+def _bytes(file: BinaryIO, size: int) -> bytes:
+    """As many, or a ValueError, before there is memory for more than the file has."""
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if size > left:
+        raise ValueError(f"{size} bytes are announced and {left} left")
+    return file.read(size)
 
 
 def _broken(archive: Path, where: str, error: Exception) -> ValueError:
