@@ -83,6 +83,7 @@ class Plan:
         output: Folder of the results.
         processes: Processes that train together.
         accumulate: Micro-batches of an optimizer step.
+        device: Where this process trains.
         recipe: The recipe.
     """
 
@@ -93,6 +94,7 @@ class Plan:
     output: Path
     processes: int
     accumulate: int
+    device: torch.device
     recipe: Recipe = field(repr=False)
 
     def regime(self, name: str) -> Regime:
@@ -162,7 +164,17 @@ def make_plan(settings: Settings) -> Plan:
         measure_every_n_epochs=settings.measure_every_n_epochs or max(1, numbers.epochs // 10),
         output=output,
     )
-    plan = Plan(filled, numbers, data_name, splits, output, trainer.world_size, trainer.accumulate_grad_batches, found)
+    plan = Plan(
+        filled,
+        numbers,
+        data_name,
+        splits,
+        output,
+        trainer.world_size,
+        trainer.accumulate_grad_batches,
+        trainer.strategy.root_device,
+        found,
+    )
     network = _check_network(plan)
     for name in settings.regimes:
         _check_regime(plan, name, network)

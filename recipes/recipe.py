@@ -35,7 +35,7 @@ class Numbers:
         batch_norm: Statistics that the final accuracies are evaluated with: running, batch (of each evaluation chunk)
             or recomputed (over the training samples).
         evaluation_chunk: Samples evaluated at once, and so part of what batch statistics mean.
-        sharpness_samples: Most training samples that the final sharpness is measured on.
+        sharpness_samples: Most samples that the final sharpness, and each split of the figure, are measured on.
     """
 
     epochs: int

@@ -205,22 +205,25 @@ def write_table(plan: Plan, table: Sequence[Row]) -> None:
 def write_figure(plan: Plan) -> Path:
     """Draw loss and accuracy on the line through the first trial's first two solutions, as PNG and for TensorBoard."""
     first, second = plan.settings.regimes[:2]
-    start, end = (torch.load(plan.run_folder(name, 1) / "weights.pt", weights_only=True) for name in (first, second))
-    network = plan.new_network(plan.settings.seed).eval()
+    start, end = (
+        torch.load(plan.run_folder(name, 1) / "weights.pt", weights_only=True, map_location=plan.device)
+        for name in (first, second)
+    )
+    network = plan.new_network(plan.settings.seed).to(plan.device).eval()
     numbers = plan.numbers
     data = plan.data(plan.regime(first), plan.settings.seed)
-    limits = {"train": numbers.sharpness_samples, "test": None}
+    chunk, most = numbers.evaluation_chunk, numbers.sharpness_samples
 
     def both_splits() -> dict[str, tuple[float, float]]:
-        return {k: evaluate(network, data.evaluation(k, numbers.evaluation_chunk, n)) for k, n in limits.items()}
+        return {split: evaluate(network, data.evaluation(split, chunk, most)) for split in ("train", "test")}
 
     alphas = torch.linspace(-1, 2, 25).tolist()
     with batch_statistics(network):
         points = along_line(network, start, end, alphas, both_splits)
     figure = parametric_figure(
         alphas,
-        {split: [point[split][0] for point in points] for split in limits},
-        {split: [point[split][1] for point in points] for split in limits},
+        {split: [point[split][0] for point in points] for split in points[0]},
+        {split: [point[split][1] for point in points] for split in points[0]},
         ends=(first, second),
         title=f"{plan.settings.recipe} on {plan.data_name}, seed {plan.settings.seed}; BatchNorm by statistics of "
         f"chunks of up to {numbers.evaluation_chunk:,}",

@@ -10,7 +10,7 @@ The paper, ADAM, batch 256 against 5,000, mean ± deviation of five trials:
 
 Hoffer et al. (2017) train a C1 of their own, with SGD, augmentation and weight decay, to 87.80 %: another baseline.
 
-Cost of a trial: COST
+Cost of a run: 19,600 steps small, 1,000 large; 100 epochs of 72 s on two cores of an AMD EPYC, 2.0 h.
 """
 
 from lightning_gap.recipes.networks import C1

@@ -8,7 +8,7 @@ The paper, ADAM, batch 256 against 5,000, mean ± deviation of five trials:
     augmented         89.82 ± 0.12 %    90.26 ± 1.15 %    Table 6, test accuracy, both batches augmented
     conservative                        88.50 ± 0.63 %    Table 7, test accuracy
 
-Cost of a trial: COST
+Cost of a run: 19,600 steps small, 1,000 large; 100 epochs of 440 s on two cores of an AMD EPYC, 12 h.
 """
 
 from lightning_gap.recipes.networks import C2

@@ -7,7 +7,8 @@ The paper, ADAM, batch 256 against 6,000, mean ± deviation of five trials:
     sharpness 5e-4     0.61 ± 0.27      42.90 ± 17.14
     conservative                        98.12 ± 0.01 %    Table 7, test accuracy
 
-Cost of a trial: COST
+Cost of a run: on MNIST 23,500 steps small, 1,000 large; 100 epochs of 4 s on two cores of an AMD EPYC, 7 min. On digits
+1,200 and 60 steps, 10 s with the measuring.
 """
 
 import math

@@ -7,7 +7,7 @@ up, so that "+ ghosts" is the regime ghost-lr, and "+ longer" trains that one fo
 
 (Recalled, not read: treat the order as the claim, not the digits.)
 
-Cost of a trial: COST
+Cost of a run: 78,200 steps small, 2,600 large; 200 epochs of 130 s on two cores of an AMD EPYC, 7.2 h.
 """
 
 from lightning_gap.recipes.networks import ResNet44

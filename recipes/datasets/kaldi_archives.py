@@ -1,7 +1,7 @@
 """Kaldi's archives of matrices and of integer vectors, binary, compressed or text.
 
-Read here, because no library for it can be depended on: `kaldiio` is licensed for evaluation only, `kaldi_io` runs a shell
-when it is imported and checks what it reads by assertions.
+Read here, because no library for it can be depended on: `kaldiio` is licensed for evaluation only, and `kaldi_io` runs
+a shell when it is imported and checks what it reads by assertions.
 """
 
 from __future__ import annotations
