@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 
 from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
-from lightning_gap.recipes.results import versions
+from lightning_gap.recipes.terms import versions
 
 BATCH = 256
 TO_TENSOR = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]

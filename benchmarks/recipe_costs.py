@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gap.recipes.catalogue import FILES, recipe
 from lightning_gap.recipes.optimizers import make_optimizer
-from lightning_gap.recipes.results import versions
+from lightning_gap.recipes.terms import versions
 
 # Training samples, shape of an input, classes.
 SETS = {

@@ -30,7 +30,7 @@ from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
 from lightning_gap.recipes.optimizers import make_optimizer
 from lightning_gap.recipes.recipe import Numbers
-from lightning_gap.recipes.results import versions
+from lightning_gap.recipes.terms import versions
 from lightning_gap.recipes.trainer import make_trainer
 
 CASES = {"f1": ("mnist", 200), "c1": ("cifar10", 12)}  # data set and timed steps of a round

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -25,8 +27,9 @@ from lightning_gap.functional import (
     learning_rate_scale,
 )
 from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.comparison import Plan
 from lightning_gap.recipes.datasets import Batch, FolderImages, Samples
+from lightning_gap.recipes.networks import zero_last_gammas
+from lightning_gap.recipes.plan import Plan
 from lightning_gap.recipes.trainer import make_trainer
 
 # About as many samples as the scale to be told, in chunks that leave eighty gradients to compare.
@@ -70,13 +73,16 @@ def measure_noise(plan: Plan, steps: int) -> list[Measurement]:
     """Train the recipe's small batch for some steps from its seed and measure the noise along the way.
 
     Raises:
-        ValueError: If there are too few steps to measure at.
+        ValueError: If there are too few steps to measure at, or several processes would train.
     """
     if steps < TIMES:
         raise ValueError(f"steps must be at least {TIMES}, one for each measurement, got {steps}; the default is 300")
+    _refuse_processes(plan)
     seed = plan.settings.seed
     regime = plan.regime("small")
     data, network = plan.data(regime, seed), plan.new_network(seed)
+    if regime.numbers.zero_last_gammas:
+        zero_last_gammas(network)
     measuring = _MeasureNoise(data.train, [round(steps * k / TIMES) for k in range(1, TIMES + 1)])
     length = {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0, "enable_checkpointing": False}
     trainer = make_trainer({**plan.settings.trainer, **length}, {}, callbacks=[], logger=None)
@@ -126,12 +132,8 @@ def show(console: Console, plan: Plan, measurements: list[Measurement], advice: 
     console.print(costs)
     for line in _reasons(plan, measurements, advice):
         console.print(line)
-    console.print(
-        "\nNext:",
-        *(f"    {line}" for line in _commands(plan, advice.batch_size, advice.scale)),
-        sep="\n",
-        soft_wrap=True,
-    )
+    commands = (f"    {line}" for line in _commands(plan, advice.batch_size, advice.scale))
+    console.print("\nNext:", *commands, sep="\n", soft_wrap=True, markup=False, emoji=False)
 
 
 def _reasons(plan: Plan, measurements: list[Measurement], advice: Advice) -> list[str]:
@@ -159,15 +161,23 @@ class _MeasureNoise(Callback):
 
     def __init__(self, train: Samples | FolderImages, steps: list[int]) -> None:
         self.steps = steps
+        self._step = 0  # that the optimizer took last
         self.found: list[Measurement] = []
+        self._losses: list[Tensor] = []  # of the micro-batches since the last step
         self._population = len(train)
         self._batches = FixedSubset(train, samples=SAMPLES, chunk_size=CHUNK, seed=0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step in self.steps:
-            self.found.append(Measurement(trainer.global_step, float(outputs["loss"]), self._measure(pl_module)))
+        self._losses.append(outputs["loss"] * trainer.accumulate_grad_batches)  # Lightning gives a share of the loss
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        loss = float(torch.stack(self._losses).mean())
+        self._losses.clear()
+        if self._step in self.steps:
+            self.found.append(Measurement(self._step, loss, self._measure(pl_module)))
 
     def _measure(self, module: LightningModule) -> GradientNoise:
         def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -207,17 +217,43 @@ def _rule(plan: Plan, ratio: float) -> str:
 
 def _commands(plan: Plan, batch: int, noise_scale: float) -> list[str]:
     """The two batches against each other; then, where the advised one is another, that one with its own rate."""
-    settings, small = plan.settings, plan.numbers.small_batch_size
-    data = ["--data", plan.data_name, "--data_dir", str(settings.data_dir)]
-    sizes = ["--small_batch_size", str(min(batch, small))]
+    recipe, small = plan.settings.recipe, plan.numbers.small_batch_size
+    compare, run = ["compare", recipe, "small", "large"], ["run", recipe, "--regime", "small"]
     if batch == small:
-        return [shlex.join(["lightning-gap", "compare", settings.recipe, "small", "large", *data, *sizes])]
-    larger = [*sizes, "--large_batch_size", str(max(batch, small))]
-    tuned = ["--small_batch_size", str(batch), "--learning_rate", f"{_rate(plan, batch, noise_scale):.2g}"]
+        return [_command(plan, compare, {"small_batch_size": small})]
+    rate = float(f"{_rate(plan, batch, noise_scale):.2g}")
     return [
-        shlex.join(["lightning-gap", "compare", settings.recipe, "small", "large", *data, *larger]),
-        shlex.join(["lightning-gap", "run", settings.recipe, "--regime", "small", *data, *tuned]),
+        _command(plan, compare, {"small_batch_size": min(batch, small), "large_batch_size": max(batch, small)}),
+        _command(plan, run, {"small_batch_size": batch, "learning_rate": rate}),
     ]
+
+
+def _command(plan: Plan, start: list[str], numbers: dict[str, Any]) -> str:
+    """One for a shell, with these numbers and else with all that was chosen for the measurement."""
+    settings, own = plan.settings, asdict(plan.recipe.numbers[plan.data_name])
+    options = numbers | {k: v for k, v in asdict(plan.numbers).items() if v != own[k] and k not in numbers}
+    options |= {f"network.{name}": value for name, value in settings.network.items()}
+    options |= {f"trainer.{name}": value for name, value in settings.trainer.items()}
+    options |= {"seed": settings.seed} if settings.seed else {}
+    options |= {} if settings.num_workers is None else {"num_workers": settings.num_workers}
+    told = {"data": plan.data_name, "data_dir": str(settings.data_dir)}  # a path is not read as YAML
+    told |= {name: _as_yaml(value) for name, value in options.items()}
+    words = [[f"--{n}={text}"] if text.startswith("-") else [f"--{n}", text] for n, text in told.items()]
+    return shlex.join(["lightning-gap", *start, *chain.from_iterable(words)])
+
+
+def _as_yaml(value: Any) -> str:
+    """In one line, as jsonargparse reads it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _refuse_processes(plan: Plan) -> None:
+    if plan.processes > 1:
+        names = [name for name in ("devices", "num_nodes", "strategy") if name in plan.settings.trainer]
+        told = ", ".join(f"{name} {plan.settings.trainer[name]!r}" for name in names)
+        fix = " and ".join(f"trainer.{name}" for name in names)
+        raise ValueError(f"advise measures on one process, got {plan.processes} of them, {told}; leave out {fix}")
 
 
 def _table(*headings: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -12,7 +13,7 @@ from lightning_gap.recipes.optimizers import OPTIMIZERS
 from lightning_gap.recipes.recipe import Numbers, chosen
 
 if TYPE_CHECKING:
-    from lightning_gap.recipes.comparison import Settings
+    from lightning_gap.recipes.plan import Settings
 
 SEEDS = 2**31
 _AT_LEAST_ONE = ("epochs", "small_batch_size", "large_batch_size", "ghost_batch_size", "evaluation_chunk")
@@ -29,6 +30,8 @@ def completed(numbers: Numbers, settings: Settings) -> Numbers:
     given = dict(settings.numbers)
     for name in given:
         chosen("number", name, [field.name for field in fields(Numbers)])
+    if "learning_rate_steps" in given:
+        given["learning_rate_steps"] = _steps(given["learning_rate_steps"])
     longest = settings.trainer.get("max_epochs")
     if longest is not None:
         if given.get("epochs", longest) != longest:
@@ -86,6 +89,16 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"epsilon must be different positive numbers, got {list(epsilon)}; the paper: 1e-3 and 5e-4")
     if not 0 <= settings.seed <= SEEDS - settings.trials:
         raise ValueError(f"seed must be from 0 to {SEEDS - settings.trials}, got {settings.seed}")
+
+
+def _steps(given: Mapping[float, float]) -> dict[int, float]:
+    """Epochs as whole numbers, in their order."""
+    fractional = [epoch for epoch in given if epoch != int(epoch)]
+    if fractional:
+        raise ValueError(
+            f"learning_rate_steps must begin at whole epochs, got {fractional[0]}; for instance {{81: 0.1}}"
+        )
+    return {int(epoch): given[epoch] for epoch in sorted(given)}
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -70,6 +71,15 @@ class Classifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._tell("validation", self.validation_means)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what all processes have of the epoch: resumed in its middle, it tells the means of the whole."""
+        sums = self.train_means.sums.detach().clone()
+        checkpoint["train_means"] = self.trainer.strategy.reduce(sums, reduce_op="sum")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "train_means" in checkpoint and self.global_rank == 0:  # which then has it for all
+            self.train_means.sums.copy_(checkpoint["train_means"])
 
     def _loss(self, batch: Batch, means: EpochMeans) -> Tensor:
         inputs, targets = batch

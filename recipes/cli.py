@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import docstring_parser
-import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,20 +22,30 @@ from lightning_gap.logging.tables import Row, cells
 from lightning_gap.recipes.advice import advise, measure_noise, show
 from lightning_gap.recipes.augmentation import AUGMENTATIONS
 from lightning_gap.recipes.catalogue import FILES, copy_recipe, recipe
-from lightning_gap.recipes.comparison import Plan, Settings, make_plan, run_all
+from lightning_gap.recipes.comparison import CannotStartError, run_all
 from lightning_gap.recipes.datasets import DATASETS
 from lightning_gap.recipes.first_process import is_first_process
 from lightning_gap.recipes.optimizers import OPTIMIZERS
+from lightning_gap.recipes.plan import Plan, Settings, make_plan
 from lightning_gap.recipes.recipe import Numbers
 from lightning_gap.recipes.regimes import REGIMES
 from lightning_gap.recipes.results import (
-    claim_folder,
     columns,
     rows,
     tensorboard_command,
-    terms,
     write_figure,
     write_table,
+)
+from lightning_gap.recipes.results_folder import claim_folder, release_folder
+from lightning_gap.recipes.terms import terms
+
+_LIGHTNINGS_TALK = (
+    "The '.*_dataloader' does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+    "Total length of `list` across ranks is zero",
+    "Checkpoint directory .* exists and is not empty",
+    "`isinstance.treespec, LeafSpec.` is deprecated",
+    "GPU available but not used",
 )
 
 
@@ -46,21 +57,33 @@ def main(args: Sequence[str] | None = None) -> int:
     if command == "list":
         print_list()
         return 0
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+    with _spoken_plainly():
+        return _run(given)
+
+
+def _run(given: Namespace) -> int:
+    command = given.subcommand
     try:
         if command == "copy":
             print(f"written: {copy_recipe(given.copy.recipe, given.copy.folder)}")
             return 0
-        made = make_plan(_settings(parser, given))
+        made = make_plan(_settings(given))
         if command == "advise":
             return _advise(made, given.advise.steps)
         if is_first_process():
             claim_folder(made)
+        return _execute(made)
+    except CannotStartError as error:
+        if is_first_process():
+            release_folder(made)
+        return _refused(command, error)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"lightning-gap {command}: error: {error}", file=sys.stderr)
-        return 2
-    return _execute(made)
+        return _refused(command, error)
+
+
+def _refused(command: str, error: Exception) -> int:
+    print(f"lightning-gap {command}: error: {error}", file=sys.stderr)
+    return 2
 
 
 def print_list() -> None:
@@ -82,13 +105,36 @@ def print_list() -> None:
     console.print(table)
 
 
-def _settings(parser: ArgumentParser, given: Namespace) -> Settings:
+@contextmanager
+def _spoken_plainly() -> Iterator[None]:
+    """A line for each warning, and Lightning's talk of workers, loggers and devices left out."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for message in _LIGHTNINGS_TALK:
+            warnings.filterwarnings("ignore", message=message)
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        yield
+    logger.setLevel(level)
+
+
+def _plain(value: Any) -> Any:
+    """As YAML has it: objects as class_path and init_args."""
+    if isinstance(value, Namespace | dict):
+        return {name: _plain(inner) for name, inner in (vars(value) if isinstance(value, Namespace) else value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+
+
+def _settings(given: Namespace) -> Settings:
     values = given[given.subcommand]
-    plain = yaml.safe_load(parser.dump(given, skip_none=False))[given.subcommand]  # objects as class_path and init_args
     found = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
     found["regimes"] = tuple(values.get("regimes") or (values.get("regime", "small"),))
     found["numbers"] = {field.name: values[field.name] for field in fields(Numbers) if field.name in values}
-    found["trainer"] = plain["trainer"]
+    found["trainer"] = _plain(values["trainer"])
     return Settings(**found)
 
 
@@ -140,11 +186,9 @@ def _show(console: Console, made: Plan, table: Sequence[Row]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lightning-gap", description="Large batches in Lightning without the generalization gap."
-    )
+    parser = _Parser(prog="lightning-gap", description="Large batches in Lightning without the generalization gap.")
     commands = parser.add_subcommands()
-    commands.add_subcommand("list", ArgumentParser(), help="Show recipes, data sets, regimes and what else has names.")
+    commands.add_subcommand("list", _Parser(), help="Show recipes, data sets, regimes and what else has names.")
     run = _settings_parser(skip={"trials"})
     run.add_argument("--regime", type=str, required=True, help="Training regime, as `lightning-gap list` names it.")
     commands.add_subcommand("run", run, help="Train one regime of a recipe.")
@@ -156,7 +200,7 @@ def _parser() -> ArgumentParser:
         "--steps", type=int, default=300, help="Optimizer steps in which the gradient noise is measured."
     )
     commands.add_subcommand("advise", advice, help="Measure a recipe's gradient noise and advise a batch size.")
-    copying = ArgumentParser()
+    copying = _Parser()
     copying.add_argument("recipe", type=str, help="Recipe, as `lightning-gap list` names it.")
     copying.add_argument("folder", type=Path, help="Where its file goes; no file is overwritten.")
     commands.add_subcommand("copy", copying, help="Write a recipe's file into a folder, to be edited and run.")
@@ -165,15 +209,26 @@ def _parser() -> ArgumentParser:
 
 def _settings_parser(skip: set[str], *, resumes: bool = True) -> ArgumentParser:
     """Every setting, and every number of a recipe, as an option."""
-    parser = ArgumentParser()
-    parser.add_class_arguments(Settings, as_positional=True, skip={"regimes", "numbers", "resume", *skip})
+    parser = _Parser()
+    parser.add_class_arguments(Settings, as_positional=True, skip={"regimes", "numbers", "download", "resume", *skip})
+    parser.add_argument("--download", action="store_true", help="Download the data set if it is not in --data_dir.")
     told = {text.arg_name: text.description for text in docstring_parser.parse(Numbers.__doc__ or "").params}
     for name, kind in get_type_hints(Numbers).items():
         help_text = f"{told[name]} The recipe's own by default."
-        parser.add_argument(f"--{name}", type=kind, default=SUPPRESS, help=help_text)
+        # Epochs as they were typed: jsonargparse would make a whole number of 1.5.
+        typed = dict[float, float] if name == "learning_rate_steps" else kind
+        parser.add_argument(f"--{name}", type=typed, default=SUPPRESS, help=help_text)
     if resumes:
         parser.add_argument("--resume", action="store_true", help="Go on in --output; finished runs are kept.")
     return parser
+
+
+class _Parser(ArgumentParser):
+    """Refuses in one line, as everything else here does."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"{self.prog.replace(' [options]', '')}: error: {' '.join(message.split())}; see --help", file=sys.stderr)
+        sys.exit(2)
 
 
 def _first_line(documented: Any) -> str:

@@ -12,8 +12,7 @@ from torchmetrics import Metric
 class EpochMeans(Metric):
     """Mean loss and accuracy over the samples of an epoch, of all processes.
 
-    Lightning's own `log` does this too, at half a millisecond for each step and value. The sums are part of a
-    checkpoint: an epoch that is resumed in its middle tells the means of the whole.
+    Lightning's own `log` does this too, at half a millisecond for each step and value.
     """
 
     full_state_update = False
@@ -21,8 +20,7 @@ class EpochMeans(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        # Sums of losses, right answers, samples.
-        self.add_state("sums", torch.zeros(3), dist_reduce_fx="sum", persistent=True)
+        self.add_state("sums", torch.zeros(3), dist_reduce_fx="sum")  # of losses, right answers and samples
 
     def update(self, loss: Tensor, scores: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss, class scores (N, C) and targets (N,)."""

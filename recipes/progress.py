@@ -29,7 +29,7 @@ def progress_bar() -> Progress:
 
 
 class EpochProgress(Callback):
-    """Advance the bar, and keep the time that fit took, over interruptions too.
+    """Advance the bar, and keep the last epoch and the time that fit took, over interruptions too.
 
     Args:
         bar: The bar.
@@ -39,6 +39,7 @@ class EpochProgress(Callback):
     def __init__(self, bar: Progress, description: str) -> None:
         self.bar = bar
         self.description = description
+        self.last_epoch: int | None = None  # in which a batch was trained on
         self.earlier = 0.0
         self.started = 0.0
 
@@ -63,6 +64,7 @@ class EpochProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.last_epoch = trainer.current_epoch
         self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -24,12 +24,15 @@ class Regime:
             own, the others are set by a callback.
         callbacks: Callbacks that no other run has used.
         trainer: Arguments of the Trainer.
+        told: What is changed, in a few words and with its numbers; nothing of ``trainer``, where the user's arguments
+            come first, nor of what not every network has.
     """
 
     numbers: Numbers
     batch_sizes: dict[int, int]
     callbacks: tuple[Callback, ...] = ()
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    told: str = ""
 
     @property
     def epochs(self) -> int:
@@ -59,23 +62,26 @@ def large(numbers: Numbers) -> Regime:
 
 def linear_lr(numbers: Numbers) -> Regime:
     """Large batch, rate scaled linearly, warmup (Goyal et al. 2017)."""
-    return Regime(numbers, {0: numbers.large_batch_size}, (_linear_scaling(numbers),))
+    told = _linear_scaling_told(numbers)
+    return Regime(numbers, {0: numbers.large_batch_size}, (_linear_scaling(numbers),), told=told)
 
 
 def sqrt_lr(numbers: Numbers) -> Regime:
     """Large batch, root-scaled rate, clipping (Hoffer et al. 2017)."""
-    return Regime(numbers, {0: numbers.large_batch_size}, (_root_scaling(numbers),), _clipping(numbers))
+    told = _root_scaling_told(numbers)
+    return Regime(numbers, {0: numbers.large_batch_size}, (_root_scaling(numbers),), _clipping(numbers), told)
 
 
 def ghost(numbers: Numbers) -> Regime:
     """Large batch, BatchNorm over ghost batches (Hoffer et al. 2017)."""
-    return Regime(numbers, {0: numbers.large_batch_size}, (_ghosts(numbers),))
+    return Regime(numbers, {0: numbers.large_batch_size}, (_ghosts(numbers),), told=_ghosts_told(numbers))
 
 
 def ghost_lr(numbers: Numbers) -> Regime:
     """Large batch, ghosts, root-scaled rate, clipping (Hoffer et al. 2017)."""
     callbacks = (_ghosts(numbers), _root_scaling(numbers))
-    return Regime(numbers, {0: numbers.large_batch_size}, callbacks, _clipping(numbers))
+    told = f"{_ghosts_told(numbers)}, {_root_scaling_told(numbers)}"
+    return Regime(numbers, {0: numbers.large_batch_size}, callbacks, _clipping(numbers), told)
 
 
 def growing(numbers: Numbers) -> Regime:
@@ -83,7 +89,8 @@ def growing(numbers: Numbers) -> Regime:
 
     Where the recipe would multiply its rate by a factor below 1, the batch is divided by it; past the large batch the
     rate takes over what the batch cannot. A recipe whose rate stays has its batch doubled instead, every size with its
-    share of the epochs, to a whole epoch, and the last doubling goes no further than the large batch.
+    share of the epochs, to a whole epoch, and the last doubling goes no further than the large batch. A recipe none of
+    whose steps lies inside the run is refused, and so is one whose rate rises.
     """
     _refuse_no_growth("growing", numbers)
     return _growing_at_steps(numbers) if numbers.learning_rate_steps else _doubling(numbers)
@@ -103,7 +110,8 @@ def piggyback(numbers: Numbers) -> Regime:
             f"piggyback needs an epoch for each of its batches, got epochs={numbers.epochs}; use at least 2"
         )
     warm_start = PiggybackWarmStart(switch, numbers.large_batch_size, optimizer_state="keep")
-    return Regime(numbers, {0: numbers.small_batch_size, switch: numbers.large_batch_size}, (warm_start,))
+    sizes = {0: numbers.small_batch_size, switch: numbers.large_batch_size}
+    return Regime(numbers, sizes, (warm_start,), told=_batches_told(sizes))
 
 
 def longer(numbers: Numbers) -> Regime:
@@ -121,7 +129,10 @@ def longer(numbers: Numbers) -> Regime:
     )
     steps = dict(zip(stretched.milestones, numbers.learning_rate_steps.values(), strict=True))
     longer_numbers = replace(numbers, epochs=stretched.epochs, learning_rate_steps=steps)
-    return Regime(longer_numbers, {0: numbers.large_batch_size})
+    ratio = _times(numbers.large_batch_size / numbers.small_batch_size)
+    what = "epochs and rate steps" if any(step < numbers.epochs for step in numbers.learning_rate_steps) else "epochs"
+    told = f"{what} stretched {ratio} times, to {stretched.epochs} epochs"
+    return Regime(longer_numbers, {0: numbers.large_batch_size}, told=told)
 
 
 def augmented(numbers: Numbers) -> Regime:
@@ -129,17 +140,21 @@ def augmented(numbers: Numbers) -> Regime:
 
     In the paper's table the small batch that it is compared with is augmented too: `--augmentation affine`.
     """
-    return Regime(replace(numbers, augmentation="affine"), {0: numbers.large_batch_size})
+    changed = replace(numbers, augmentation="affine")
+    return Regime(changed, {0: numbers.large_batch_size}, told="augmentation affine")
 
 
 def goyal(numbers: Numbers) -> Regime:
-    """Large batch, linear rate, warmup and four more (Goyal et al. 2017).
+    """Large batch, linear-lr and three more (Goyal et al. 2017).
 
     Residual blocks that begin as the identity, no decay of BatchNorm's weights and of biases, and accuracies with
     BatchNorm's statistics recomputed over the training samples.
     """
     changed = replace(numbers, zero_last_gammas=True, decay_all=False, batch_norm="recomputed")
-    return Regime(changed, {0: numbers.large_batch_size}, (_linear_scaling(numbers),))
+    told = [_linear_scaling_told(numbers), "accuracies with BatchNorm statistics recomputed over the training samples"]
+    if numbers.weight_decay:
+        told.insert(1, "no decay of BatchNorm and biases")
+    return Regime(changed, {0: numbers.large_batch_size}, (_linear_scaling(numbers),), told=", ".join(told))
 
 
 REGIMES: dict[str, Callable[[Numbers], Regime]] = {
@@ -166,6 +181,42 @@ def _root_scaling(numbers: Numbers) -> LearningRateScaling:
     return LearningRateScaling(numbers.small_batch_size, rule="sqrt", warmup_epochs=0)
 
 
+def _linear_scaling_told(numbers: Numbers) -> str:
+    """Only a rate that is scaled up is warmed up to, and one that the run ends before is not reached."""
+    ratio, warmup = numbers.large_batch_size / numbers.small_batch_size, numbers.warmup_epochs
+    told = f"rate x {_times(ratio)} (linear from {numbers.small_batch_size})"
+    if ratio <= 1 or not warmup:
+        return told
+    unreached = f", of which the run has {numbers.epochs}" if warmup > numbers.epochs else ""
+    return f"{told} after a warmup of {warmup:g} epoch{'s' * (warmup != 1)}{unreached}"
+
+
+def _root_scaling_told(numbers: Numbers) -> str:
+    ratio = math.sqrt(numbers.large_batch_size / numbers.small_batch_size)
+    return f"rate x {_times(ratio)} (root, from {numbers.small_batch_size})"
+
+
+def _ghosts_told(numbers: Numbers) -> str:
+    return f"ghosts of {numbers.ghost_batch_size}"
+
+
+def _batches_told(sizes: Mapping[int, int]) -> str:
+    return f"batch {sizes[0]}, {_changes(sizes, sizes[0])}, optimizer's state kept"
+
+
+def _changes(values: Mapping[int, object], before: object) -> str:
+    told = []
+    for epoch, value in values.items():
+        if value != before:
+            told.append(f"{value} from epoch {epoch}")
+        before = value
+    return ", ".join(told)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 1000 else f"{ratio:.3g}"
+
+
 def _clipping(numbers: Numbers) -> dict[str, float]:
     return {"gradient_clip_val": numbers.gradient_clip}
 
@@ -182,11 +233,21 @@ def _ghosts(numbers: Numbers) -> GhostBatchNormSwap:
 def _growing_at_steps(numbers: Numbers) -> Regime:
     def stage(epoch: int) -> Stage:
         factor = numbers.learning_rate_factor(epoch)
-        size = max(1, min(int(numbers.small_batch_size / factor), numbers.large_batch_size))
+        size = min(int(numbers.small_batch_size / factor), numbers.large_batch_size)
         return Stage(size, factor * size / numbers.small_batch_size)
 
-    sizes = {epoch: stage(epoch).batch_size for epoch in (0, *numbers.learning_rate_steps) if epoch < numbers.epochs}
-    return Regime(replace(numbers, learning_rate_steps={}), sizes, (BatchSizeScheduler(stage),))
+    steps = {epoch: factor for epoch, factor in sorted(numbers.learning_rate_steps.items()) if epoch < numbers.epochs}
+    _refuse_rise(steps)
+    sizes = {epoch: stage(epoch).batch_size for epoch in (0, *steps)}
+    if set(sizes.values()) == {numbers.small_batch_size}:
+        raise ValueError(
+            f"growing needs a step of the rate inside the run at which its batch of {numbers.small_batch_size} grows, "
+            f"got epochs={numbers.epochs} and learning_rate_steps={dict(numbers.learning_rate_steps)}; use more "
+            "epochs, earlier steps or smaller factors"
+        )
+    left = _changes({epoch: f"{stage(epoch).learning_rate_factor:.3g}" for epoch in steps}, "1")
+    told = f"{_batches_told(sizes)}, in place of the rate steps{left and f' but for rate x {left}'}"
+    return Regime(replace(numbers, learning_rate_steps={}), sizes, (BatchSizeScheduler(stage),), told=told)
 
 
 def _doubling(numbers: Numbers) -> Regime:
@@ -199,7 +260,19 @@ def _doubling(numbers: Numbers) -> Regime:
             f"epochs={numbers.epochs}; use at least {len(sizes)}"
         )
     schedule = {stage * numbers.epochs // len(sizes): size for stage, size in enumerate(sizes)}
-    return Regime(numbers, schedule, (BatchSizeScheduler(schedule),))
+    return Regime(numbers, schedule, (BatchSizeScheduler(schedule),), told=_batches_told(schedule))
+
+
+def _refuse_rise(steps: Mapping[int, float]) -> None:
+    """The batch would shrink where the rate rises."""
+    before = 1.0
+    for epoch, factor in steps.items():
+        if factor > before:
+            raise ValueError(
+                f"growing needs factors of the rate that fall from 1, got {factor:g} after {before:g} in "
+                f"learning_rate_steps={dict(steps)}; give epoch {epoch} a factor of at most {before:g}"
+            )
+        before = factor
 
 
 def _refuse_no_growth(name: str, numbers: Numbers) -> None:

@@ -52,12 +52,23 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
     Raises:
         ValueError: If Lightning refuses an argument, or an argument takes away what a recipe needs.
     """
+    users = {name: value for name, value in users.items() if name != "max_epochs"}  # the recipe's `epochs`
     if users.get("barebones"):
         raise ValueError(
             "trainer.barebones=True leaves out loggers, checkpoints and callbacks, which a recipe needs; leave it out"
         )
+    if users.get("overfit_batches"):
+        raise ValueError(
+            "trainer.overfit_batches takes stock DataLoaders only; use --trainer.limit_train_batches and --trainer."
+            "max_epochs, or a smaller data set"
+        )
+    if str(users.get("precision")) in ("16-true", "bf16-true", "transformer-engine"):
+        raise ValueError(
+            f"trainer.precision={users['precision']!r} keeps the weights in half precision, in which no sharpness can "
+            "be measured; use 16-mixed or bf16-mixed"
+        )
     try:
-        return Trainer(**{**OURS, **instantiated(users), "logger": False})
+        return Trainer(max_epochs=1, **{**OURS, **instantiated(users), "logger": False})
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         given = ", ".join(f"trainer.{name}={value!r}" for name, value in users.items())
         raise ValueError(f"{given or 'the Trainer'} cannot be used here: {error}") from error
@@ -81,5 +92,5 @@ def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
     try:
         parsed = make(parser.parse_object({"trainer": dict(users)}))["trainer"]
     except ArgumentError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(" ".join(str(error).partition("Errors:")[0].split())) from error
     return {name: parsed[name] for name in users}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.distributed import barrier, is_available, is_initialized, new_group
 from torch.nn.functional import cross_entropy
 
 from lightning_gap import GeneralizationGapMonitor, SharpnessMonitor, WeightDistanceMonitor, weight_distance
@@ -38,6 +39,7 @@ from lightning_gap.recipes.trainer import make_trainer
 
 OUTCOME = "outcome.json"
 SAVED_EVERY = timedelta(minutes=5)
+ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
 
 
 @dataclass(frozen=True)
@@ -117,23 +119,32 @@ def train(
     if regime.numbers.zero_last_gammas:
         zero_last_gammas(network)
     initial = [weight.detach().clone() for weight in network.parameters()]
-    module = Classifier(network, regime.numbers, [*regime.callbacks, *_monitors(data, epsilon, measure_every_n_epochs)])
+    module = Classifier(network, regime.numbers, [*regime.callbacks, *monitors(data, epsilon, measure_every_n_epochs)])
     users = trainer or {}
     saving = _checkpoints(folder, regime.epochs) if users.get("enable_checkpointing", True) else []
     fitting = make_trainer(
         users, {"max_epochs": regime.epochs, **regime.trainer}, callbacks=[progress, *saving], logger=logger
     )
     fitting.fit(module, data, ckpt_path=newest_checkpoint(folder))
-    if not fitting.is_global_zero:
-        return None
-    seconds = progress.seconds
-    _be_ready_to_measure(network, fitting.strategy.root_device)
-    outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=fitting, seconds=seconds)
-    torch.save(network.cpu().state_dict(), folder / "weights.pt")
-    outcome.save(folder / OUTCOME)
-    for used in folder.glob("*.ckpt"):
-        used.unlink()
-    return outcome
+    with _others_waiting():
+        if not fitting.is_global_zero:
+            return None
+        _be_ready_to_measure(network, fitting.strategy.root_device)
+        outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=fitting, progress=progress)
+        torch.save(network.cpu().state_dict(), folder / "weights.pt")
+        outcome.save(folder / OUTCOME)
+        for used in folder.glob("*.ckpt"):
+            used.unlink()
+        return outcome
+
+
+@contextmanager
+def _others_waiting() -> Iterator[None]:
+    """Let the other processes wait for the first to measure, for longer than the processes of a fit wait."""
+    group: Any = new_group(backend="gloo", timeout=timedelta(days=2)) if is_available() and is_initialized() else None
+    yield
+    if group is not None:
+        barrier(group=group)
 
 
 def evaluate(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
@@ -159,14 +170,15 @@ def evaluated_with(
     return recomputed_statistics(network, lambda: evaluate(network, training()))
 
 
-def _monitors(data: InMemoryData | FolderData, epsilon: tuple[float, ...], every: int) -> list[Callback]:
-    monitors: list[Callback] = [
+def monitors(data: InMemoryData | FolderData, epsilon: tuple[float, ...], every: int) -> list[Callback]:
+    """What a recipe measures while it trains."""
+    found: list[Callback] = [
         SharpnessMonitor(epsilon, every_n_epochs=every, max_time_share=None),
         WeightDistanceMonitor(every_n_epochs=every),
     ]
     if len(data.validation):
-        monitors.append(GeneralizationGapMonitor(every_n_epochs=every, max_time_share=None))
-    return monitors
+        found.append(GeneralizationGapMonitor(every_n_epochs=every, max_time_share=None))
+    return found
 
 
 def _checkpoints(folder: Path, epochs: int) -> list[ModelCheckpoint]:
@@ -184,7 +196,7 @@ class _InsideEpochs(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch_idx + 1
-        if done < trainer.num_training_batches and done % trainer.accumulate_grad_batches == 0:
+        if done < trainer.num_training_batches and done % (ASKED_EVERY * trainer.accumulate_grad_batches) == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
@@ -227,8 +239,9 @@ def _measure(
     *,
     regime: Regime,
     trainer: Trainer,
-    seconds: float,
+    progress: EpochProgress,
 ) -> Outcome:
+    seconds = progress.seconds
     numbers = regime.numbers
     chunk = numbers.evaluation_chunk
     with evaluated_with(numbers.batch_norm, network, lambda: data.evaluation("train", chunk)):
@@ -237,7 +250,7 @@ def _measure(
     measured = list(_as_the_weights_are(network, data.evaluation("train", chunk, numbers.sharpness_samples)))
     return Outcome(
         batch_size=regime.batch_size,
-        last_batch_size=regime.last_batch_size,
+        last_batch_size=_batch_size_in(progress.last_epoch, regime),
         epochs=trainer.current_epoch,
         steps=trainer.global_step,
         train_loss=train_loss,
@@ -249,6 +262,12 @@ def _measure(
         distance=weight_distance(network.parameters(), [start.to(trainer.strategy.root_device) for start in initial]),
         seconds=seconds,
     )
+
+
+def _batch_size_in(epoch: int | None, regime: Regime) -> int:
+    """Of the epoch in which the training ended, as planned or earlier; the plan's where nothing was left to train."""
+    begun = [first for first in regime.batch_sizes if epoch is None or first <= epoch]
+    return int(regime.batch_sizes[max(begun)])
 
 
 def _sharpness(

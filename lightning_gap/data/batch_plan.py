@@ -84,9 +84,9 @@ class BatchPlan:
         epoch_seed = int(torch.randint(2**31, (epoch + 1,), generator=stream)[-1])
         return torch.randperm(self.samples, generator=torch.Generator().manual_seed(epoch_seed))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+    def batches(self, epoch: int, start: int = 0, device: torch.device | None = None) -> Iterator[Tensor]:
         """This process's share of each batch of the epoch, from position ``start`` on; 1-D tensors of indices."""
-        order = self.order(epoch)
+        order = self.order(epoch).to(device)
         for position in range(start, len(self)):
             first, last = self._bounds(position)
             yield order[first:last]

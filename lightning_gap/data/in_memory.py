@@ -21,7 +21,8 @@ class InMemoryLoader(PlannedLoader):
 
     Args:
         samples: Tensors with the same first dimension, for instance inputs (N, ...) and targets (N,); or a data set
-            that gives a ready batch for a tensor of indices, on whatever device, as `TensorDataset` does.
+            that gives a ready batch for a tensor of indices, as `TensorDataset` does. One that is not on the CPU says
+            where it is in an attribute ``device``.
         batch_size: Samples per batch and process; the last batch of an epoch may be smaller. May be set between epochs.
         shuffle: Whether each epoch has an order of its own, a pure function of ``seed`` and epoch.
         seed: Seed of the orders and of the augmentation.
@@ -61,12 +62,12 @@ class InMemoryLoader(PlannedLoader):
         super().__init__(samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
-        augment = self.augment
-        if augment is None:
-            for indices in plan.batches(epoch, start):
+        # To where the samples are once an epoch: to copy a few indices for each batch would wait for the device.
+        augment, device = self.augment, getattr(self.dataset, "device", None)
+        numbers = None if augment is None else plan.sample_numbers(epoch, augment.numbers_per_sample).to(device)
+        for indices in plan.batches(epoch, start, device):
+            if augment is None or numbers is None:
                 yield self.dataset[indices]
-            return
-        numbers = plan.sample_numbers(epoch, augment.numbers_per_sample)
-        for indices in plan.batches(epoch, start):
-            inputs, *others = self.dataset[indices]
-            yield augment(inputs, numbers[indices].to(inputs.device)), *others
+            else:
+                inputs, *others = self.dataset[indices]
+                yield augment(inputs, numbers[indices]), *others

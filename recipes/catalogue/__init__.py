@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import iter_modules
+from traceback import extract_tb
 
 from lightning_gap.recipes.recipe import Recipe, chosen
 
@@ -38,7 +39,12 @@ def recipe(name: str) -> Recipe:
     if spec is None or spec.loader is None or not file.is_file():
         raise FileNotFoundError(f"recipe={name!r} is no file; `lightning-gap copy f1 .` writes one to begin with")
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # of whatever type the user's own code fails with
+        places = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else places[-1] if places else None
+        raise ValueError(f"recipe={name!r}, line {line}: {type(error).__name__}: {error}") from error
     own = getattr(module, "RECIPE", None)
     if not isinstance(own, Recipe):
         raise ValueError(f"recipe={name!r} defines no RECIPE; see what `lightning-gap copy f1 .` writes")

@@ -31,6 +31,11 @@ class Samples(Dataset[Batch]):
         """What the network gets, (n, ...) float32, of samples by their place in what is held."""
 
     @property
+    def device(self) -> torch.device:
+        """Where the samples are held, and batches are made."""
+        return self._targets.device
+
+    @property
     def targets(self) -> Tensor:
         """Class of each sample, shape (N,)."""
         return self._targets if self._chosen is None else self._targets[self._chosen]

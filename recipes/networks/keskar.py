@@ -6,11 +6,14 @@ their biases although a BatchNorm follows, as in the authors' code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from typing import Literal, get_args
 
 from torch import Tensor, nn
+
+from lightning_gap.functional.counts import check_counts
+from lightning_gap.recipes.networks.sequences import check_sequences
 
 Variant = Literal["code", "paper"]
 
@@ -69,10 +72,14 @@ class F1(_Layers):
         width: Units of each hidden layer.
         depth: Number of hidden layers.
 
+    Raises:
+        ValueError: If one of them is not a whole number of at least 1.
+
     Reference: Keskar et al. (2017), Appendix B.
     """
 
     def __init__(self, in_features: int = 784, num_classes: int = 10, *, width: int = 512, depth: int = 5) -> None:
+        check_counts(in_features=in_features, num_classes=num_classes, width=width, depth=depth)
         widths = [in_features, *[width] * depth]
         super().__init__(
             [nn.Flatten()],
@@ -110,11 +117,11 @@ class C1(_Layers):
         num_classes: Width of the output, (N, num_classes) class scores, for inputs (N, 3, 32, 32).
         variant: ``"code"`` follows the authors' ``shallownet``, ``"paper"`` the text.
         channels: Channels of both convolutions.
-        dense: Units of the two dense layers.
+        dense: Units of the first and of the second dense layer.
         dropout: Whether to drop half of the dense units in training, as both variants do.
 
     Raises:
-        ValueError: If ``variant`` is unknown.
+        ValueError: If ``variant`` is unknown, or what counts something is not a whole number of at least 1.
 
     Reference: Keskar et al. (2017), Appendix B; ``network_zoo.py`` of their repository.
     """
@@ -125,10 +132,12 @@ class C1(_Layers):
         *,
         variant: Variant = "code",
         channels: int = 64,
-        dense: tuple[int, int] = (384, 192),
+        dense: Sequence[int] = (384, 192),
         dropout: bool = True,
     ) -> None:
         stride, size = (2, 2) if _as_in_paper(variant) else (1, 8)
+        check_counts(num_classes=num_classes, channels=channels)
+        check_sequences((384, 192), dense=dense)
         first, second = dense
         super().__init__(
             [*_conv(3, channels, kernel=5, stride=stride), nn.MaxPool2d(3, stride=2, padding=1)],
@@ -154,7 +163,7 @@ class C2(_Layers):
         dropout: Whether to drop units in training, where the variant does and at its probabilities.
 
     Raises:
-        ValueError: If ``variant`` is unknown.
+        ValueError: If ``variant`` is unknown, or what counts something is not a whole number of at least 1.
 
     Reference: Keskar et al. (2017), Appendix B; ``network_zoo.py`` of their repository. There the pooling is Theano's
     "same", which shifts the windows by one pixel and reads no last row and column; here they tile the image.
@@ -170,6 +179,7 @@ class C2(_Layers):
         dropout: bool = True,
     ) -> None:
         early = dropout and not _as_in_paper(variant)
+        check_counts(num_classes=num_classes, width=width, dense=dense)
         a, b, c, d = width, 2 * width, 4 * width, 8 * width
         super().__init__(
             [*_conv(3, a), _drop(0.3, early), *_conv(a, a), nn.MaxPool2d(2)],
@@ -202,7 +212,7 @@ class C3(C1):
         *,
         variant: Variant = "code",
         channels: int = 64,
-        dense: tuple[int, int] = (384, 192),
+        dense: Sequence[int] = (384, 192),
         dropout: bool = True,
     ) -> None:
         super().__init__(num_classes, variant=variant, channels=channels, dense=dense, dropout=dropout)

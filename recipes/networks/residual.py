@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from lightning_gap.functional.counts import check_counts
+from lightning_gap.recipes.networks.sequences import check_sequences
 
 
 def _conv(in_channels: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -74,14 +77,13 @@ class ResNet44(_ThreeStages):
         blocks: Blocks of each stage; the depth is 6 * blocks + 2.
 
     Raises:
-        ValueError: If ``blocks`` is below 1.
+        ValueError: If one of them is not a whole number of at least 1.
 
     Reference: He et al. (2016), section 4.2; Hoffer et al. (2017), Table 1, and ``resnet.py`` of their repository.
     """
 
     def __init__(self, num_classes: int = 10, *, width: int = 16, blocks: int = 7) -> None:
-        if blocks < 1:
-            raise ValueError(f"blocks must be at least 1, got {blocks}")
+        check_counts(num_classes=num_classes, width=width, blocks=blocks)
         super().__init__(
             stem=nn.Sequential(_conv(3, width), nn.BatchNorm2d(width), nn.ReLU()),
             block=_basic_block,
@@ -124,21 +126,21 @@ class WRN16_4(_ThreeStages):
         width: Channels of the first convolution.
 
     Raises:
-        ValueError: If ``depth`` is not 10, 16, 22, ...
+        ValueError: If ``depth`` is not 10, 16, 22, ..., or another is not a whole number of at least 1.
 
     Reference: Zagoruyko & Komodakis (2016), section 2 and Table 1.
     """
 
     def __init__(self, num_classes: int = 10, *, depth: int = 16, widen: int = 4, width: int = 16) -> None:
-        blocks, rest = divmod(depth - 4, 6)
-        if blocks < 1 or rest:
-            raise ValueError(f"depth must be 6 n + 4 for n blocks in each stage (10, 16, 22, ...), got {depth}")
+        check_counts(num_classes=num_classes, widen=widen, width=width)
+        if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:
+            raise ValueError(f"depth must be 6 n + 4 for n blocks in each stage (10, 16, 22, ...), got {depth!r}")
         wide = widen * width
         super().__init__(
             stem=_conv(3, width),
             block=_PreActivationBlock,
             widths=(width, wide, 2 * wide, 4 * wide),
-            blocks=blocks,
+            blocks=(depth - 4) // 6,
             end=nn.Sequential(nn.BatchNorm2d(4 * wide), nn.ReLU()),
             num_classes=num_classes,
         )
@@ -146,11 +148,11 @@ class WRN16_4(_ThreeStages):
 
 
 class ResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's ResNet-50 with the initial weights of Goyal et al. (2017).
+    """torchvision's ResNet-50 with the initial weights of Goyal et al. (2017), but for zero gammas.
 
-    25,557,032 parameters for 1000 classes. The last BatchNorm of each block starts at zero, so that each block starts
-    as its shortcut; the final layer starts from N(0, 0.01²) with zero biases, convolutions from
-    N(0, 2 / (k * k * out_channels)).
+    25,557,032 parameters for 1000 classes. The final layer starts from N(0, 0.01²) with zero biases, convolutions from
+    N(0, 2 / (k * k * out_channels)), every BatchNorm from 1 and 0. Goyal et al. start the last BatchNorm of each block
+    at zero: that is `zero_last_gammas`, which the recipe applies.
 
     Args:
         num_classes: Width of the output, (N, num_classes) class scores, for inputs (N, 3, H, W), ImageNet's being
@@ -159,6 +161,9 @@ class ResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
         width_per_group: Channels inside the blocks of the first stage; the others have 2, 4 and 8 times as many. The
             outputs of the stages keep their 256, 512, 1024 and 2048.
 
+    Raises:
+        ValueError: If what counts something is not a whole number of at least 1, or there are not four ``blocks``.
+
     Reference: Goyal et al. (2017), section 5.1; He et al. (2016), Table 1, with stride 2 on the 3x3 convolutions.
     """
 
@@ -166,14 +171,15 @@ class ResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
         self,
         num_classes: int = 1000,
         *,
-        blocks: tuple[int, int, int, int] = (3, 4, 6, 3),
+        blocks: Sequence[int] = (3, 4, 6, 3),
         width_per_group: int = 64,
     ) -> None:
+        check_counts(num_classes=num_classes, width_per_group=width_per_group)
+        check_sequences((3, 4, 6, 3), blocks=blocks)
         super().__init__(
             Bottleneck,
             list(blocks),
             num_classes=num_classes,
-            zero_init_residual=True,
             width_per_group=width_per_group,
         )
         nn.init.normal_(self.fc.weight, std=0.01)

@@ -70,9 +70,39 @@ def train(name, augmentation, optimizer, processes):
     return {"weights": weights, "looks": looks.seen, "steps": trainer.global_step}
 
 
+class SavesInside(Callback):
+    """A checkpoint from the middle of the last epoch."""
+
+    def __init__(self, folder):
+        self.file = folder / "inside.ckpt"
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 1):
+            trainer.save_checkpoint(self.file)
+
+
+def means(processes, *callbacks, ckpt_path=None):
+    """Loss and accuracy that are told of the last of two epochs."""
+    data = splits()
+    torch.manual_seed(0)
+    network = recipe("f1").network(data.input_shape, data.num_classes, **OPTIONS["f1"])
+    trainer = make_trainer(
+        {"accelerator": "cpu", "devices": processes, "strategy": "ddp"},
+        {"max_epochs": 2, "enable_checkpointing": False},
+        callbacks=callbacks,
+        logger=None,
+    )
+    served = InMemoryData(data, batch_size=BATCH // processes, validation_size=0)
+    trainer.fit(Classifier(network, Numbers(2, BATCH, BATCH)), served, ckpt_path=ckpt_path)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
 def main() -> None:
     folder, processes = Path(sys.argv[1]), int(sys.argv[2])
     found = {case: train(*case, processes) for case in CASES}
+    saving = SavesInside(folder)
+    found["whole"] = means(processes, saving)
+    found["resumed"] = means(processes, ckpt_path=saving.file)
     rank = torch.distributed.get_rank()
     torch.save(found, folder / f"{processes}-{rank}.pt")
 

@@ -1,16 +1,22 @@
 import math
 import shlex
+from dataclasses import replace
+from io import StringIO
 
 import pytest
 import torch
+from rich.console import Console
+from torchvision.models.resnet import BasicBlock
 
 from lightning_gap.functional import GradientNoise
-from lightning_gap.recipes import advice
-from lightning_gap.recipes.advice import Measurement, advise, measure_noise
+from lightning_gap.recipes import advice, cli
+from lightning_gap.recipes.advice import Measurement, advise, measure_noise, show
 from lightning_gap.recipes.cli import main
-from lightning_gap.recipes.comparison import Settings, make_plan
+from lightning_gap.recipes.networks import ResNet44
+from lightning_gap.recipes.plan import Settings, make_plan
 
 QUICK = ["--small_batch_size", "256", "--steps", "6"]
+SGD = {"small_batch_size": 256, "optimizer": "sgd", "learning_rate": 0.01}
 
 
 @pytest.fixture
@@ -79,18 +85,128 @@ def test_it_measures_along_the_run_of_the_small_batch_and_does_not_disturb_it(qu
     assert [m.loss for m in found] == pytest.approx(losses[1:12:2], rel=1e-5)
 
 
+def test_a_step_of_several_micro_batches_is_measured_once_and_as_one_batch(quick):
+    whole, split = (
+        measure_noise(make_plan(Settings("f1", ("small",), numbers=SGD, trainer=trainer)), 6)
+        for trainer in ({}, {"accumulate_grad_batches": 2})
+    )
+    assert [m.step for m in split] == [m.step for m in whole] == [1, 2, 3, 4, 5, 6]
+    for one, two in zip(whole, split, strict=True):  # but for BatchNorm, which sees half as many samples at once
+        assert two.loss == pytest.approx(one.loss, rel=0.05)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_it_measures_from_the_weights_that_the_recipe_trains(zero, quick, monkeypatch):
+    trained = []
+
+    class Fitting(advice.Classifier):
+        def on_fit_start(self):
+            trained.extend(layer.bn2 for layer in self.network.modules() if isinstance(layer, BasicBlock))
+            assert [bool(norm.weight.any()) for norm in trained] == [not zero] * 3
+            raise RuntimeError("seen")
+
+    plan = make_plan(Settings("f1", ("small",), numbers={"zero_last_gammas": zero}))
+    monkeypatch.setattr(advice, "Classifier", Fitting)
+    monkeypatch.setattr(type(plan), "new_network", lambda _plan, _seed: ResNet44(blocks=1, width=2))
+    with pytest.raises(RuntimeError, match="seen"):
+        measure_noise(plan, 6)
+    assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "told"),
+    [
+        ({"devices": 2}, "got 2 of them, devices 2; leave out trainer.devices"),
+        (
+            {"devices": 2, "strategy": "ddp"},
+            "got 2 of them, devices 2, strategy 'ddp'; leave out trainer.devices and trainer.strategy",
+        ),
+    ],
+)
+def test_several_processes_are_refused_before_any_is_started(devices, told, monkeypatch):
+    monkeypatch.setattr(advice, "make_trainer", None)
+    plan = make_plan(Settings("f1", ("small",), trainer={"accelerator": "cpu", **devices}))
+    with pytest.raises(ValueError, match=f"^advise measures on one process, {told}$"):
+        measure_noise(plan, 6)
+
+
+def settings_of(command, monkeypatch):
+    """What the command line makes of it, the plan left unmade."""
+    found = []
+
+    def note(settings):
+        found.append(settings)
+        raise ValueError("that is all")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "make_plan", note)
+        assert main(command) == 2
+    return found[0]
+
+
+CHOSEN = [
+    *(
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        "0.9",
+        "--learning_rate",
+        "0.1",
+        "--learning_rate_steps",
+        "{20: 0.1, 25: 1e-5}",
+    ),
+    *("--weight_decay", "1e-05", "--decay_all", "false", "--seed", "3", "--num_workers", "2"),
+    *("--network.width", "16", "--network.depth", "2", "--trainer.precision", "bf16-mixed"),
+    *("--trainer.gradient_clip_val", "1e-3", "--trainer.max_time", "00:01:00:00", "--trainer.max_epochs", "7"),
+    *("--trainer.callbacks", "[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:02:00:00'}}]"),
+]
+
+
+@pytest.mark.parametrize(("scale", "commands"), [(50.0, ["compare"]), (20.0, ["compare", "run"]), (900.0, None)])
+@pytest.mark.parametrize("chosen", [[], ["--large_batch_size", "64"], CHOSEN], ids=["nothing", "a batch", "much"])
+def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path, monkeypatch):
+    given = settings_of(["advise", "f1", "--data_dir", str(tmp_path / "my [bold] :smile: data"), *chosen], monkeypatch)
+    plan, out = make_plan(given), StringIO()
+    found = measurements(scale)
+    show(Console(file=out, width=60, highlight=False), plan, found, advise(found, 1280))
+    printed = [shlex.split(line) for line in out.getvalue().splitlines() if line.startswith("    lightning-gap ")]
+    assert [command[1] for command in printed] == (commands or ["compare", "run"])
+    for _, *command in printed:
+        again = settings_of(command, monkeypatch)
+        there = make_plan(again)
+        sizes = {"small_batch_size": 0, "large_batch_size": 0}
+        sizes |= {"learning_rate": 1} if command[0] == "run" else {}
+        assert replace(there.numbers, **sizes) == replace(plan.numbers, **sizes)
+        for name in ("data", "data_dir", "seed", "num_workers", "network", "trainer"):
+            assert getattr(there.settings, name) == getattr(plan.settings, name), name
+    if chosen == []:
+        assert not {"--seed", "--num_workers", "--epochs", "--optimizer"} & {word for line in printed for word in line}
+
+
+def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
+    given = ["--small_batch_size", "64", "--large_batch_size", "160"]
+    plan = make_plan(settings_of(["advise", "f1", *given], monkeypatch))
+    for scale, pairs in ((900.0, [(64, 512), (512, 160)]), (40.0, [(32, 64), (32, 160)]), (100.0, [(64, 160)])):
+        out, found = StringIO(), measurements(scale)
+        show(Console(file=out, width=60), plan, found, advise(found, 1280))
+        lines = [line for line in out.getvalue().splitlines() if line.startswith("    lightning-gap ")]
+        numbers = [make_plan(settings_of(shlex.split(line)[1:], monkeypatch)).numbers for line in lines]
+        assert [(n.small_batch_size, n.large_batch_size) for n in numbers] == pairs
+
+
 def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
-    assert main(["advise", "f1", *QUICK]) == 0
+    assert main(["advise", "f1", *QUICK, "--optimizer", "sgd", "--network.width", "16"]) == 0
     printed = capsys.readouterr().out
     for text in (
         "noise scale",
         "critical batch",
         "(advised)",
         "times the fewest steps",
-        "adam's rate",
-        "sqrt(",
+        "sgd's rate",
+        "the rule is linear",
+        "--optimizer sgd --network.width 16",
         "Next:",
     ):
         assert text in printed

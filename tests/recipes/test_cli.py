@@ -92,9 +92,9 @@ def test_the_table_tells_how_long_and_in_which_batches_each_regime_trained(over_
     for text in (done.stdout, (folder / "table.md").read_text()):
         for terms in (
             "3 epochs, adam 0.001;",
-            "growing: batch 160 from epoch 0, 320 from epoch 1, 640 from epoch 2, optimizer's state kept;",
-            "piggyback: batch 160 from epoch 0, 640 from epoch 1, optimizer's state kept;",
-            "longer: 12 epochs;",
+            "growing: batch 160, 320 from epoch 1, 640 from epoch 2, optimizer's state kept;",
+            "piggyback: batch 160, 640 from epoch 1, optimizer's state kept;",
+            "longer: epochs stretched 4 times, to 12 epochs;",
         ):
             assert terms in " ".join(text.split())
 
@@ -134,7 +134,7 @@ def test_each_regime_and_trial_is_a_tensorboard_run_with_the_monitors_tags(compa
 
 
 def test_regimes_of_a_trial_start_from_the_same_weights_and_trials_do_not():
-    from lightning_gap.recipes.comparison import Settings, make_plan
+    from lightning_gap.recipes.plan import Settings, make_plan
 
     made = make_plan(Settings("f1", ("small", "large")))
     first, again, other = (made.new_network(seed).state_dict() for seed in (0, 0, 1))

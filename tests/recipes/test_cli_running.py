@@ -190,7 +190,7 @@ def test_accuracies_are_evaluated_with_the_statistics_that_are_asked_for(mode, t
     }
     assert told[mode] in printed
     # By hand, from the weights that were kept.
-    from lightning_gap.recipes.comparison import Settings, make_plan
+    from lightning_gap.recipes.plan import Settings, make_plan
 
     plan = make_plan(Settings("f1", ("large",), network={"width": 16}))
     network = plan.new_network(0)

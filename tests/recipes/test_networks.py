@@ -1,4 +1,6 @@
+import inspect
 import math
+import re
 from functools import partial
 
 import pytest
@@ -122,6 +124,36 @@ def test_c3_and_c4_are_c1_and_c2_with_a_hundred_classes(network, base, variant):
 def test_an_unknown_variant_is_refused_with_the_known_ones(network):
     with pytest.raises(ValueError, match=r"variant must be 'code' or 'paper', got 'text'"):
         network(variant="text")
+
+
+COUNTS = [
+    (network, name)
+    for network in (F1, F2, C1, C2, C3, C4, ResNet44, WRN16_4, ResNet50)
+    for name, parameter in inspect.signature(network).parameters.items()
+    if type(parameter.default) is int and (network, name) != (WRN16_4, "depth")
+]
+
+
+@pytest.mark.parametrize("value", [-3, 0, 2.5, True, "16", None, [16]])
+@pytest.mark.parametrize(("network", "name"), COUNTS)
+def test_what_counts_something_must_be_a_whole_number_of_at_least_1(network, name, value):
+    message = f"{name} must be a whole number, at least 1, got {value!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        network(**{name: value})
+
+
+@pytest.mark.parametrize("network", [C1, C3])
+@pytest.mark.parametrize("dense", [384, (384,), [384, 192, 10], (384, 0), [7, 6.0], [True, 6], "76", None])
+def test_the_dense_layers_of_c1_must_be_two_counts(network, dense):
+    message = f"dense must be 2 whole numbers, each at least 1, got {dense!r}; for instance [384, 192]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        network(dense=dense)
+
+
+@pytest.mark.parametrize("network", [C1, C3])
+def test_the_dense_layers_of_c1_may_be_a_list_as_yaml_gives_it(network):
+    with torch.device("meta"):
+        assert "dense7 drop0.5 dense6" in " ".join(described(network(dense=[7, 6])))
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -34,6 +34,13 @@ def test_two_processes_train_to_the_weights_of_one(found, case):
         assert torch.equal(first["weights"][name], second["weights"][name])
 
 
+@pytest.mark.parametrize("name", ["1-0", "2-0", "2-1"])
+def test_an_epoch_resumed_in_its_middle_tells_the_means_of_the_whole(found, name):
+    assert found[name]["whole"]["train/loss"] > 0
+    assert found[name]["resumed"] == pytest.approx(found[name]["whole"], rel=1e-6)
+    assert found[name]["whole"] == pytest.approx(found["2-0"]["whole"], rel=1e-6) or name == "1-0"
+
+
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_sample_looks_the_same_on_whichever_process_it_comes(found, case):
     alone, first, second = (found[name][case]["looks"] for name in ("1-0", "2-0", "2-1"))

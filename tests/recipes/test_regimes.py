@@ -114,6 +114,66 @@ def test_a_step_after_the_run_neither_grows_the_batch_nor_warns():
     assert REGIMES["growing"](numbers).batch_sizes == {0: 8, 5: 16}
 
 
+def test_a_rate_that_would_rise_after_the_run_hinders_no_growth():
+    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={11: 0.5, 5: 0.25})
+    assert REGIMES["growing"](numbers).batch_sizes == {0: 8, 5: 32}
+
+
+def test_steps_given_in_any_order_grow_the_batch_in_that_of_the_epochs():
+    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={9: 0.25, 5: 0.5})
+    assert list(REGIMES["growing"](numbers).batch_sizes.items()) == [(0, 8), (5, 16), (9, 32)]
+
+
+IN_STEPS = {"learning_rate_steps": {5: 0.25, 9: 0.0625}}  # the second leaves half of the rate to the batch of 64
+SCALED = "rate x 8 (linear from 8) after a warmup of 2 epochs"
+RECOMPUTED = "accuracies with BatchNorm statistics recomputed over the training samples"
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "told"),
+    [
+        ("small", {}, ""),
+        ("large", {}, ""),
+        ("linear-lr", {}, SCALED),
+        ("linear-lr", {"warmup_epochs": 1}, "rate x 8 (linear from 8) after a warmup of 1 epoch"),
+        ("linear-lr", {"warmup_epochs": 0}, "rate x 8 (linear from 8)"),
+        ("linear-lr", {"large_batch_size": 4}, "rate x 0.5 (linear from 8)"),  # what shrinks is not warmed up to
+        ("linear-lr", {"epochs": 1}, f"{SCALED}, of which the run has 1"),
+        ("sqrt-lr", {}, "rate x 2.83 (root, from 8)"),
+        ("ghost", {}, "ghosts of 16"),
+        ("ghost-lr", {}, "ghosts of 16, rate x 2.83 (root, from 8)"),
+        ("longer", {}, "epochs stretched 8 times, to 88 epochs"),
+        ("longer", {"learning_rate_steps": {20: 0.1}}, "epochs stretched 8 times, to 88 epochs"),
+        ("longer", IN_STEPS, "epochs and rate steps stretched 8 times, to 88 epochs"),
+        ("growing", {}, "batch 8, 16 from epoch 2, 32 from epoch 5, 64 from epoch 8, optimizer's state kept"),
+        (
+            "growing",
+            IN_STEPS,
+            "batch 8, 32 from epoch 5, 64 from epoch 9, optimizer's state kept, in place of the rate steps but for "
+            "rate x 0.5 from epoch 9",
+        ),
+        (
+            "growing",
+            {"learning_rate_steps": {5: 0.125, 9: 0.0125}},
+            "batch 8, 64 from epoch 5, optimizer's state kept, in place of the rate steps but for rate x 0.1 from "
+            "epoch 9",
+        ),
+        ("piggyback", {}, "batch 8, 64 from epoch 3, optimizer's state kept"),
+        ("augmented", {}, "augmentation affine"),
+        ("goyal", {}, f"{SCALED}, {RECOMPUTED}"),
+        ("goyal", {"weight_decay": 1e-4}, f"{SCALED}, no decay of BatchNorm and biases, {RECOMPUTED}"),
+    ],
+)
+def test_a_regime_tells_what_it_does_with_its_numbers(name, changed, told):
+    assert REGIMES[name](dataclasses.replace(NUMBERS, **changed)).told == told
+
+
+def test_the_first_line_of_goyal_is_short_and_counts_what_the_others_name():
+    first, _, others = REGIMES["goyal"].__doc__.partition("\n\n")
+    assert first == "Large batch, linear-lr and three more (Goyal et al. 2017)."
+    assert others.replace(", and accuracies", ", accuracies").count(",") == 2  # three things
+
+
 def test_the_rate_follows_its_steps():
     numbers = dataclasses.replace(NUMBERS, learning_rate_steps={9: 0.01, 5: 0.1})
     assert [numbers.learning_rate_factor(epoch) for epoch in (0, 4, 5, 8, 9, 100)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
@@ -152,6 +212,19 @@ def test_a_batch_that_doubles_stops_at_the_large_one():
         ("growing", {"large_batch_size": 8}, "growing needs a large_batch_size above small_batch_size=8, got 8"),
         ("piggyback", {"large_batch_size": 4}, "piggyback needs a large_batch_size above small_batch_size=8, got 4"),
         ("longer", {"large_batch_size": 8}, "longer needs a large_batch_size above small_batch_size=8, got 8"),
+        (
+            "growing",
+            {"learning_rate_steps": {11: 0.1, 20: 0.01}},
+            "growing needs a step .* inside the run at which its batch of 8 grows, got epochs=11 and "
+            "learning_rate_steps={11: 0.1, 20: 0.01}; use more epochs, earlier steps or smaller factors",
+        ),
+        ("growing", {"learning_rate_steps": {5: 0.95}}, "its batch of 8 grows, .* earlier steps or smaller factors"),
+        (
+            "growing",
+            {"learning_rate_steps": {9: 0.5, 5: 0.1}},
+            "growing needs factors of the rate that fall from 1, got 0.5 after 0.1 .* a factor of at most 0.1",
+        ),
+        ("growing", {"learning_rate_steps": {5: 2.0}}, "got 2 after 1 .*; give epoch 5 a factor of at most 1"),
         ("ghost", {"ghost_batch_size": 65}, "ghost_batch_size=65 is larger than the batch, large_batch_size=64; use"),
     ],
 )
@@ -293,6 +366,7 @@ def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_numbers(name,
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_run_saved_by_the_clock_goes_on_inside_its_epoch(name, epoch, batch, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVED_EVERY", timedelta(microseconds=1))
+    monkeypatch.setattr(training, "ASKED_EVERY", 1)
     cut = REGIMES[name](ON_DIGITS)
     with pytest.raises(RuntimeError, match="power cut"):
         run(dataclasses.replace(cut, callbacks=(*cut.callbacks, StopsAt(epoch, batch))), tmp_path / "cut")

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -84,15 +85,28 @@ def test_wrn_starts_with_zero_biases_in_the_final_layer():
     assert not WRN16_4().fc.bias.any()
 
 
-@pytest.mark.parametrize("depth", [4, 15, -2])
+@pytest.mark.parametrize("depth", [4, 15, -2, 2.5, 16.0, "16", None])
 def test_wrn_refuses_a_depth_of_no_whole_number_of_blocks(depth):
-    with pytest.raises(ValueError, match=f"depth must be 6 n \\+ 4 .* got {depth}"):
+    with pytest.raises(ValueError, match=f"depth must be 6 n \\+ 4 .* got {depth!r}"):
         WRN16_4(depth=depth)
 
 
 def test_resnet44_refuses_stages_without_blocks():
-    with pytest.raises(ValueError, match="blocks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="blocks must be a whole number, at least 1, got 0"):
         ResNet44(blocks=0)
+
+
+@pytest.mark.parametrize("blocks", [[1, 2], (3, 4, 6, 0), [3, 4, 6, 3.0], [1, 1, True, 1], 4, "3463", None])
+def test_resnet50_refuses_blocks_that_are_not_four_counts(blocks):
+    message = f"blocks must be 4 whole numbers, each at least 1, got {blocks!r}; for instance [3, 4, 6, 3]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ResNet50(blocks=blocks)
+
+
+def test_resnet50_takes_the_blocks_of_yaml():
+    with torch.device("meta"):
+        network = ResNet50(blocks=[1, 2, 1, 3])
+    assert [len(stage) for stage in (network.layer1, network.layer2, network.layer3, network.layer4)] == [1, 2, 1, 3]
 
 
 def test_resnet50_is_torchvisions_given_the_same_weights():
@@ -117,24 +131,24 @@ def test_convolutions_start_from_hes_normal_distribution(network):
     assert float((standard.abs() < 1).float().mean()) == pytest.approx(math.erf(1 / math.sqrt(2)), abs=0.005)
 
 
-def test_resnet50_starts_as_goyal_et_al_start_it():
+def test_resnet50_starts_as_goyal_et_al_start_it_once_the_recipe_sets_its_gammas_to_zero():
     torch.manual_seed(0)
     network = ResNet50().requires_grad_(False)
     assert float(network.fc.weight.std()) == pytest.approx(0.01, rel=0.01)
     assert not network.fc.bias.any()
     gammas = {name: layer.weight for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert all(bool((gamma == 1).all()) for gamma in gammas.values())  # what `--zero_last_gammas false` asks for
+    zero_last_gammas(network)
     assert all(bool((gamma == (0 if name.endswith("bn3") else 1)).all()) for name, gamma in gammas.items())
 
 
 def test_blocks_that_start_with_zero_gammas_are_identities_up_to_the_relu():
     wide = images()[:, :1].expand(-1, 256, -1, -1)
-    bottleneck = ResNet50(blocks=(2, 1, 1, 1), width_per_group=2).double().layer1[1]
-    assert torch.equal(bottleneck(wide), wide.relu())
-    network = ResNet44(width=4).double()
-    block, narrow = network.stages[0][1], wide[:, :4]
-    assert not torch.equal(block(narrow), narrow.relu())
-    zero_last_gammas(network)
-    assert torch.equal(block(narrow), narrow.relu())
+    deep, shallow = ResNet50(blocks=(2, 1, 1, 1), width_per_group=2).double(), ResNet44(width=4).double()
+    for network, block, maps in ((deep, deep.layer1[1], wide), (shallow, shallow.stages[0][1], wide[:, :4])):
+        assert not torch.equal(block(maps), maps.relu())
+        zero_last_gammas(network)
+        assert torch.equal(block(maps), maps.relu())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""What the command refuses in one line before anything is trained, and what it warns of."""
+
+import json
+import warnings
+
+import pytest
+
+from lightning_gap.recipes import plan
+from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.datasets import DATASETS
+
+TINY = ["--network.width", "8", "--network.depth", "1", "--epsilon", "[1e-3]"]
+MONITOR = "[{class_path: lightning_gap.SharpnessMonitor}]"
+SCALING = "[{class_path: lightning_gap.LearningRateScaling, init_args: {base_batch_size: 64}}]"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["small", "--trainer.callbacks", MONITOR], "has a SharpnessMonitor, and the regime 'small' brings its own"),
+        (["linear-lr", "--trainer.callbacks", SCALING], "has a LearningRateScaling, and the regime 'linear-lr'"),
+        (["small", "--trainer.overfit_batches", "1"], "trainer.overfit_batches takes stock DataLoaders only"),
+        (["small", "--trainer.precision", "bf16-true"], "trainer.precision='bf16-true' keeps the weights in half"),
+        (["small", "--trainer.precision", "bf17"], "trainer.precision='bf17' cannot be used here"),
+        (["small", "--trainer.limit_val_batches", "0"], "limit_val_batches=0 leaves the 157 validation samples unused"),
+        (
+            ["small", "--validation_size", "1", "--trainer.devices", "2", "--small_batch_size", "718"],
+            "validation_size=1 is less than a sample for each of 2 processes; use 0 or more",
+        ),
+        (["ghost", "--ghost_batch_size", "1"], "ghost_batch_size=1 must be from 2 to the 640 samples"),
+        (["ghost", "--trainer.accumulate_grad_batches", "40"], "ghost_batch_size=32 must be from 2 to the 16 samples"),
+        (["small", "--learning_rate_steps", "{1.5: 0.1}"], "learning_rate_steps must begin at whole epochs, got 1.5"),
+        (["small", "--trainer.accelerator", "gpu"], "trainer.accelerator='gpu' cannot be used here"),
+        (
+            ["small", "--trainer.val_check_interval", "100"],
+            "small: `val_check_interval` (100) must be less",
+        ),
+    ],
+)
+def test_it_is_one_line_and_nothing_is_left(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "f1", "--regime", args[0], "--epochs", "2", *TINY, *args[1:]]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [
+        (["run", "f1", "--regime", "small", "--epochs", "ten"], "epochs"),
+        (["run", "f1", "--regime", "small", "--epsilon", "1e-3"], "epsilon"),
+        (["run", "f1", "--regime", "small", "--momentum", "much"], "momentum"),
+        (["run", "f1", "--regime", "small", "--learning_rate_steps", "soon"], "learning_rate_steps"),
+        (["run", "f1", "--regime", "small", "--standardise", "maybe"], "standardise"),
+        (["run", "f1", "--regime", "small", "--no_such_number", "1"], "no_such_number"),
+        (["compare", "f1"], "regimes"),
+        (["train", "f1"], "train"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_too(args, key, capsys):
+    with pytest.raises(SystemExit) as status:
+        main(args)
+    assert status.value.code == 2
+    error = capsys.readouterr().err
+    assert key in error
+    assert error.startswith("lightning-gap")
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("RECIPE = Recipe()", "line 1: NameError: name 'Recipe' is not defined"),
+        ("x = 1\nRECIPE = (", "line 2: SyntaxError"),
+    ],
+)
+def test_a_broken_file_of_the_users_is_named_with_its_line(text, message, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(text)
+    assert main(["run", str(tmp_path / "mine.py"), "--regime", "small"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_warning_of_ours_is_a_line_and_lightnings_advice_is_not(tmp_path, capsys):
+    arguments = ["run", "f1", "--regime", "linear-lr", "--epochs", "2", *TINY, "--output", str(tmp_path / "run")]
+    before = list(warnings.filters)
+    assert main(arguments) == 0
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("warning: warmup_epochs=5 is longer than the run, max_epochs=2")
+    assert warnings.filters == before
+
+
+def test_download_is_a_flag_that_reaches_the_data_set(tmp_path, monkeypatch):
+    asked = []
+
+    def fake(data_dir, *, download):
+        asked.append(download)
+        return DATASETS["digits"](data_dir)
+
+    monkeypatch.setitem(plan.DATASETS, "mnist", fake)
+    numbers = ["--epochs", "1", "--large_batch_size", "700", "--small_batch_size", "479"]
+    run = ["run", "f1", "--regime", "small", "--data", "mnist", *numbers, *TINY]
+    assert main([*run, "--download", "--output", str(tmp_path / "1")]) == 0
+    assert main([*run, "--output", str(tmp_path / "2")]) == 0
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize(("steps", "last"), [(30, 32), (45, 64), (10_000, 640)])
+def test_the_batch_at_the_end_is_that_of_the_end(steps, last, tmp_path):
+    arguments = ["--epochs", "6", "--trainer.max_steps", str(steps), *TINY, "--output", str(tmp_path / "run")]
+    assert main(["run", "f1", "--regime", "growing", *arguments]) == 0
+    outcome = json.loads((tmp_path / "run/runs/growing/trial-1/outcome.json").read_text())
+    assert (outcome["batch_size"], outcome["last_batch_size"]) == (32, last)
