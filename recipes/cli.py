@@ -46,6 +46,7 @@ _LIGHTNINGS_TALK = (
     "Checkpoint directory .* exists and is not empty",
     "`isinstance.treespec, LeafSpec.` is deprecated",
     "GPU available but not used",
+    "It is recommended to use `self.log.*sync_dist=True",  # the means are of all processes already
 )
 
 

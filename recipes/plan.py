@@ -200,6 +200,7 @@ def _check_regime(plan: Plan, name: str, network: nn.Module) -> None:
             )
     Classifier(network, regime.numbers).configure_optimizers()
     _check_callbacks(plan, name, regime)
+    _check_ghosts(plan, regime)
     _check_validation(plan, data)
 
 
@@ -215,6 +216,9 @@ def _check_callbacks(plan: Plan, name: str, regime: Regime) -> None:
                 f"trainer.callbacks has a {type(callback).__name__}, and the regime {name!r} brings its own; leave "
                 "yours out, or change the recipe's numbers"
             )
+
+
+def _check_ghosts(plan: Plan, regime: Regime) -> None:
     ghosts = [callback.ghost_batch_size for callback in regime.callbacks if isinstance(callback, GhostBatchNormSwap)]
     share = plan.micro_batch(regime.batch_size)
     if ghosts and not 2 <= ghosts[0] <= share:

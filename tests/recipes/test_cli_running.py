@@ -42,6 +42,7 @@ def test_two_processes_are_one_run_with_one_folder_and_the_steps_of_one(tmp_path
     first, second = outcome(tmp_path / "1"), outcome(folder)
     assert (first["steps"], first["batch_size"]) == (second["steps"], second["batch_size"]) == (16, 160)
     assert both.stdout.count("small: 16 steps") == 1
+    assert "warning" not in both.stderr
     assert "2 processes" in " ".join(both.stdout.split())
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"] == {"devices": 2, "strategy": "ddp"}
     assert [path.name for path in (folder / "tensorboard").iterdir()] == ["small"]
