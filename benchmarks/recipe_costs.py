@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lightning_gap.recipes.catalogue import FILES, recipe
-from lightning_gap.recipes.optimizers import make_optimizer
+from lightning_gap.recipes.optimizers import optimizer_of
 from lightning_gap.recipes.terms import versions
 
 # Training samples, shape of an input, classes.
@@ -40,14 +40,7 @@ def seconds_per_sample(name: str, data: str, steps: int) -> float:
     size = AT_ONCE.get(data, numbers.small_batch_size)
     torch.manual_seed(0)
     network = found.network(shape, classes)
-    optimizer = make_optimizer(
-        numbers.optimizer,
-        network,
-        learning_rate=numbers.learning_rate,
-        momentum=numbers.momentum,
-        weight_decay=numbers.weight_decay,
-        decay_all=numbers.decay_all,
-    )
+    optimizer = optimizer_of(numbers, network)
     inputs, targets = torch.rand(size, *shape), torch.arange(size) % classes
     times = []
     for _ in range(steps + 2):

@@ -28,7 +28,7 @@ from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.catalogue import recipe
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
-from lightning_gap.recipes.optimizers import make_optimizer
+from lightning_gap.recipes.optimizers import optimizer_of
 from lightning_gap.recipes.recipe import Numbers
 from lightning_gap.recipes.terms import versions
 from lightning_gap.recipes.trainer import make_trainer
@@ -77,14 +77,7 @@ def bare_rate(network: nn.Module, splits: Splits, numbers: Numbers, steps: int, 
     network.to(place).train()
     size = numbers.small_batch_size
     ready = [splits.train.to(place)[torch.arange(k * size, (k + 1) * size)] for k in range(8)]
-    optimizer = make_optimizer(
-        numbers.optimizer,
-        network,
-        learning_rate=numbers.learning_rate,
-        momentum=numbers.momentum,
-        weight_decay=numbers.weight_decay,
-        decay_all=numbers.decay_all,
-    )
+    optimizer = optimizer_of(numbers, network)
     for step in range(steps + WARMUP):
         if step == WARMUP:
             if device == "gpu":

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_gap.recipes.epoch_means import EpochMeans
-from lightning_gap.recipes.optimizers import make_optimizer
+from lightning_gap.recipes.optimizers import optimizer_of
 from lightning_gap.recipes.recipe import Numbers
 
 Batch = tuple[Tensor, Tensor]
@@ -42,18 +42,10 @@ class Classifier(LightningModule):
         return list(self.callbacks)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        numbers = self.numbers
-        optimizer: Optimizer = make_optimizer(
-            numbers.optimizer,
-            self.network,
-            learning_rate=numbers.learning_rate,
-            momentum=numbers.momentum,
-            weight_decay=numbers.weight_decay,
-            decay_all=numbers.decay_all,
-        )
-        if not numbers.learning_rate_steps:
+        optimizer: Optimizer = optimizer_of(self.numbers, self.network)
+        if not self.numbers.learning_rate_steps:
             return optimizer
-        return [optimizer], [LambdaLR(optimizer, numbers.learning_rate_factor)]
+        return [optimizer], [LambdaLR(optimizer, self.numbers.learning_rate_factor)]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Class scores (N, C)."""

@@ -112,13 +112,15 @@ def _spoken_plainly() -> Iterator[None]:
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        for message in _LIGHTNINGS_TALK:
-            warnings.filterwarnings("ignore", message=message)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        yield
-    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            for message in _LIGHTNINGS_TALK:
+                warnings.filterwarnings("ignore", message=message)
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _plain(value: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
+
+from lightning_gap.recipes.recipe import Numbers, chosen
 
 ParameterGroups = list[dict[str, Any]]
 
@@ -55,10 +56,7 @@ def make_optimizer(
         >>> [(len(group["params"]), group["weight_decay"]) for group in sgd.param_groups]
         [(1, 0.0001), (3, 0.0)]
     """
-    if name not in OPTIMIZERS:
-        near = get_close_matches(name, OPTIMIZERS, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"unknown optimizer {name!r}; {hint}known: {', '.join(OPTIMIZERS)}")
+    chosen("optimizer", name, OPTIMIZERS)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
     if not 0 <= weight_decay < math.inf:
@@ -68,6 +66,18 @@ def make_optimizer(
     if name == "lars" and weight_decay and decay_all:
         raise ValueError(f"lars decays no vectors, so weight_decay={weight_decay!r} needs decay_all=False")
     return OPTIMIZERS[name](_groups(network, weight_decay, decay_all), learning_rate, momentum)
+
+
+def optimizer_of(numbers: Numbers, network: nn.Module) -> Optimizer:
+    """The optimizer that a recipe's numbers name, as they set it."""
+    return make_optimizer(
+        numbers.optimizer,
+        network,
+        learning_rate=numbers.learning_rate,
+        momentum=numbers.momentum,
+        weight_decay=numbers.weight_decay,
+        decay_all=numbers.decay_all,
+    )
 
 
 def adam(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:

@@ -47,7 +47,11 @@ class Regime:
     @property
     def last_batch_size(self) -> int:
         """The same in the last epoch."""
-        return self.batch_sizes[max(self.batch_sizes)]
+        return self.batch_size_in(None)
+
+    def batch_size_in(self, epoch: int | None) -> int:
+        """The same in an epoch; in the last for none."""
+        return self.batch_sizes[max(first for first in self.batch_sizes if epoch is None or first <= epoch)]
 
 
 def small(numbers: Numbers) -> Regime:

@@ -15,9 +15,8 @@ from lightning_gap.functional import along_line, batch_statistics, epsilon_name
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
 from lightning_gap.logging.tables import Row
 from lightning_gap.recipes.plan import Plan
-from lightning_gap.recipes.results_folder import WEIGHTS
 from lightning_gap.recipes.terms import terms
-from lightning_gap.recipes.training import Outcome, evaluate
+from lightning_gap.recipes.training import WEIGHTS, Outcome, evaluate
 
 
 def columns(plan: Plan) -> list[Column]:

@@ -6,17 +6,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import yaml
 
 from lightning_gap.recipes.plan import Plan
-from lightning_gap.recipes.training import OUTCOME, Outcome, newest_checkpoint
+from lightning_gap.recipes.training import OUTCOME, UNREADABLE, WEIGHTS, Outcome, newest_checkpoint
 
 CONFIG = "config.yaml"
-WEIGHTS = "weights.pt"
 _MAY_CHANGE = {"regimes", "trials", "data_dir", "download", "num_workers", "output", "resume"}
 _TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
 
@@ -89,7 +87,7 @@ def _check_files(plan: Plan) -> None:
 def _check_weights(folder: Path) -> None:
     try:
         torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"the weights {str(folder / WEIGHTS)!r} cannot be read ({type(error).__name__}); delete "
             f"{str(folder / OUTCOME)!r} to train that run again, or choose a new --output"

@@ -37,7 +37,8 @@ from lightning_gap.recipes.progress import EpochProgress
 from lightning_gap.recipes.regimes import Regime
 from lightning_gap.recipes.trainer import make_trainer
 
-OUTCOME = "outcome.json"
+OUTCOME, WEIGHTS = "outcome.json", "weights.pt"
+UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, UnpicklingError, ValueError)  # what a damaged file ends in
 SAVED_EVERY = timedelta(minutes=5)
 ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
 
@@ -131,7 +132,7 @@ def train(
             return None
         _be_ready_to_measure(network, fitting.strategy.root_device)
         outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=fitting, progress=progress)
-        torch.save(network.cpu().state_dict(), folder / "weights.pt")
+        torch.save(network.cpu().state_dict(), folder / WEIGHTS)
         outcome.save(folder / OUTCOME)
         for used in folder.glob("*.ckpt"):
             used.unlink()
@@ -210,7 +211,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     def steps(path: Path) -> int:
         try:
             return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-        except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError) as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"the checkpoint {str(path)!r} cannot be read ({type(error).__name__}); delete it to go on from the "
                 "one before, or from the beginning"
@@ -250,7 +251,7 @@ def _measure(
     measured = list(_as_the_weights_are(network, data.evaluation("train", chunk, numbers.sharpness_samples)))
     return Outcome(
         batch_size=regime.batch_size,
-        last_batch_size=_batch_size_in(progress.last_epoch, regime),
+        last_batch_size=regime.batch_size_in(progress.last_epoch),  # where the training ended, as planned or earlier
         epochs=trainer.current_epoch,
         steps=trainer.global_step,
         train_loss=train_loss,
@@ -262,12 +263,6 @@ def _measure(
         distance=weight_distance(network.parameters(), [start.to(trainer.strategy.root_device) for start in initial]),
         seconds=seconds,
     )
-
-
-def _batch_size_in(epoch: int | None, regime: Regime) -> int:
-    """Of the epoch in which the training ended, as planned or earlier; the plan's where nothing was left to train."""
-    begun = [first for first in regime.batch_sizes if epoch is None or first <= epoch]
-    return int(regime.batch_sizes[max(begun)])
 
 
 def _sharpness(

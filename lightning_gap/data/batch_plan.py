@@ -98,22 +98,22 @@ class BatchPlan:
 
     def random_seed(self, epoch: int, position: int, purpose: str) -> int:
         """A seed below 2^32 for what is drawn at random with this batch, for each purpose and process another."""
-        key = f"{self.seed} {epoch} {position} {self.rank} {purpose}".encode()
-        return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
+        return self._seed_of(f"{epoch} {position} {self.rank} {purpose}")
 
     def sample_seed(self, epoch: int, sample: int) -> int:
         """A seed below 2^32 for what is drawn with this sample, whatever its batch, position and process."""
-        key = f"{self.seed} {epoch} {sample} sample".encode()
-        return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
+        return self._seed_of(f"{epoch} {sample} sample")
 
     def sample_numbers(self, epoch: int, count: int) -> Tensor:
         """Random numbers from 0 to below 1 for each sample of the data set, shape (samples, count).
 
         The same for every batch size, order and process: what is made of them is a function of seed, epoch and sample.
         """
-        key = f"{self.seed} {epoch} numbers".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big")
-        return torch.rand(self.samples, count, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(self._seed_of(f"{epoch} numbers"))
+        return torch.rand(self.samples, count, generator=generator)
+
+    def _seed_of(self, what: str) -> int:
+        return int.from_bytes(hashlib.blake2b(f"{self.seed} {what}".encode(), digest_size=4).digest(), "big")
 
     def _bounds(self, position: int) -> tuple[int, int]:
         """Where this process's share of a batch begins and ends in the order."""

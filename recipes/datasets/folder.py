@@ -14,6 +14,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
+from lightning_gap.recipes.datasets.drawn import drawn
+
 # Of ImageNet's training images, per colour, after division by 255.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -85,7 +87,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the images that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        order = drawn(len(self))
         return order[size:].sort().values, order[:size]
 
     def only(self, indices: Tensor) -> FolderImages:

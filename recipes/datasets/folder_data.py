@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_gap import ResumableLoader
+from lightning_gap.recipes.datasets.drawn import at_most, split_for_training
 from lightning_gap.recipes.datasets.folder import FolderImages
 from lightning_gap.recipes.datasets.splits import Splits
 
@@ -57,12 +58,7 @@ class FolderData(LightningDataModule):
         assert isinstance(splits.test, FolderImages)
         if augmentation not in ("scale-crop", "none"):
             raise ValueError(f"augmentation of images in files must be 'scale-crop' or 'none', got {augmentation!r}")
-        images = len(splits.train)
-        if not 0 <= validation_size < images:
-            raise ValueError(f"validation_size must be from 0 to {images - 1}, got {validation_size}")
-        kept, held_out = splits.train.split_off(validation_size)
-        if not 1 <= batch_size <= len(kept):
-            raise ValueError(f"batch_size must be from 1 to the {len(kept)} training samples, got {batch_size}")
+        kept, held_out = split_for_training(splits.train, validation_size, batch_size)
         self.train, self.validation = splits.train.only(kept), splits.train.only(held_out)
         self.test = splits.test
         self.batch_size = batch_size
@@ -81,13 +77,10 @@ class FolderData(LightningDataModule):
         Returns:
             Batches that can be gone through as often as needed; the files are read each time.
         """
-        whole: FolderImages = getattr(self, split)
-        if samples is not None and samples < len(whole):
-            order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-            whole = whole.only(order[:samples].sort().values)
+        measured: FolderImages = at_most(getattr(self, split), samples)
         # A generator of its own, because making an iterator draws from it.
         return DataLoader(
-            whole,
+            measured,
             batch_size=chunk,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from lightning.pytorch import LightningDataModule
 
 from lightning_gap import InMemoryLoader
 from lightning_gap.data import Augmentation
+from lightning_gap.recipes.datasets.drawn import at_most, split_for_training
 from lightning_gap.recipes.datasets.samples import Batch, Samples
 from lightning_gap.recipes.datasets.splits import Splits
 
@@ -47,13 +47,8 @@ class InMemoryData(LightningDataModule):
         super().__init__()
         assert isinstance(splits.train, Samples)
         assert isinstance(splits.test, Samples)
-        samples = len(splits.train)
-        if not 0 <= validation_size < samples:
-            raise ValueError(f"validation_size must be from 0 to {samples - 1}, got {validation_size}")
-        kept, held_out = splits.train.split_off(validation_size)
-        if not 1 <= batch_size <= len(kept):
-            raise ValueError(f"batch_size must be from 1 to the {len(kept)} training samples, got {batch_size}")
-        self._all, self._kept, self._held_out = splits.train, kept, held_out
+        self._all = splits.train
+        self._kept, self._held_out = split_for_training(splits.train, validation_size, batch_size)
         self._share_out()
         self.test = splits.test
         self.batch_size = batch_size
@@ -77,11 +72,8 @@ class InMemoryData(LightningDataModule):
             chunk: Samples in a batch.
             samples: At most so many, drawn with seed 0; all by default.
         """
-        whole: Samples = getattr(self, split)
-        if samples is not None and samples < len(whole):
-            order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-            whole = whole.only(order[:samples].sort().values)
-        yield from whole.chunks(chunk)
+        measured: Samples = at_most(getattr(self, split), samples)
+        yield from measured.chunks(chunk)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Batches in an order of its own each epoch."""

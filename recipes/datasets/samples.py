@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_gap.recipes.datasets.drawn import drawn
+
 Batch = tuple[Tensor, Tensor]
 S = TypeVar("S", bound="Samples")
 
@@ -57,7 +59,7 @@ class Samples(Dataset[Batch]):
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the samples that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        order = drawn(len(self))
         return order[size:].sort().values, order[:size]
 
     def only(self: S, indices: Tensor) -> S:
@@ -165,7 +167,7 @@ class Frames(Samples):
         """
         first = self._first if self._chosen is None else self._first[self._chosen]
         firsts, lengths = torch.unique(first, return_counts=True)
-        order = torch.randperm(len(firsts), generator=torch.Generator().manual_seed(0))
+        order = drawn(len(firsts))
         enough = int(torch.searchsorted(lengths[order].cumsum(0), size)) + 1 if size else 0
         held_out = torch.isin(first, firsts[order[:enough]])
         return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
