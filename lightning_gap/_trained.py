@@ -15,7 +15,7 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
     Raises:
         ValueError: If the optimizers hold none of the module's weights, but copies of them.
     """
-    weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+    weights: dict[str, Tensor] = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
     held = {
         id(weight) for optimizer in trainer.optimizers for group in optimizer.param_groups for weight in group["params"]
     }
