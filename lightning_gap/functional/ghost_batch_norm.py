@@ -54,10 +54,13 @@ class _GhostBatchNorm(_BatchNorm):
         runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=positions)
         if number_of_ghosts(runs) == 1:
             return super().forward(input)  # one ghost, too
-        output, mean, variance = ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps)
-        if self.training and self.track_running_stats and self.running_mean is not None:
+        tracks = self.training and self.track_running_stats and self.running_mean is not None
+
+        def observe(mean: Tensor, variance: Tensor) -> None:
             self._update_running_stats(mean, variance, runs, positions)
-        return output
+
+        observed = observe if tracks else None
+        return ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps, observe=observed).output
 
     def _is_for_batch_norm(self, input: Tensor) -> bool:
         """Whether BatchNorm is to say what it says: to an empty batch, and in its errors."""
@@ -67,7 +70,8 @@ class _GhostBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_running_stats(self, mean: Tensor, variance: Tensor, runs: Runs, positions: int) -> None:
-        weights_of = _update_weights if is_eager(mean, self.weight, self.bias) else _update_weights.__wrapped__
+        eager = is_eager(mean, self.weight, self.bias)
+        weights_of = _update_weights if eager else _update_weights.__wrapped__
         old, *new = weights_of(runs, positions, self.running_stats, self.momentum, mean.dtype, mean.device)
         if self.num_batches_tracked is not None:
             if self.momentum is None:  # cumulative mean: counted on the device, where plain BatchNorm waits for it
@@ -77,8 +81,12 @@ class _GhostBatchNorm(_BatchNorm):
         elif self.momentum is None:
             return  # nothing counts, so nothing changes, as in BatchNorm
         for running, value, weight in zip((self.running_mean, self.running_var), (mean, variance), new, strict=True):
-            if running is not None:
-                running.mul_(old).add_((value * weight).sum(0))
+            if running is None:
+                continue
+            # In place, but as BatchNorm's kernels write: without a new version, since a pass of plain BatchNorm (in
+            # evaluation, or of one ghost) earlier in this step has saved the buffer for its backward pass.
+            target = running.data if eager and not running.is_inference() else running
+            target.mul_(old).add_((value * weight).sum(0))
 
     def extra_repr(self) -> str:
         plain = super().extra_repr()  # type: ignore[no-untyped-call]
