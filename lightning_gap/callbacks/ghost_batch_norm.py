@@ -10,9 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils.hooks import RemovableHandle
 
 from .._lightning import (
-    last_micro_batch_size,
     micro_batch_size,
     planned_micro_batch_sizes,
     samples_in,
@@ -22,6 +22,7 @@ from .._refusals import refuse_different_settings, refuse_second
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
 from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from ._last_batch import last_batches, watch_for_single_values
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class GhostBatchNormSwap(Callback):
         self._former: dict[nn.Module, tuple[str, Mapping[str, Any]]] = {}
         self._skipped: Mapping[str, str] = {}
         self._asks_the_batch = False
+        self._watches: list[RemovableHandle] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -90,13 +92,16 @@ class GhostBatchNormSwap(Callback):
             _log.debug(self._table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
+        size, lasts = micro_batch_size(trainer), last_batches(trainer)
         self._asks_the_batch = size is None
         for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):
             self._check_batch(planned)
             ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
-        if last is not None:
+        for last in lasts.values():
             ghost_runs(last, self.ghost_batch_size, self.leftover, positions=2)  # raises where it must be whole ghosts
+        leave_one = sorted(planned for planned, last in lasts.items() if last == 1)
+        if leave_one and size is not None:
+            self._watches = watch_for_single_values(self._layers, samples=size, sizes_that_leave_one=leave_one)
         pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -108,6 +113,9 @@ class GhostBatchNormSwap(Callback):
                     f"the first batch seems to hold {size} samples, so that ghost_batch_size={self.ghost_batch_size} "
                     "changes nothing; use a smaller size"
                 )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._end_watch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()  # not in on_fit_end, which a Tuner skips
@@ -144,7 +152,13 @@ class GhostBatchNormSwap(Callback):
                 self._former[layer] = name, settings
         self._skipped = report.skipped
 
+    def _end_watch(self) -> None:
+        for watch in self._watches:
+            watch.remove()
+        self._watches = []
+
     def _restore(self) -> None:
+        self._end_watch()
         for layer, name in self._converted.items():
             if not restore_batch_norm(layer):
                 rank_zero_warn(f"{name} became {type(layer).__name__} during fit and cannot be turned back")

@@ -110,6 +110,8 @@ def is_eager(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
+    if torch._C._get_tracing_state() is not None:  # torch.jit.trace
+        return False
     return all(_is_ordinary(tensor) for tensor in tensors if tensor is not None)
 
 
