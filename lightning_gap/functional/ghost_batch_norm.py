@@ -16,6 +16,9 @@ from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, 
 
 RunningStats = Literal["sequential", "mean"]
 
+MARK = "_ghost_swap_mark"
+"""Attribute in which `ghost_copies` notes on a layer what it was, so that its copies know, too."""
+
 
 class _GhostBatchNorm(_BatchNorm):
     """What every ghost layer has: its settings, and the ghosts of a batch; how to normalise them is up to each."""
@@ -24,7 +27,12 @@ class _GhostBatchNorm(_BatchNorm):
     leftover: Leftover
     running_stats: RunningStats
 
-    __jit_ignored_attributes__: ClassVar = ["ghost_batch_size", "leftover", "running_stats"]  # torch.jit cannot read
+    __jit_ignored_attributes__: ClassVar = [
+        "ghost_batch_size",
+        "leftover",
+        "running_stats",
+        MARK,
+    ]  # torch.jit cannot read
 
     def _ghosts_of(self, input: Tensor) -> Runs | None:
         """The ghosts of a batch, or ``None`` where the layer is BatchNorm: in evaluation, and for one ghost."""
