@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 class GhostBatchNormSwap(Callback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
-    The layers are converted in place when fit starts and are BatchNorm again when it ends; parameters, buffers,
-    `state_dict` keys and checkpoints are those of the plain model throughout. Logs ``ghost/layers`` once; a table of
-    the layers goes to the logger of this module at debug level.
+    The layers are converted in place when fit starts and are BatchNorm again when it ends, and so are copies made in
+    between; parameters, buffers, `state_dict` keys and checkpoints are those of the plain model throughout. Logs
+    ``ghost/layers`` once; a table of the layers goes to the logger of this module at debug level.
 
     Args:
         ghost_batch_size: Samples per ghost, at most the batch of one process. Hoffer et al. use 128.
-        leftover: What the samples do that fill no ghost: ``"merge"``, ``"balance"`` or ``"error"``; see
-            `GhostBatchNorm2d`.
+        leftover: How to handle the remainder when the batch is not divisible by the ghost size: ``"merge"``,
+            ``"balance"`` or ``"error"``; see `GhostBatchNorm2d`.
         running_stats: How ghosts enter the running statistics: ``"sequential"``, as in the authors' code, or
             ``"mean"``; see `GhostBatchNorm2d`.
 
@@ -46,8 +46,9 @@ class GhostBatchNormSwap(Callback):
         TypeError: If ``ghost_batch_size`` is not an integer.
         ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown. At fit start,
             if the ghost exceeds the batch of one process, ``leftover="error"`` and a batch leaves one, the model has
-            no BatchNorm layer or a lazy one, the Trainer has ``sync_batchnorm=True`` or a second swap, or the
-            processes have different settings.
+            no BatchNorm layer, a lazy one, or more that cannot be swapped than can, the Trainer has
+            ``sync_batchnorm=True`` or a second swap, or the processes have different settings. In the first batch,
+            before a step, if the last one of an epoch will hold a single sample that a layer cannot normalise.
 
     Reference:
         Hoffer, Hubara and Soudry (2017), section 4.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def find_twin(layer: _BatchNorm, plain: type[nn.Module], set_class: SetClass) ->
     try:
         if not overrides_forward(plain):
             return twin_of(plain, "joined")
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _one_thread():
             return _Trial(layer, plain, set_class).twin()
     except Exception as error:
         return f"{name} overrides forward and could not be tried: {type(error).__name__}: {_first_line(error)}"
@@ -164,6 +165,17 @@ def _equal(found: list[Tensor], wanted: list[Tensor]) -> bool:
         one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=_TOLERANCE, atol=_TOLERANCE)
         for one, other in zip(found, wanted, strict=True)
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """To wait for other threads would take longer than these small inputs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _first_line(error: Exception) -> str:

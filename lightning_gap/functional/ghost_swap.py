@@ -163,7 +163,7 @@ def _why_skipped(layer: nn.Module) -> str | None:
         return "SyncBatchNorm shares statistics across processes, the opposite of ghost batches"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         return "lazy layer without a size yet; run one batch through the model first"
-    if type(layer).__module__.startswith("torch.ao.nn.quantized"):
+    if any(kind.__module__.startswith("torch.ao.nn.quantized") for kind in type(layer).__mro__):
         return "quantised layer, which only evaluates"
     if "forward" in vars(layer):
         return "its forward is replaced on the layer itself, which a swap of its class would not reach"
