@@ -17,7 +17,7 @@ from ..data._planned_loader import PlannedLoader
 
 
 def smallest_batches(trainer: Trainer) -> dict[int, int]:
-    """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size of which it is known."""
+    """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size where it is known."""
     size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
     sizes = planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())
     found = {planned: _last_batch_of(trainer, planned) for planned in sizes}

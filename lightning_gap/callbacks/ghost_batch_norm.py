@@ -98,10 +98,8 @@ class GhostBatchNormSwap(Callback):
         for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):
             self._check_batch(planned)
             ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
-        for samples in smallest.values():
-            ghost_runs(
-                samples, self.ghost_batch_size, self.leftover, positions=2
-            )  # raises where it must be whole ghosts
+        for samples in smallest.values():  # raises where it must be whole ghosts
+            ghost_runs(samples, self.ghost_batch_size, self.leftover, positions=2)
         leave_one = sorted(planned for planned, samples in smallest.items() if samples == 1)
         if leave_one:
             present = size if size is not None else leave_one[0]
