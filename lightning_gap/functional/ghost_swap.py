@@ -109,7 +109,7 @@ def restore_batch_norm(module: nn.Module) -> tuple[str, ...]:
     """Turn every ghost layer inside ``module`` back into the BatchNorm it was, in place; the exact reverse of a swap.
 
     Args:
-        module: Any module; may itself be a ghost layer.
+        module: Any module; may itself be a ghost layer. Copies of a swapped module, and those loaded from a file, too.
 
     Returns:
         The names of the restored layers.

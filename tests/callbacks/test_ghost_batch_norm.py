@@ -581,6 +581,17 @@ def test_a_last_batch_of_one_sample_is_refused_before_the_first_step(make_loader
     assert not module.net[1]._forward_pre_hooks
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_with_two_samples_refuses_where_the_other_has_one(rank):
+    with (
+        mock.patch("lightning_gap.data._planned_loader._processes", return_value=(2, rank)),
+        pytest.raises(ValueError, match="has a batch of one, which"),
+    ):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(
+            tiny.TinyClassifier(), ResumableLoader(tiny.dataset(32 + 3), batch_size=16)
+        )
+
+
 @pytest.mark.parametrize("limits", [{"drop_last": True}, {"limit_train_batches": 2}, {"max_steps": 2}], ids=str)
 def test_a_last_batch_of_one_sample_that_is_not_met_is_not_refused(limits):
     limits = dict(limits)
