@@ -21,3 +21,10 @@ def check_batches(**given: Iterable[Any] | None) -> None:
             raise ValueError(
                 f"{name} is a {type(batches).__name__}, which can be read once only; pass a list of batches"
             )
+
+
+def check_functions(**given: object) -> None:
+    """Raise the one error that names the argument if something is neither a function nor None."""
+    for name, function in given.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function or None, got {function!r}")

@@ -9,7 +9,7 @@ import threading
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -26,7 +26,11 @@ _SIMPLE = (
     *(torch.dtype, torch.device, torch.layout, torch.Size, torch.Stream),
 )
 # Large, and read only: to remember a whole data set would take its memory once more.
-_DATA = ("torch.utils.data.dataset.Dataset", "torch.utils.data.dataloader.DataLoader", "torch.utils.data.sampler.Sampler")
+_DATA = (
+    "torch.utils.data.dataset.Dataset",
+    "torch.utils.data.dataloader.DataLoader",
+    "torch.utils.data.sampler.Sampler",
+)
 _OF_THE_RUN = tuple(
     f"{name}.{part}."
     for name in ("lightning.pytorch", "pytorch_lightning")
@@ -71,9 +75,9 @@ def is_left_alone(value: Any) -> bool:
     return is_of(type(value), (*_OF_LIGHTNING, "lightning_gap"))
 
 
-def is_of(kind: type, libraries: tuple[str, ...]) -> bool:
-    """Whether a class is defined in one of these packages."""
-    return kind.__module__.partition(".")[0] in libraries
+def is_of(kind: type | Callable[..., Any], libraries: tuple[str, ...]) -> bool:
+    """Whether a class or function is defined in one of these packages."""
+    return (kind.__module__ or "").partition(".")[0] in libraries
 
 
 def parts_of(name: str, value: Any) -> Iterator[Part]:
@@ -90,7 +94,7 @@ def parts_of(name: str, value: Any) -> Iterator[Part]:
     elif isinstance(value, types.MethodType):
         yield from (Part(name, value.__self__), Part(name, value.__func__))
     elif isinstance(value, types.FunctionType):
-        yield from _parts_of_function(name, value)
+        yield from _parts_of_function(value)
     elif isinstance(value, types.CellType):
         if is_filled(value):
             yield Part(name, value.cell_contents, value, "cell_contents")
@@ -102,8 +106,8 @@ def parts_of(name: str, value: Any) -> Iterator[Part]:
     yield from _parts_of_attributes(name, value)
 
 
-def _parts_of_function(name: str, function: types.FunctionType) -> Iterator[Part]:
-    if function.__module__ is not None and function.__module__.partition(".")[0] in _LIBRARIES:
+def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
+    if is_of(function, _LIBRARIES):
         return
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         yield Part(variable, cell)

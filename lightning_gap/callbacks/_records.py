@@ -25,7 +25,7 @@ _NOTHING = object()
 class Record(ABC):
     """What an object held when this was made.
 
-    Attributes:
+    Args:
         name: Where the object is.
     """
 
@@ -33,21 +33,22 @@ class Record(ABC):
         self.name = name
 
     @abstractmethod
-    def put_back(self) -> bool:
-        """Let the object hold it again; whether it did not."""
+    def put_back(self) -> str | None:
+        """Let the object hold it again; the name of what it did not hold, if so."""
 
 
 class _Mapping(Record):
-    def __init__(self, name: str, owner: dict[Any, Any]) -> None:
+    def __init__(self, name: str, owner: dict[Any, Any], *, of_attributes: bool = False) -> None:
         super().__init__(name)
-        self._owner, self._saved = owner, dict(owner)
+        self._owner, self._saved, self._of_attributes = owner, dict(owner), of_attributes
 
-    def put_back(self) -> bool:
+    def put_back(self) -> str | None:
         owner, saved = self._owner, self._saved
         if not owner and not saved:
-            return False
+            return None
         if len(owner) == len(saved) and all(map(_is, owner.values(), saved.values())) and all(map(_is, owner, saved)):
-            return False
+            return None
+        keys = [key for key in {**saved, **owner} if owner.get(key, _NOTHING) is not saved.get(key, _NOTHING)]
         kind = OrderedDict if isinstance(owner, OrderedDict) else dict  # not a method of the user's own class
         if list(owner) == list(saved):
             for key, value in saved.items():
@@ -56,7 +57,9 @@ class _Mapping(Record):
             kind.clear(owner)
             for key, value in saved.items():
                 kind.__setitem__(owner, key, value)
-        return True
+        if not keys:
+            return self.name  # the same in another order
+        return f"{self.name}.{keys[0]}" if self._of_attributes else f"{self.name}[{keys[0]!r}]"
 
 
 class _Items(Record):
@@ -64,10 +67,10 @@ class _Items(Record):
         super().__init__(name)
         self._owner, self._saved = owner, list(owner)
 
-    def put_back(self) -> bool:
+    def put_back(self) -> str | None:
         owner, saved = self._owner, self._saved
         if len(owner) == len(saved) and all(map(_is, owner, saved)):
-            return False
+            return None
         if isinstance(owner, list):
             list.__setitem__(owner, slice(None), saved)
         elif isinstance(owner, set):
@@ -78,7 +81,7 @@ class _Items(Record):
             deque.extend(owner, saved)
         else:  # bytearray
             owner[:] = bytes(saved)
-        return True
+        return self.name
 
 
 class _Tensor(Record):
@@ -88,18 +91,18 @@ class _Tensor(Record):
         self._requires_grad = owner.requires_grad
 
     @torch.no_grad()
-    def put_back(self) -> bool:
+    def put_back(self) -> str | None:
         owner, saved = self._owner, self._saved
         changed = owner.requires_grad != self._requires_grad
         if changed:
             owner.requires_grad_(self._requires_grad)
         if owner.shape == saved.shape and owner.dtype == saved.dtype:
             if owner.layout == torch.strided and torch.equal(owner, saved):
-                return changed
+                return self.name if changed else None
             owner.copy_(saved)
-        else:  # put another size in its place
+        else:  # the step has put another size in its place
             owner.data = saved.clone()
-        return True
+        return self.name
 
 
 class _State(Record):
@@ -116,11 +119,11 @@ class _State(Record):
         self._read, self._write, self._saved = read, write, read()
         self._same = same or _same
 
-    def put_back(self) -> bool:
+    def put_back(self) -> str | None:
         if self._same(self._read(), self._saved):
-            return False
+            return None
         self._write(self._saved)
-        return True
+        return self.name
 
 
 def records_of(name: str, value: Any) -> Iterator[Record]:
@@ -155,11 +158,10 @@ def records_of(name: str, value: Any) -> Iterator[Record]:
         yield _State(name, lambda: bits.state, lambda saved: setattr(bits, "state", saved))
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict) and not isinstance(value, Optimizer):
-        yield _Mapping(name, attributes)
+        yield _Mapping(name, attributes, of_attributes=True)
     slots = slots_of(type(value))
     if slots:
         yield _State(name, lambda: _slots(value, slots), lambda saved: _set_slots(value, saved))
-
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -34,6 +34,7 @@ class Remembered:
         apart: Layers whose own attributes and buffers `put_back` may leave as they are.
         left: Objects that are not remembered: somebody else puts them back.
         as_data: Names of the roots whose tensors and arrays are taken for data, which no step writes to.
+        shallow: Names of the roots of which only their own content is remembered, and that of containers right in it.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Remembered:
         apart: Iterable[nn.Module] = (),
         left: Iterable[object] = (),
         as_data: Iterable[str] = (),
+        shallow: Iterable[str] = (),
     ) -> None:
         self._met = {id(value): value for value in left}  # alive, so that an id stays theirs
         self._apart_ids = {id(layer) for layer in apart}
@@ -52,11 +54,15 @@ class Remembered:
         steppable = Steppable()
         found: list[tuple[Part, bool]] = []
         for name, root in roots.items():
-            found += self._reached(Part(name, root), steppable, tensors=name not in as_data)
+            if name in shallow:
+                inside = [part for part in parts_of(name, root) if isinstance(part.value, dict | list)]
+                found += [(part, False) for part in (Part(name, root), *inside)]
+            else:
+                found += self._reached(Part(name, root), steppable, tensors=name not in as_data)
         for part, stand_in in self._replaced:
             replace(part.holder, part.key, stand_in)
         for part, apart_too in found:
-            (self._records_apart if apart_too else self._records).extend(records_of(_plain(part.name), part.value))
+            (self._records_apart if apart_too else self._records).extend(records_of(part.name, part.value))
 
     def put_back(self, *, apart: bool = True) -> str | None:
         """Let everything be as it was; the name of something that was not, if there was.
@@ -65,8 +71,8 @@ class Remembered:
             apart: Whether also the layers that were to stay apart.
         """
         records = [*self._records, *self._records_apart] if apart else self._records
-        changed = [record.name for record in records if record.put_back()]
-        return changed[0] if changed else None
+        changed = [name for record in records if (name := record.put_back()) is not None]
+        return _plain(changed[0]) if changed else None
 
     def release(self) -> None:
         """Let everything be as it was before this was made; may be called again."""

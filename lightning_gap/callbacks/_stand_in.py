@@ -57,7 +57,10 @@ class Steppable:
             return any(map(self, (value.func, *value.args, *value.keywords.values())))
         if isinstance(value, FunctionType | list | dict):
             return False  # a stand-in can take the place of what it holds
-        held = [*getattr(value, "__dict__", {}).values(), *(getattr(value, slot, None) for slot in slots_of(type(value)))]
+        held = [
+            *getattr(value, "__dict__", {}).values(),
+            *(getattr(value, slot, None) for slot in slots_of(type(value))),
+        ]
         return any(self(part) or self._in_container(part, set()) for part in held)
 
     def _in_container(self, value: Any, met: set[int]) -> bool:
@@ -71,7 +74,7 @@ class Steppable:
 class StandIn:
     """Raises, whatever is done with it; the object itself is not touched."""
 
-    __slots__ = ("_name", "_kind")
+    __slots__ = ("_kind", "_name")
 
     def __init__(self, name: str, own: Any) -> None:
         object.__setattr__(self, "_name", name)

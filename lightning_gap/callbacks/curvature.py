@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
     largest_learning_rate,
     learning_rate_scale_in_use,
     process_group,
 )
-from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
+from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
 from ._arguments import check_counts
-from ._module_loss import LossFunction, MeasuredLoss, trained_weights
+from ._evaluations import LossFunction
+from ._fixed_subset import Count
+from ._module_loss import MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
 from ._scheduled_monitor import LossMonitor
-from ._undisturbed import undisturbed
 
 
 class CurvatureMonitor(LossMonitor):
@@ -50,6 +50,7 @@ class CurvatureMonitor(LossMonitor):
         seed: Seed of the subset and of the random vectors.
         data: Batches to measure on instead of the subset, as `training_step` takes them.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`.
         max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
             training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
@@ -62,6 +63,8 @@ class CurvatureMonitor(LossMonitor):
         Cohen, Kaur, Li, Kolter and Talwalkar (2021) on the edge of stability; see
         `lightning_gap.functional.hessian_eigenvalues` and `hessian_trace`.
     """
+
+    _quantity = "curvature"
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class CurvatureMonitor(LossMonitor):
         seed: int = 0,
         data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
+        count: Count | None = None,
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
@@ -96,11 +100,18 @@ class CurvatureMonitor(LossMonitor):
         self.seed = seed
         self.data = data
         self.loss_fn = loss_fn
+        self.count = count
         self.max_time_share = max_time_share
         self.suffix = suffix
         self._schedule = Schedule(every_n_epochs, max_time_share)
         self._loss = MeasuredLoss(
-            data=data, loss_fn=loss_fn, samples=samples, chunk_size=chunk_size, batch_norm=batch_norm, seed=seed
+            data=data,
+            loss_fn=loss_fn,
+            samples=samples,
+            chunk_size=chunk_size,
+            batch_norm=batch_norm,
+            seed=seed,
+            count=count,
         )
         self._rate = 0.0
 
@@ -122,8 +133,8 @@ class CurvatureMonitor(LossMonitor):
         Raises:
             UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
         """
-        group, weights = process_group(trainer), trained_weights(pl_module)
-        with undisturbed(trainer, pl_module):
+        group, weights = process_group(trainer), trained_weights(trainer, pl_module)
+        with self._loss.undisturbed(trainer, pl_module):
             loss = self._loss.on(trainer, pl_module)
             eigenvalues = hessian_eigenvalues(
                 loss,
@@ -142,13 +153,8 @@ class CurvatureMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        with self._schedule.measuring(trainer):
-            rate = self._rate * learning_rate_scale_in_use(trainer)
-            try:
-                ends, trace = self.measure(trainer, module)
-            except UndefinedCurvatureError as error:  # a diverged run is not ours to stop
-                rank_zero_warn(f"curvature is logged as NaN: {error}")
-                return dict.fromkeys(self.keys, math.nan)
+        rate = self._rate * learning_rate_scale_in_use(trainer)
+        ends, trace = self.measure(trainer, module)
         found = [ends.largest, ends.smallest, ends.largest_residual]
         found += [trace.trace, trace.standard_error] if trace else []
         found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]

@@ -12,15 +12,14 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import process_group
 from ..functional.dataset_loss import BatchNormMode
-from ..functional.gradient_noise import UndefinedNoiseError, gradient_noise
-from ..functional.hessian_products import UndefinedCurvatureError
+from ..functional.gradient_noise import gradient_noise
 from ..functional.noise_scale import GradientNoise, RatioAverage
 from ._arguments import check_counts
+from ._evaluations import LossFunction
 from ._fixed_subset import subset
-from ._module_loss import LossFunction, MeasuredLoss, trained_weights
+from ._module_loss import MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule
 from ._scheduled_monitor import LossMonitor
-from ._undisturbed import undisturbed
 
 
 class GradientNoiseScaleMonitor(LossMonitor):
@@ -60,6 +59,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
     Reference:
         McCandlish, Kaplan and Amodei (2018); see `lightning_gap.functional.gradient_noise`.
     """
+
+    _quantity = "gradient noise"
 
     def __init__(
         self,
@@ -105,26 +106,23 @@ class GradientNoiseScaleMonitor(LossMonitor):
         names = ("simple_scale", *critical, "gradient_norm_squared", "variance")
         return tuple(f"noise/{name}{self.suffix}" for name in names)
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(suffix=self.suffix)
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             self._begin()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._check_parts(trainer, pl_module)
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        super()._draw(trainer, module)
+        self._check_parts()
         if self.data is None:  # the gradient to be told from its noise is that of the whole training set
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
-            self._population = len(served.dataset)
+            self._population = served.population
 
     def state_dict(self) -> dict[str, Any]:
-        return {"simple": self._simple.state_dict(), "critical": self._critical.state_dict()}
+        return super().state_dict() | {"simple": self._simple.state_dict(), "critical": self._critical.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self._simple.load_state_dict(state_dict["simple"])
         self._critical.load_state_dict(state_dict["critical"])
 
@@ -135,11 +133,11 @@ class GradientNoiseScaleMonitor(LossMonitor):
             UndefinedNoiseError: If the loss at the weights, or the gradient of a part of it, is not finite.
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
-        with undisturbed(trainer, pl_module):
+        with self._loss.undisturbed(trainer, pl_module):
             loss = self._loss.on(trainer, pl_module)
             return gradient_noise(
                 loss,
-                trained_weights(pl_module),
+                trained_weights(trainer, pl_module),
                 sizes=loss.sizes,
                 probes=self.probes,
                 population=self._population,
@@ -148,12 +146,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        with self._schedule.measuring(trainer):
-            try:
-                noise = self.measure(trainer, module)
-            except (UndefinedNoiseError, UndefinedCurvatureError) as error:  # a diverged run is not ours to stop
-                rank_zero_warn(f"gradient noise is logged as NaN: {error}")
-                return dict.fromkeys(self.keys, math.nan)
+        noise = self.measure(trainer, module)
         self._simple.update(noise.variance, noise.gradient_norm_squared)
         variance, norm_squared = self._simple.averages
         found = {"simple_scale": self._simple.ratio, "gradient_norm_squared": norm_squared, "variance": variance}
@@ -186,10 +179,10 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._simple, self._critical = RatioAverage(self.decay), RatioAverage(self.decay)
         self._told: set[str] = set()
 
-    def _check_parts(self, trainer: Trainer, module: LightningModule) -> None:
-        loss = self._loss.on(trainer, module, alone=True)  # the parts of all processes
-        if len(loss.sizes) < 2:
+    def _check_parts(self) -> None:
+        sizes = self._loss.sizes  # of all processes
+        if len(sizes) < 2:
             raise ValueError(
-                f"the gradient noise shows between batches, and the {loss.samples} samples are one; pass a smaller "
+                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
                 f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
             )

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
+from .._trained import trained_weights
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
@@ -62,6 +63,7 @@ class WeightDistanceMonitor(Callback):
         self.compare_with = compare_with
         self.suffix = suffix
         self._start: dict[str, Tensor] = {}
+        self._trained: set[str] = set()  # names of weights that an optimizer has held
         self._points: dict[int, float] = {}  # distance by optimizer step, in the order of the steps
         self._other_distance: float | None = None
         self._unlogged: dict[str, float] = {}
@@ -81,6 +83,7 @@ class WeightDistanceMonitor(Callback):
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
             self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
+            self._trained = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _refuse_lazy(pl_module)
@@ -103,7 +106,7 @@ class WeightDistanceMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # measured after every epoch: at the end of the run, weight averaging may have replaced the weights
         values = self._values(trainer, self._measure(trainer, pl_module, True))
-        if is_regular(trainer, self.every_n_epochs) or is_last_planned(trainer):
+        if is_regular(trainer.current_epoch, self.every_n_epochs) or is_last_planned(trainer):
             pl_module.log_dict(values, sync_dist=True)
             values = {}
         self._unlogged = values
@@ -113,20 +116,28 @@ class WeightDistanceMonitor(Callback):
             log_now(trainer, self._unlogged)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self._start, "steps": list(self._points), "distances": list(self._points.values())}
+        return {
+            "start": self._start,
+            "steps": list(self._points),
+            "distances": list(self._points.values()),
+            "trained": sorted(self._trained),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = dict(state_dict["start"])
+        self._trained = set(state_dict.get("trained", ()))
         self._points = dict(zip(state_dict["steps"], state_dict["distances"], strict=True))
 
     def _is_point(self, trainer: Trainer, epoch_ends: bool) -> bool:
         """Whether the line gets a point here; not at the last planned epoch, of which a longer run knows nothing."""
         step, last = trainer.global_step, next(reversed(self._points), 0)
         passes_power_of_two = step.bit_length() > last.bit_length()  # several optimizers may step over it
-        return step > last and (passes_power_of_two or (epoch_ends and is_regular(trainer, self.every_n_epochs)))
+        return step > last and (
+            passes_power_of_two or (epoch_ends and is_regular(trainer.current_epoch, self.every_n_epochs))
+        )
 
     def _measure(self, trainer: Trainer, module: LightningModule, epoch_ends: bool) -> dict[str, float]:
-        """Distances of all layers: a frozen one adds nothing, and may be unfrozen on the way."""
+        """Distances of all layers by the weights that an optimizer holds or has held; others are not trained."""
         weights = {name: weight for name, weight in module.named_parameters() if name in self._start}
         gone = self._start.keys() - weights.keys()
         if gone:
@@ -134,7 +145,9 @@ class WeightDistanceMonitor(Callback):
                 f"WeightDistanceMonitor misses {', '.join(sorted(gone))}: something renamed these parameters after fit "
                 "began, as pruning does; apply it before fit, or remove one of the two callbacks"
             )
-        layers = layer_distances(weights, self._start)
+        self._trained |= trained_weights(trainer, module).keys() & weights.keys()  # some are unfrozen on the way
+        moved = {name: weight if name in self._trained else self._start[name] for name, weight in weights.items()}
+        layers = layer_distances(moved, self._start)
         if self._is_point(trainer, epoch_ends):
             self._points[trainer.global_step] = math.hypot(*layers.values())
         return layers
