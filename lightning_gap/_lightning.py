@@ -235,6 +235,16 @@ def log_now(trainer: Trainer, values: dict[str, float]) -> None:
         connector.log_metrics(metrics, step=max(0, trainer.global_step - 1))
 
 
+def attributes_of_run(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """What a `training_step` can set on the Trainer, its loops and its metrics, by where it is."""
+    return {
+        "self.trainer": trainer.__dict__,
+        "self.trainer.fit_loop": trainer.fit_loop.__dict__,
+        "self.trainer.fit_loop.epoch_loop": trainer.fit_loop.epoch_loop.__dict__,
+        "self.trainer.callback_metrics": trainer._logger_connector.__dict__,
+    }
+
+
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

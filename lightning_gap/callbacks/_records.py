@@ -97,7 +97,7 @@ class _Tensor(Record):
         if changed:
             owner.requires_grad_(self._requires_grad)
         if owner.shape == saved.shape and owner.dtype == saved.dtype:
-            if owner.layout == torch.strided and torch.equal(owner, saved):
+            if owner.layout == torch.strided and _equal(owner, saved):
                 return self.name if changed else None
             owner.copy_(saved)
         else:  # the step has put another size in its place
@@ -162,6 +162,13 @@ def records_of(name: str, value: Any) -> Iterator[Record]:
     slots = slots_of(type(value))
     if slots:
         yield _State(name, lambda: _slots(value, slots), lambda saved: _set_slots(value, saved))
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same, NaN where NaN was."""
+    if torch.equal(first, second):
+        return True
+    return first.is_floating_point() and bool(torch.isclose(first, second, 0.0, 0.0, equal_nan=True).all())
 
 
 def _same(first: Any, second: Any) -> bool:

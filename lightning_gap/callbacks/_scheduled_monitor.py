@@ -93,6 +93,7 @@ class ScheduledMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._measured_step = state_dict.get("measured_step")
+        self._schedule.measured_step = self._measured_step or 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._lightning import callbacks_of, process_group, same_random_numbers
+from .._lightning import attributes_of_run, callbacks_of, process_group, same_random_numbers
 from .._trained import trained_weights
 from ..functional._uninterrupted import uninterrupted_exit
 from ._object_parts import is_of
@@ -92,8 +92,8 @@ def _remember(
     trainer: Trainer, module: LightningModule, *, apart: Iterable[nn.Module] = (), weights: bool = False
 ) -> Remembered:
     """Everything a step of this module may change, but for its trained weights unless asked for."""
-    fit_loop, connector = trainer.fit_loop, trainer._logger_connector
     callbacks = tuple(each for each in callbacks_of(trainer) if not is_of(type(each), ("lightning_gap",)))
+    of_run = attributes_of_run(trainer)
     return Remembered(
         {
             "self": module,
@@ -101,20 +101,12 @@ def _remember(
             "self.trainer.datamodule": trainer.datamodule,  # type: ignore[attr-defined]
             "self.trainer.optimizers": tuple(trainer.optimizers),
             "self.lr_schedulers()": tuple(config.scheduler for config in trainer.lr_scheduler_configs),
-            "self.trainer": vars(trainer),
-            "self.trainer.fit_loop": vars(fit_loop),
-            "self.trainer.fit_loop.epoch_loop": vars(fit_loop.epoch_loop),
-            "self.trainer.callback_metrics": vars(connector),
+            **of_run,
         },
         apart=apart,
         left=[] if weights else trained_weights(trainer, module).values(),
         as_data=["self.trainer.callbacks", "self.trainer.datamodule"],
-        shallow=[
-            "self.trainer",
-            "self.trainer.fit_loop",
-            "self.trainer.fit_loop.epoch_loop",
-            "self.trainer.callback_metrics",
-        ],
+        shallow=of_run,
     )
 
 
