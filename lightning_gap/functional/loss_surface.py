@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.parameter import is_lazy
 
+from ._uninterrupted import uninterrupted_exit
 from .processes import sum_over_processes
 
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
@@ -146,13 +147,14 @@ class LossSurface:
         return number, tensors
 
 
-@contextmanager
+@uninterrupted_exit
 def loss_surface(
     loss_fn: LossFunction, params: Params, *, process_group: ProcessGroup | None = None
 ) -> Iterator[LossSurface]:
     """Open the neighbourhood of ``params``; at the end, also by an exception, they hold their values again.
 
-    The values come back bit for bit in the same storage; `.grad` is never touched. A ``loss_fn`` that is a context
+    The values come back bit for bit in the same storage, and whole: Ctrl-C and SIGTERM wait until they are back.
+    `.grad` is never touched. A ``loss_fn`` that is a context
     manager, as `DatasetLoss` is, is entered at the first weights and left at the end.
 
     Args:

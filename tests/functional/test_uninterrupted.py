@@ -3,8 +3,12 @@ import threading
 from contextlib import contextmanager, suppress
 
 import pytest
+import torch
+from functional.interrupts import interrupt_at_many_instants
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional import _uninterrupted
+from lightning_gap.functional import batch_statistics, hessian_trace, m_sharpness, recomputed_statistics, sharpness
 from lightning_gap.functional._uninterrupted import uninterrupted, uninterrupted_exit
 
 
@@ -125,15 +129,12 @@ def test_an_exception_may_be_swallowed_as_with_a_plain_context_manager():
         raise ZeroDivisionError
 
 
-def interrupted(manage, monkeypatch):
-    """How often a timer's signal, sent at many instants in turn, leaves behind what ``manage`` changed."""
-    monkeypatch.setattr(_uninterrupted, "_SIGNALS", (signal.SIGALRM,))
-
-    def stop(number, frame):
-        raise Stop
+def left_behind(manage, monkeypatch):
+    """How often a signal leaves behind what ``manage`` changed."""
+    values = [0] * 20
 
     @manage
-    def changed(values):
+    def changed():
         before = list(values)
         try:
             for k in range(20):
@@ -143,31 +144,58 @@ def interrupted(manage, monkeypatch):
             for k, value in enumerate(before):
                 values[k] = value
 
-    left = stopped = 0
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        for instant in range(1, 400):
-            values = [0] * 20
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-6 + instant * 1e-7)
-                for _ in range(8):
-                    with changed(values), changed(values):
-                        pass
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Stop:
-                stopped += 1
-            left += any(values)
-            assert signal.getsignal(signal.SIGALRM) is stop
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert stopped > 20
+    def work():
+        for _ in range(3):
+            with changed(), changed():
+                pass
+
+    def check():
+        clean = not any(values)
+        values[:] = [0] * 20
+        return clean
+
+    cut, left = interrupt_at_many_instants(monkeypatch, work, check, instants=400)
+    assert cut > 5
     return left
 
 
 def test_no_instant_leaves_a_change_behind(monkeypatch):
-    assert interrupted(uninterrupted_exit, monkeypatch) == 0
+    assert left_behind(uninterrupted_exit, monkeypatch) == 0
 
 
 def test_with_a_plain_context_manager_some_instant_does(monkeypatch):
-    assert interrupted(contextmanager, monkeypatch) > 0
+    assert left_behind(contextmanager, monkeypatch) > 0
+
+
+def measured(model, x, y):
+    with recomputed_statistics(model, lambda: model(x)):
+        sharpness(lambda: cross_entropy(model(x), y), model.parameters(), epsilon=0.1, max_evaluations=3)
+
+
+def curved(model, x, y):
+    with batch_statistics(model):
+        hessian_trace(lambda: cross_entropy(model(x), y), model.parameters(), probes=1)
+
+
+def grouped(model, x, y):
+    m_sharpness([lambda: cross_entropy(model.eval()(x), y)] * 2, model.parameters())
+
+
+@pytest.mark.parametrize("measure", [measured, curved, grouped])
+def test_no_instant_of_a_measurement_leaves_weights_or_buffers_moved(monkeypatch, measure):
+    torch.manual_seed(0)
+    layers = (part for _ in range(20) for part in (nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    model, x, y = nn.Sequential(*layers).eval(), torch.randn(6, 4), torch.arange(6) % 4
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    terms = [(part.training, getattr(part, "momentum", 0)) for part in model.modules()]
+
+    def check():
+        now = model.state_dict()
+        same = all(torch.equal(before[name], value) for name, value in now.items())
+        same &= terms == [(part.training, getattr(part, "momentum", 0)) for part in model.modules()]
+        model.load_state_dict(before)
+        return same
+
+    cut, failed = interrupt_at_many_instants(monkeypatch, lambda: measure(model, x, y), check, instants=60)
+    assert failed == 0
+    assert cut > 5
