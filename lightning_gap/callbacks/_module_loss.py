@@ -16,7 +16,7 @@ from .._refusals import refuse_sync_batch_norm
 from .._trained import trained_weights as weights_of_optimizers
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ..functional.loss_surface import checked_params, loss_surface
-from ._arguments import check_batches, check_counts, check_functions
+from ._arguments import check_batches, check_counts
 from ._evaluations import Evaluations, LossFunction, Seeded, one_line
 from ._fixed_subset import Batches, Count, counted, drawn, fixed_subsets, subset
 from ._undisturbed import undisturbed
@@ -57,7 +57,6 @@ class MeasuredLoss:
         check_counts(samples=samples, chunk_size=chunk_size)
         check_batches(data=data)
         check_batch_norm(batch_norm)
-        check_functions(loss_fn=loss_fn, count=count)
         self._data = data
         self._loss_fn = loss_fn
         self._samples = samples

@@ -11,17 +11,26 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import is_last_planned
-from ._arguments import check_counts
+from ..functional._validation import real_number, whole_number
 
 EveryNEpochs = int | Literal["log"]
 
 FREE_SECONDS = 10.0
 
 
-def check_every_n_epochs(every_n_epochs: EveryNEpochs) -> None:
-    """Raise if it is neither a whole number of at least 1 nor "log"."""
-    if every_n_epochs != "log":
-        check_counts(every_n_epochs=every_n_epochs)
+def check_every_n_epochs(every_n_epochs: EveryNEpochs) -> EveryNEpochs:
+    """The value as a plain int, or "log"; raise if it is neither."""
+    if isinstance(every_n_epochs, str) and every_n_epochs == "log":
+        return "log"
+    return whole_number("every_n_epochs", every_n_epochs, hint='or "log" for epochs 1, 2, 4, 8, ...')
+
+
+def check_time_share(max_time_share: float | None) -> float | None:
+    """The value as a plain float, or None; raise if it is neither."""
+    if max_time_share is None:
+        return None
+    hint = "a share of the training time such as 0.1, or None for no limit"
+    return real_number("max_time_share", max_time_share, above=0, hint=hint)
 
 
 def is_regular(epoch: int, every_n_epochs: EveryNEpochs) -> bool:
@@ -42,15 +51,8 @@ class Schedule:
     """
 
     def __init__(self, every_n_epochs: EveryNEpochs, max_time_share: float | None = None) -> None:
-        check_every_n_epochs(every_n_epochs)
-        number = isinstance(max_time_share, int | float) and not isinstance(max_time_share, bool)
-        if max_time_share is not None and not (number and max_time_share > 0):
-            raise ValueError(
-                f"max_time_share must be a positive share of the training time, or None for no limit, "
-                f"got {max_time_share!r}; the default is 0.1"
-            )
-        self.every_n_epochs = every_n_epochs
-        self._share = max_time_share
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self._share = check_time_share(max_time_share)
         self._began = self._spent = self._last = 0.0
         self.measured_step = self._first_epoch = 0
         self._told = self._batch_seen = False

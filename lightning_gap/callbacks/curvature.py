@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,13 +14,14 @@ from .._lightning import (
     learning_rate_scale_in_use,
     process_group,
 )
+from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
 from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
-from ._arguments import check_counts
+from ._arguments import optional_function
 from ._evaluations import LossFunction
 from ._fixed_subset import Count
 from ._module_loss import MeasuredLoss, trained_weights
-from ._schedule import EveryNEpochs, Schedule
+from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor
 
 
@@ -84,34 +85,29 @@ class CurvatureMonitor(LossMonitor):
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        check_counts(max_products=max_products)
-        if probes != 0:
-            check_counts(probes=probes)
-        if not (isinstance(tolerance, float) and 0 < tolerance < 1):
-            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}; try 1e-2")
-        self.every_n_epochs = every_n_epochs
-        self.at_start = at_start
-        self.samples = samples
-        self.chunk_size = chunk_size
-        self.batch_norm = batch_norm
-        self.tolerance = tolerance
-        self.max_products = max_products
-        self.probes = probes
-        self.seed = seed
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.at_start = flag("at_start", at_start)
+        self.samples = whole_number("samples", samples)
+        self.chunk_size = whole_number("chunk_size", chunk_size)
+        self.batch_norm: BatchNormMode = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
+        self.tolerance = real_number("tolerance", tolerance, above=0, below=1, hint="try 1e-2")
+        self.max_products = whole_number("max_products", max_products)
+        self.probes = whole_number("probes", probes, 0, hint="0 logs no trace")
+        self.seed = seed_number("seed", seed)
         self.data = data
-        self.loss_fn = loss_fn
-        self.count = count
-        self.max_time_share = max_time_share
-        self.suffix = suffix
-        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.count = optional_function("count", count, "the batch")
+        self.max_time_share = check_time_share(max_time_share)
+        self.suffix = text("suffix", suffix)
+        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
         self._loss = MeasuredLoss(
             data=data,
-            loss_fn=loss_fn,
-            samples=samples,
-            chunk_size=chunk_size,
+            loss_fn=self.loss_fn,
+            samples=self.samples,
+            chunk_size=self.chunk_size,
             batch_norm=batch_norm,
-            seed=seed,
-            count=count,
+            seed=self.seed,
+            count=self.count,
         )
         self._rate = 0.0
 

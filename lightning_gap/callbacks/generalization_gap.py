@@ -11,14 +11,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from .._lightning import process_group
+from ..functional._validation import flag, seed_number, text, whole_number
 from ..functional.loss_surface import agree
 from ..functional.processes import sum_over_processes
 from ._accuracy import proven_accuracy
-from ._arguments import check_batches, check_counts, check_functions
+from ._arguments import check_batches, optional_function
 from ._evaluations import Evaluations, LossFunction, Seeded
 from ._fixed_subset import Batches, Count, fixed_subsets
 from ._module_loss import check_measurable, said_of_samples
-from ._schedule import EveryNEpochs, Schedule
+from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import ScheduledMonitor
 from ._undisturbed import undisturbed
 
@@ -80,23 +81,21 @@ class GeneralizationGapMonitor(ScheduledMonitor):
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        check_counts(samples=samples, chunk_size=chunk_size)
         check_batches(train_data=train_data, validation_data=validation_data)
-        check_functions(loss_fn=loss_fn, accuracy_fn=accuracy_fn, count=count)
-        self.every_n_epochs = every_n_epochs
-        self.at_start = at_start
-        self.samples = samples
-        self.chunk_size = chunk_size
-        self.seed = seed
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.at_start = flag("at_start", at_start)
+        self.samples = whole_number("samples", samples)
+        self.chunk_size = whole_number("chunk_size", chunk_size)
+        self.seed = seed_number("seed", seed)
         self.train_data = train_data
         self.validation_data = validation_data
-        self.loss_fn = loss_fn
-        self.accuracy_fn = accuracy_fn
-        self.count = count
-        self.max_time_share = max_time_share
-        self.suffix = suffix
-        self._schedule = Schedule(every_n_epochs, max_time_share)
-        self._chunk_size = chunk_size  # halved where memory runs out
+        self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.accuracy_fn = optional_function("accuracy_fn", accuracy_fn)
+        self.count = optional_function("count", count, "the batch")
+        self.max_time_share = check_time_share(max_time_share)
+        self.suffix = text("suffix", suffix)
+        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
+        self._chunk_size = self.chunk_size  # halved where memory runs out
         self._batches: dict[str, Batches] = {}
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,6 +19,7 @@ from .._lightning import (
 )
 from .._refusals import refuse_second
 from .._resume import go_on_where_saved
+from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
     Warmup,
@@ -28,7 +28,6 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ._arguments import check_counts
 from ._rates import scaled_rates, used_rates
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
@@ -85,35 +84,21 @@ class LearningRateScaling(Callback):
         momentum_correction: bool = False,
         micro_batch_size: int | None = None,
     ) -> None:
-        learning_rate_scale(1, base_batch_size)
-        if micro_batch_size is not None:
-            check_counts(micro_batch_size=micro_batch_size)
-        if isinstance(warmup_epochs, str) or not 0 <= warmup_epochs < math.inf:
-            raise ValueError(
-                f"warmup_epochs must not be negative or infinite, got {warmup_epochs!r}; 0 means no warmup"
-            )
-        whole = isinstance(warmup_steps, int) and not isinstance(warmup_steps, bool)
-        if warmup_steps is not None and not (whole and warmup_steps >= 0):
-            raise ValueError(
-                f"warmup_steps must be a whole number, at least 0, got {warmup_steps!r}; 0 means no warmup"
-            )
-        if not 0 <= warmup_start <= 1:
-            raise ValueError(f"warmup_start must be a fraction of your rate, from 0 to 1, got {warmup_start!r}")
-        for name, value, known in (
-            ("warmup", warmup, get_args(Warmup)),
-            ("when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-        self.base_batch_size = base_batch_size
+        none = "0 means no warmup"
+        self.base_batch_size = whole_number("base_batch_size", base_batch_size, unit="samples")
         self.rule: Rule = checked_rule(rule)
-        self.warmup_epochs = warmup_epochs
-        self.warmup_steps = warmup_steps
-        self.warmup: Warmup = warmup
-        self.warmup_start = warmup_start
-        self.when_batch_changes: WhenBatchChanges = when_batch_changes
-        self.momentum_correction = momentum_correction
-        self.micro_batch_size = micro_batch_size
+        epochs = real_number("warmup_epochs", warmup_epochs, at_least=0, hint=none)
+        self.warmup_epochs = int(epochs) if epochs.is_integer() else epochs  # messages say 5, not 5.0
+        self.warmup_steps = None if warmup_steps is None else whole_number("warmup_steps", warmup_steps, 0, hint=none)
+        self.warmup: Warmup = one_of("warmup", warmup, get_args(Warmup))
+        self.warmup_start = real_number(
+            "warmup_start", warmup_start, at_least=0, at_most=1, hint="it is a fraction of your learning rate"
+        )
+        self.when_batch_changes: WhenBatchChanges = one_of(
+            "when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)
+        )
+        self.momentum_correction = flag("momentum_correction", momentum_correction)
+        self.micro_batch_size = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
         self._micro_batch_size = 0
         self._is_first_batch = False
         self._first_batch_size: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -15,19 +15,21 @@ from .._lightning import (
     log_now,
     process_group,
 )
+from ..functional._validation import flag, one_of, seed_number, text, whole_number
 from ..functional.dataset_loss import BatchNormMode
 from ..functional.neighbourhood import Norm
 from ..functional.random_subspace import RandomSubspace
-from ..functional.sharpness import Sharpness, check_epsilons, epsilon_name
+from ..functional.sharpness import Sharpness, checked_epsilons, epsilon_name
 from ..functional.sharpness_result import Method
 from ..functional.sharpness_search import Search
 from ..functional.weight_quantiles import weight_quantiles
 from ..logging.figure_sink import log_figure
 from ..logging.figures import sharpness_figure
+from ._arguments import optional_function
 from ._evaluations import LossFunction
 from ._fixed_subset import Batches, Count
 from ._module_loss import MeasuredLoss, trained_weights
-from ._schedule import EveryNEpochs, Schedule
+from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor, NoValueError
 
 _QUANTILES = {"weight_p05": 0.05, "weight_p50": 0.5, "weight_p95": 0.95}
@@ -44,6 +46,7 @@ class SharpnessMonitor(LossMonitor):
     ``relative``, ``subspace``, ``l2``, ``l2_relative``), and beside it, on the same samples and at the weights
     themselves, ``sharpness/loss`` and ``sharpness/gradient_norm``, and the 5, 50 and 95 % quantiles of ``|x_i|``,
     ``sharpness/weight_p05``, ``_p50`` and ``_p95``. When fit ends, a figure of sharpness against loss.
+    Where the loss is not finite somewhere in the box, sharpness is infinite or NaN, with one warning.
 
     Args:
         epsilon: Half-widths of the box, relative to ``|x_i| + 1``. The paper uses 1e-3 and 5e-4.
@@ -107,42 +110,44 @@ class SharpnessMonitor(LossMonitor):
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        self.epsilon = tuple(epsilon) if isinstance(epsilon, tuple | list) else (epsilon,)
-        check_epsilons(self.epsilon)
+        self.epsilon = checked_epsilons(epsilon if isinstance(epsilon, tuple | list) else (epsilon,))
+        if len(set(map(epsilon_name, self.epsilon))) < len(self.epsilon):
+            raise ValueError(f"epsilon must hold sizes that differ in six digits, for their keys, got {self.epsilon}")
         if data is not None and accurate_at_end:
             raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
-        self.every_n_epochs = every_n_epochs
-        self.at_start = at_start
-        self.accurate_at_end = accurate_at_end
-        self.samples = samples
-        self.chunk_size = chunk_size
-        self.batch_norm = batch_norm
-        self.method = method
-        self.max_evaluations = max_evaluations
-        self.subspace = subspace
-        self.relative = relative
-        self.norm = norm
-        self.seed = seed
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.at_start = flag("at_start", at_start)
+        self.accurate_at_end = flag("accurate_at_end", accurate_at_end)
+        self.samples = whole_number("samples", samples)
+        self.chunk_size = whole_number("chunk_size", chunk_size)
+        self.batch_norm: BatchNormMode = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
+        self.subspace = None if subspace is None else whole_number("subspace", subspace, hint="the paper: 100")
+        self.seed = seed_number("seed", seed)
         self.data = data
-        self.loss_fn = loss_fn
-        self.count = count
-        self.max_time_share = max_time_share
-        self.suffix = suffix
-        directions = None if subspace is None else RandomSubspace(subspace, seed=seed)
+        self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.count = optional_function("count", count, "the batch")
+        self.max_time_share = check_time_share(max_time_share)
+        self.suffix = text("suffix", suffix)
+        directions = None if self.subspace is None else RandomSubspace(self.subspace, seed=self.seed)
         self._search = Search(
             method=method, max_evaluations=max_evaluations, subspace=directions, relative=relative, norm=norm
         )
-        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self.method: Method = method
+        self.max_evaluations = self._search.max_evaluations
+        self.relative = self._search.relative
+        self.norm: Norm = norm
+        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
         self._loss = MeasuredLoss(
             data=data,
-            loss_fn=loss_fn,
-            samples=samples,
-            chunk_size=chunk_size,
+            loss_fn=self.loss_fn,
+            samples=self.samples,
+            chunk_size=self.chunk_size,
             batch_norm=batch_norm,
-            seed=seed,
-            count=count,
+            seed=self.seed,
+            count=self.count,
         )
         self._history: list[dict[str, float]] = []
+        self._told = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -154,7 +159,7 @@ class SharpnessMonitor(LossMonitor):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            self._history = []
+            self._history, self._told = [], False
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         super()._draw(trainer, module)
@@ -200,6 +205,7 @@ class SharpnessMonitor(LossMonitor):
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         sizes = self._weight_sizes(trainer, module)
         results = self.measure(trainer, module)
+        self._tell(results)
         found = [*(result.percent for result in results), results[0].loss, results[0].gradient_norm]
         return self._noted(trainer, found, sizes)
 
@@ -232,7 +238,20 @@ class SharpnessMonitor(LossMonitor):
         everything = self._loss.everything(trainer)  # too many to hold
         with self._loss.undisturbed(trainer, module):
             results = self._profile(trainer, module, ascent, everything)
+        self._tell(results)
         return [*(result.percent for result in results), results[0].loss]
+
+    def _tell(self, results: tuple[Sharpness, ...]) -> None:
+        """Say once what it means that a sharpness is not finite."""
+        broken = next((result for result in results if result.non_finite), None)
+        if broken is not None and not self._told:
+            self._told = True
+            what = "infinite" if broken.percent == math.inf else "NaN or had no finite gradient"
+            rank_zero_warn(
+                f"sharpness is logged as {broken.percent}, which is said once: the loss is finite at the weights, but "
+                f"{what} in {broken.non_finite} of {broken.evaluations} evaluations within epsilon={broken.epsilon}; "
+                "measure a smaller epsilon, or see what overflows there"
+            )
 
     def _profile(
         self,

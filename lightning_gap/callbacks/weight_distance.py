@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
 from .._trained import trained_weights
+from ..functional._validation import flag, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
@@ -57,11 +58,12 @@ class WeightDistanceMonitor(Callback):
         compare_with: str | os.PathLike[str] | None = None,
         suffix: str = "",
     ) -> None:
-        check_every_n_epochs(every_n_epochs)
-        self.every_n_epochs = every_n_epochs
-        self.per_layer = per_layer
+        if compare_with is not None and not isinstance(compare_with, str | os.PathLike):
+            raise ValueError(f"compare_with must be the path of a checkpoint or None, got {compare_with!r}")
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.per_layer = flag("per_layer", per_layer)
         self.compare_with = compare_with
-        self.suffix = suffix
+        self.suffix = text("suffix", suffix)
         self._start: dict[str, Tensor] = {}
         self._trained: set[str] = set()  # names of weights that an optimizer has held
         self._points: dict[int, float] = {}  # distance by optimizer step, in the order of the steps

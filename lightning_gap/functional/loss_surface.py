@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.parameter import is_lazy
 
 from ._uninterrupted import uninterrupted_exit
+from ._validation import function
 from .processes import sum_over_processes
 
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
@@ -172,7 +173,7 @@ def loss_surface(
             "there are no gradients under torch.inference_mode; measure inside `with torch.inference_mode(False):`, "
             "or give the Trainer inference_mode=False"
         )
-    surface = LossSurface(loss_fn, weights, process_group)
+    surface = LossSurface(function("loss_fn", loss_fn, "no arguments"), weights, process_group)
     with entered(loss_fn), torch.enable_grad():
         try:
             yield surface

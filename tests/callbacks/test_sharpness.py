@@ -160,7 +160,7 @@ def test_counts_that_are_no_counts_are_refused(argument, value):
 
 
 def test_an_unknown_batch_norm_mode_is_refused():
-    with pytest.raises(ValueError, match="batch_norm must be 'running', 'batch' or 'recomputed', got 'eval'"):
+    with pytest.raises(ValueError, match="batch_norm must be one of 'running', 'batch', 'recomputed', got 'eval'"):
         SharpnessMonitor(batch_norm="eval")
 
 

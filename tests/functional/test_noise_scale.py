@@ -41,10 +41,10 @@ def test_averaged_over_draws_they_are_unbiased_though_many_are_negative():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((0, 4), "small_batch_size must be a whole number, at least 1, got 0"),
-        ((4, 8.0), "large_batch_size must be a whole number, at least 1, got 8.0"),
+        ((0, 4), "small_batch_size must be a whole number of samples, at least 1, got 0"),
+        ((4, 8.0), "large_batch_size must be a whole number of samples, at least 1, got 8.0"),
         ((4, 4), "large_batch_size must exceed small_batch_size=4, got 4"),
-        ((True, 4), "small_batch_size must be a whole number, at least 1, got True"),
+        ((True, 4), "small_batch_size must be a whole number of samples, at least 1, got True"),
     ],
 )
 def test_sizes_that_tell_nothing_are_refused(sizes, message):
@@ -93,7 +93,7 @@ def test_a_ratio_that_means_nothing_is_missing():
 
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.0, math.nan, True, "0.5", None])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(ValueError, match=f"decay must be at least 0 and below 1, .*got {decay!r}"):
+    with pytest.raises(ValueError, match=f"decay must be a number, at least 0 and below 1, .*got {decay!r}"):
         RatioAverage(decay)
 
 
@@ -127,7 +127,7 @@ def test_the_gain_is_linear_for_small_batches_and_none_for_large_ones():
         ({"noise_scale": 0.0}, "noise_scale must be a positive number, got 0.0"),
         ({"noise_scale": math.nan}, "noise_scale must be a positive number, got nan"),
         ({"max_learning_rate": -1.0}, "max_learning_rate must be a positive number, got -1.0"),
-        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of samples, at least 1, got 0"),
     ],
 )
 def test_rates_without_a_meaning_are_refused(terms, message):
