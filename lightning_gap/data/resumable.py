@@ -18,7 +18,7 @@ from .batch_plan import BatchPlan
 class ResumableLoader(PlannedLoader):
     """A `DataLoader` whose batches are a function of seed, epoch and position, and whose samples of seed and epoch.
 
-    Stands in for a `DataLoader` in `Trainer.fit`, and in a plain loop. A run that is resumed from a checkpoint inside an
+    Stands in for a `DataLoader` in `Trainer.fit`, and in a plain loop. A run that is resumed from inside an
     epoch gets the batches that would have come, with any number of workers, and each process its share of every batch;
     see `BatchPlan`. A pass that is over leads on to the next epoch; one that is broken off begins again. Random
     transforms of the data set, in workers or not, draw from torch's, NumPy's and Python's global generators, which are
