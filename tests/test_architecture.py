@@ -16,7 +16,8 @@ OURS = {
     "functional": {"functional"},
     "data": {"data", "functional"},
     "logging": {"logging", "functional"},
-    "callbacks": {"callbacks", "functional", "data", "logging", "_lightning", "_refusals", "_resume", "_train_loader"},
+    "callbacks": {"callbacks", "functional", "data", "logging", "_lightning", "_refusals", "_resume", "_train_loader"}
+    | {"_checkpoint_file"},
 }
 STANDARD = set(__import__("sys").stdlib_module_names)
 
