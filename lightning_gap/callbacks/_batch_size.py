@@ -25,7 +25,7 @@ from .._lightning import (
     writes_logs_now,
 )
 from .._refusals import refuse_different_settings, refuse_other_accumulation, refuse_several_that
-from .._resume import epoch_of, go_on_where_saved
+from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
 from .._train_loader import TrainLoaderSize
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows
@@ -74,6 +74,7 @@ class BatchSizeCallback(Callback):
         self._accumulate(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        recall_epoch(trainer, checkpoint)
         if self._loader is not None:  # the fit's own, not one of `validate` or `test`
             self._recall(trainer, checkpoint)
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
@@ -137,6 +138,7 @@ class BatchSizeCallback(Callback):
         self._restore(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        keep_epoch(trainer, checkpoint)
         if self._loader is not None:
             self._loader.hide_from(checkpoint)
 

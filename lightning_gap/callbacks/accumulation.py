@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
-from .._resume import go_on_where_saved
+from .._resume import go_on_where_saved, keep_epoch, recall_epoch
 from ._accumulation import ExactWindows
 
 
@@ -51,6 +51,12 @@ class ExactAccumulation(Callback):
         if stage == "fit":
             refuse_second(trainer, self, because="a batch would be weighed twice")
             refuse_manual_optimization(trainer, self)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        keep_epoch(trainer, checkpoint)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        recall_epoch(trainer, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         go_on_where_saved(trainer)

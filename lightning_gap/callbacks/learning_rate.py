@@ -18,7 +18,7 @@ from .._lightning import (
     writes_logs_now,
 )
 from .._refusals import refuse_second
-from .._resume import go_on_where_saved
+from .._resume import go_on_where_saved, keep_epoch, recall_epoch
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
@@ -157,6 +157,7 @@ class LearningRateScaling(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
+        keep_epoch(trainer, checkpoint)
         self._remember_rates(trainer)
         checkpoint["LearningRateScaling"] = {
             "first_batch_size": self._first_batch_size,
@@ -164,6 +165,7 @@ class LearningRateScaling(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        recall_epoch(trainer, checkpoint)
         saved = checkpoint.get("LearningRateScaling", {})
         self._first_batch_size = saved.get("first_batch_size")
         self._rates_before = saved.get("rates", [])

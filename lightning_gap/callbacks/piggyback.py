@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, weights_in
 from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
 from .._resume import ends_epoch, go_on_from
@@ -106,7 +106,7 @@ class PiggybackWarmStart(BatchSizeCallback):
             return
         if self.source_checkpoint is not None:
             refuse_sharded_weights(trainer, self)
-            if Path(self.source_checkpoint).exists():  # now, before others take note of the initial weights
+            if os.path.exists(self.source_checkpoint):  # now, before others take note of the initial weights
                 _load_weights(pl_module, self.source_checkpoint)
         elif not is_trial(trainer) and 0 <= (trainer.max_epochs or -1) <= (self.switch_epoch or 0):
             raise ValueError(
@@ -119,11 +119,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         if self.source_checkpoint is not None and not self._resumed:
             checkpoint = _load_weights(pl_module, self.source_checkpoint)  # again: configure_model may have made them
             if self.mode == "continue":
-                if not ends_epoch(checkpoint):
-                    raise ValueError(
-                        f"source_checkpoint={self.source_checkpoint!r} was saved inside an epoch, whose rest cannot "
-                        "go on in larger batches; use one from the end of an epoch, or mode='weights'"
-                    )
+                _check_continues(checkpoint, self.source_checkpoint, optimizers=self.optimizer_state == "keep")
                 go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,17 +164,15 @@ class PiggybackWarmStart(BatchSizeCallback):
 
 def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
     """Put the weights of a checkpoint into the module; the whole checkpoint."""
-    file = Path(path)
-    if not file.is_file():
-        stored = sorted(other.name for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
-        there = f"{file.parent} holds {', '.join(stored)}" if stored else f"{file.parent} holds no checkpoint"
-        raise FileNotFoundError(
-            f"source_checkpoint={path!r} does not exist: {there}; save the small-batch run's epochs with "
-            "ModelCheckpoint(every_n_epochs=1, save_top_k=-1)"
-        )
     try:
-        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        checkpoint: dict[str, Any] = read_checkpoint(path)
+        weights = weights_in(checkpoint)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"source_checkpoint={path!r} does not exist: {stored_beside(path)}; save the small-batch run's epochs with "
+            "ModelCheckpoint(every_n_epochs=1, save_top_k=-1)"
+        ) from error
+    except ValueError as error:
         raise ValueError(
             f"source_checkpoint={path!r} cannot be read: {error}; it must be whole, saved by Lightning, and hold "
             "nothing but tensors and plain values, hyper-parameters included"
@@ -186,10 +180,26 @@ def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
     if next(module.parameters(), None) is None:
         return checkpoint  # not made yet
     try:
-        module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
-    except (RuntimeError, KeyError) as error:
+        load_weights(weights, module, strict=module.strict_loading)
+    except ValueError as error:
         raise ValueError(
             f"source_checkpoint={path!r} does not fit {type(module).__name__}: {error}; use a checkpoint of the same "
             "architecture"
         ) from error
     return checkpoint
+
+
+def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool) -> None:
+    """Refuse, for mode="continue", what holds weights alone or stopped inside an epoch."""
+    needed = ["loops", "global_step", *(["optimizer_states", "lr_schedulers"] if optimizers else [])]
+    missing = [name for name in needed if name not in checkpoint]
+    if missing or not isinstance(checkpoint["loops"], dict):
+        raise ValueError(
+            f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run goes "
+            "on; use one that Lightning saved with save_weights_only=False, or mode='weights'"
+        )
+    if not ends_epoch(checkpoint):
+        raise ValueError(
+            f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
+            "from the end of an epoch, or mode='weights'"
+        )

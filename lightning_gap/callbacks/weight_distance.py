@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from .._checkpoint_file import listed, read_checkpoint, told
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
 from .._trained import trained_weights
@@ -58,8 +58,8 @@ class WeightDistanceMonitor(Callback):
         compare_with: str | os.PathLike[str] | None = None,
         suffix: str = "",
     ) -> None:
-        if compare_with is not None and not isinstance(compare_with, str | os.PathLike):
-            raise ValueError(f"compare_with must be the path of a checkpoint or None, got {compare_with!r}")
+        if not isinstance(compare_with, str | os.PathLike | None) or compare_with == "":
+            raise ValueError(f"compare_with must be the path of a file, or None, got {compare_with!r}")
         self.every_n_epochs = check_every_n_epochs(every_n_epochs)
         self.per_layer = flag("per_layer", per_layer)
         self.compare_with = compare_with
@@ -184,14 +184,9 @@ def _refuse_other_names(start: Mapping[str, Tensor], module: LightningModule) ->
     different = start.keys() ^ dict(module.named_parameters()).keys()
     if different:
         raise ValueError(
-            f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {_listed(different)}; "
+            f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {listed(different)}; "
             "resume with the same model, or load only its weights"
         )
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Tensor], module: LightningModule) -> float:
@@ -200,16 +195,18 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
         weights = _stored_weights(path)
         different = (start.keys() - weights.keys()) | (weights.keys() - module.state_dict().keys())
         if different:
-            raise ValueError(f"its names differ from the model's in {_listed(different)}")
+            raise ValueError(f"its names differ from the model's in {listed(different)}")
         shapes = [name for name in start if weights[name].shape != start[name].shape]
         if shapes:
-            raise ValueError(f"its shapes differ from the model's in {_listed(shapes)}")
+            raise ValueError(f"its shapes differ from the model's in {listed(shapes)}")
         distance = weight_distance([weights[name] for name in start], start.values())
         if not 0 < distance < math.inf:
             raise ValueError(f"its distance from the start of this run is {distance}")
     except Exception as error:  # an unreadable file raises whatever its bytes lead to
+        own = isinstance(error, ValueError | FileNotFoundError)
+        reason = " ".join(str(error).split()) if own else told(error)
         raise ValueError(
-            f"compare_with={os.fspath(path)!r} cannot be compared with this run: {error}; give the final weights of a "
+            f"compare_with={os.fspath(path)!r} cannot be compared with this run: {reason}; give the final weights of a "
             "run of the same network from the same start: a Lightning checkpoint, or what "
             "torch.save(module.state_dict(), path) wrote"
         ) from error
@@ -217,7 +214,7 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
 
 
 def _stored_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    stored = read_checkpoint(path)
     weights = stored.get("state_dict", stored) if isinstance(stored, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(f"it holds a {type(stored).__name__}, not weights by name")
