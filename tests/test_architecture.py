@@ -16,7 +16,18 @@ OURS = {
     "functional": {"functional"},
     "data": {"data", "functional"},
     "logging": {"logging", "functional"},
-    "callbacks": {"callbacks", "functional", "data", "logging", "_lightning", "_refusals", "_resume", "_train_loader"},
+    "callbacks": {
+        "callbacks",
+        "functional",
+        "data",
+        "logging",
+        "_batches",
+        "_lightning",
+        "_refusals",
+        "_resume",
+        "_train_loader",
+        "_trained",
+    },
 }
 STANDARD = set(__import__("sys").stdlib_module_names)
 
