@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from ._batches import batch_sampler_of, micro_batch_size, nominal_size, samplers_of
+from ._batches import batch_sampler_of, micro_batch_size, nominal_size, samplers_of, stated_batches
 from ._lightning import same_random_numbers
 from .data._planned_loader import PlannedLoader
 from .functional._sample_count import guess_samples
@@ -114,7 +114,7 @@ class TrainLoaderSize:
                 for holder in self._holders:
                     _set(holder, self._attribute, size)
                 loader = self._source.dataloader()
-                found = nominal_size(loader)
+                found = _first_indices(loader) or nominal_size(loader)
                 if found is None and loader is not now:  # it states no size; its first batch may
                     found = _first_batch_size(loader)
             except Exception as error:
@@ -221,19 +221,24 @@ def _resized(loader: DataLoader[Any], size: int, trainer: Trainer) -> DataLoader
 
 
 def _prove_that_the_sampler_follows(resized: DataLoader[Any], size: int) -> None:
-    """Raise if a batch sampler of the user's gives other batches than it was set to; torch's own does not."""
-    batch_sampler = batch_sampler_of(resized)
-    if type(batch_sampler) is BatchSampler:
-        return
-    with same_random_numbers(), _unchanged(resized, *samplers_of(resized), getattr(batch_sampler, "sampler", None)):
-        first = next(iter(batch_sampler), None)
-    found = len(first) if isinstance(first, Sized) else None
+    """Raise if a batch sampler of the user's gives other batches than it was set to."""
+    found = _first_indices(resized)
     samples = len(resized.dataset) if isinstance(resized.dataset, Sized) else None
     if found not in (None, size) and not (samples is not None and samples < size):
         raise ValueError(
             f"the batch size of {_description(resized)} cannot be set: it was set to {size} samples for each process "
             f"and batch, but a batch holds {found}; let it read self.batch_size when it is iterated"
         )
+
+
+def _first_indices(loader: Any) -> int | None:
+    """Samples in the first batch of a batch sampler of the user's; ``None`` with torch's own, which is as it says."""
+    batch_sampler = batch_sampler_of(loader) if isinstance(loader, DataLoader) else None
+    if batch_sampler is None or stated_batches(loader) is not None:
+        return None
+    with same_random_numbers(), _unchanged(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
+        first = next(iter(batch_sampler), None)
+    return len(first) if isinstance(first, Sized) else None
 
 
 def _first_batch_size(loader: Any) -> int | None:

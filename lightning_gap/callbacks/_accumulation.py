@@ -40,9 +40,9 @@ class ExactWindows:
         self._hooks: list[Any] = []
         self._first_batch = self._told = False
 
-    def start(self) -> None:
+    def start(self, trainer: Trainer) -> None:
         """Training begins."""
-        self.counter.start()
+        self.counter.start(told=bool(_counts_given(trainer)))
         self.begin()
         self._first_batch, self._told, self._failure = True, False, None
 
@@ -181,9 +181,7 @@ def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
 
 def refuse_different_counts(trainer: Trainer) -> None:
     """Raise if callbacks were given different functions to count a batch with; only one of them weighs it."""
-    same = [other for other in callbacks_of(trainer) if getattr(other, "weighs_accumulation", False)]
-    all_counts = [(type(other).__name__, getattr(other, "count", None)) for other in same]
-    counts = [(name, count) for name, count in all_counts if count is not None]
+    counts = _counts_given(trainer)
     if any(count != counts[0][1] for _, count in counts):
         names = " and ".join(name for name, _ in counts)
         raise ValueError(
@@ -200,6 +198,13 @@ def scale_of_last_window(trainer: Trainer) -> float:
     return 1.0
 
 
+def _counts_given(trainer: Trainer) -> list[tuple[str, Count]]:
+    """The functions by which users count batches, with the callback that they were given to."""
+    same = [other for other in callbacks_of(trainer) if getattr(other, "weighs_accumulation", False)]
+    counts = [(type(other).__name__, getattr(other, "count", None)) for other in same]
+    return [(name, count) for name, count in counts if count is not None]
+
+
 def _will_be_weighed(trainer: Trainer) -> bool:
     """Whether micro-batches are weighed at some time of this run, as far as it is known."""
     factors = [trainer.accumulate_grad_batches, trainer.world_size]
@@ -207,9 +212,7 @@ def _will_be_weighed(trainer: Trainer) -> bool:
         factors.append(int(getattr(other, "most_accumulation_planned", 1)))
         if any(kind.__name__ == "GradientAccumulationScheduler" for kind in type(other).__mro__):
             factors += getattr(other, "scheduling", {}).values()
-        if getattr(other, "count", None) is not None and getattr(other, "weighs_accumulation", False):
-            return True
-    return max(factors) > 1
+    return max(factors) > 1 or bool(_counts_given(trainer))
 
 
 def _scale_gradients(trainer: Trainer, scale: float) -> None:

@@ -51,6 +51,8 @@ class BatchSizeCallback(Callback):
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
         if max_micro_batch is not None:
             check_counts(max_micro_batch=max_micro_batch)
+        if not isinstance(batch_arg_name, str):
+            raise ValueError(f"batch_arg_name must be the name of an attribute, got {batch_arg_name!r}")
         check_count(count)
         self.max_micro_batch = None if max_micro_batch is None else int(max_micro_batch)
         self.batch_arg_name = batch_arg_name
@@ -100,7 +102,7 @@ class BatchSizeCallback(Callback):
             loader.reload_now()
             go_on_where_saved(trainer)
         self._accumulate(trainer)
-        self._windows.start()
+        self._windows.start(trainer)
         self._check_run(trainer)
         self._check_loader(trainer)
         known = (nominal_size(trainer.train_dataloader), self.micro_batch_size_set)

@@ -50,9 +50,13 @@ class SampleCounter:
     def __init__(self) -> None:
         self.start()
 
-    def start(self) -> None:
-        """Training begins."""
-        self._told = False
+    def start(self, *, told: bool = False) -> None:
+        """Training begins.
+
+        Args:
+            told: Whether the user counts batches by a function, so that there is nothing to warn about.
+        """
+        self._told = told
         self._latest: int | None = None
         self._agreed = 0  # batches that look as the loader says
         self.begin_pass()

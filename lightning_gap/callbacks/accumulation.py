@@ -56,7 +56,7 @@ class ExactAccumulation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         go_on_where_saved(trainer)
-        self._windows.start()
+        self._windows.start(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._windows.begin()

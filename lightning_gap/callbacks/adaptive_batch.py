@@ -94,6 +94,8 @@ class AdaptiveBatchSize(BatchSizeCallback):
             raise ValueError(f"micro_batches must be at least 2, for gradients to compare, got {micro_batches!r}")
         if not 1 < max_growth < math.inf:
             raise ValueError(f"max_growth must be a factor larger than 1, got {max_growth!r}")
+        if monotone not in (True, False):
+            raise ValueError(f"monotone must be True or False, got {monotone!r}")
         # NumPy's numbers become plain ones, which checkpoints can hold.
         self.batch_size = int(batch_size)
         self.max_batch_size = int(max_batch_size)
