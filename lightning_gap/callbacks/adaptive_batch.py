@@ -206,7 +206,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
         largest = self.max_batch_size // parts
         limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
-        return [max(1, min(largest, *limits))] if self.max_batch_size > self.batch_size else []
+        return [max(1, min([largest, *limits]))] if self.max_batch_size > self.batch_size else []
 
     def _split_at(self, trainer: Trainer, epoch: int) -> Split:
         """The size of an epoch, decided when it is asked for the first time."""
