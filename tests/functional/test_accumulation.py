@@ -21,7 +21,8 @@ def test_every_sample_of_every_process_weighs_one_over_their_number(processes, r
                 of_one_sample.append(weight * scale / divisor / samples / len(processes))
             else:
                 assert weight == 0
-    assert of_one_sample == pytest.approx([1 / total] * len(of_one_sample), rel=1e-12)
+        assert scale > 0 or total == 0 or not any(samples for samples, _ in batches)
+    assert of_one_sample == pytest.approx([1 / max(1, total)] * len(of_one_sample), rel=1e-12)
 
 
 @given(st.integers(1, 4096), st.integers(1, 64), st.integers(1, 64))
