@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -54,14 +54,17 @@ def stated_batches(loader: Any) -> StatedBatches | None:
     """What a loader states about its batches; ``None`` where it states nothing.
 
     A `PlannedLoader` does, and a `DataLoader` with torch's own `BatchSampler`, also as ``sampler`` beside
-    ``batch_size=None`` and inside samplers that wrap it. Another batch sampler may give batches of any size.
+    ``batch_size=None``, inside samplers that wrap it, and inside a loader that wraps the `DataLoader`. Another batch
+    sampler may give batches of any size.
     """
     if isinstance(loader, PlannedLoader):
         plan = loader.plan
         return StatedBatches(loader.batch_size, plan.samples // plan.processes, loader.drop_last, plan=plan)
     *outer, found = samplers_of(loader)
     if type(found) is not BatchSampler:
-        return None
+        inner = wrapped_loader(loader)
+        stated = None if inner is None else stated_batches(inner)
+        return None if stated is None else replace(stated, direct=False)
     own_iteration = isinstance(loader, DataLoader) and type(loader).__iter__ is not DataLoader.__iter__
     direct = not outer and not own_iteration
     stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
@@ -71,6 +74,14 @@ def stated_batches(loader: Any) -> StatedBatches | None:
         equal = found.drop_last or samples % found.batch_size == 0
         samples = len(shares) * found.batch_size if equal else None
     return StatedBatches(found.batch_size, samples, found.drop_last, direct)
+
+
+def wrapped_loader(loader: Any) -> Any:
+    """The `DataLoader` that another kind of loader takes its batches from, to bring them to a device for instance."""
+    if isinstance(loader, DataLoader) or getattr(loader, "batch_sampler", None) is not None:
+        return None
+    inner = (getattr(loader, name, None) for name in ("loader", "dataloader", "dl"))
+    return next((found for found in inner if isinstance(found, DataLoader | PlannedLoader)), None)
 
 
 def batch_sampler_of(loader: Any) -> Any:
@@ -209,14 +220,6 @@ def states_its_batches(trainer: Trainer) -> bool:
     """Whether the train loader's batches are known to have its batch size."""
     stated = stated_batches(trainer.train_dataloader)
     return stated is not None and stated.direct
-
-
-def processes_hold_equally_many(trainer: Trainer) -> bool:
-    """Whether it is known that all processes have batches of one size now: before the last batch of stock samplers."""
-    if trainer.world_size == 1:
-        return True
-    known = states_its_batches(trainer) and not changes_batches(trainer)
-    return known and trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches
 
 
 def _wrapped_for_processes(sampler: Any) -> Any:

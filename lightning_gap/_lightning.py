@@ -18,7 +18,6 @@ from torch.utils.data import Subset, SubsetRandomSampler
 from ._batches import drops_last_batch as drops_last_batch
 from ._batches import last_micro_batch_size as last_micro_batch_size
 from ._batches import micro_batch_size as micro_batch_size
-from ._batches import processes_hold_equally_many as processes_hold_equally_many
 from ._batches import samples_in as samples_in
 from ._batches import samples_per_process as samples_per_process
 from ._batches import stated_micro_batch_size as stated_micro_batch_size

@@ -65,6 +65,19 @@ class NeverEnding(DataLoader):
         return (batch for batch, _ in zip(super().__iter__(), range(len(self)), strict=False))
 
 
+class Prefetches:
+    """Another kind of loader around a DataLoader."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        return iter(list(self.loader))
+
+
 def bulk(samples, size, **options):
     return DataLoader(
         Rows(samples), batch_size=None, sampler=BatchSampler(RandomSampler(Rows(samples)), size, **options)
@@ -80,6 +93,7 @@ LOADERS = {
     "in bulk": lambda samples, size: bulk(samples, size, drop_last=False),
     "in bulk, drops the last": lambda samples, size: bulk(samples, size, drop_last=True),
     "never ending": lambda samples, size: NeverEnding(Rows(samples), batch_size=size),
+    "wrapped": lambda samples, size: Prefetches(DataLoader(Rows(samples), batch_size=size)),
     "resumable": lambda samples, size: ResumableLoader(Rows(samples), batch_size=size, shuffle=True),
     "in memory": lambda samples, size: InMemoryLoader((torch.arange(samples),), batch_size=size, drop_last=True),
 }

@@ -15,7 +15,6 @@ from .._lightning import (
     ends_accumulation,
     is_first_that,
     process_group,
-    processes_hold_equally_many,
     zeroes_gradients,
 )
 from ..functional.accumulation import AccumulationWindow
@@ -76,7 +75,8 @@ class ExactWindows:
         samples = self._samples(trainer)
         weight = self._window.add(samples, divisor=divisor)
         if ends_accumulation(trainer):
-            alike = self._count is None and processes_hold_equally_many(trainer)
+            is_last = trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches  # whose shares may differ
+            alike = trainer.world_size == 1 or (self._count is None and self.counter.is_certain and not is_last)
             own = self._window.samples
             total = own * trainer.world_size if alike else self._sum(trainer, own)
             scale = self._window.finish(total, processes=trainer.world_size)

@@ -83,9 +83,13 @@ class SampleCounter:
     def samples(self) -> int | None:
         """Samples in the batch that was seen last; ``None`` where neither loader nor batch tells for certain."""
         stated = None if self._stated is None else self._stated.at(self._position)
-        if stated is not None and not self._changes and self._stated is not None and self._stated.direct:
-            return stated
-        return self._settle(stated, guess_samples(self._batch))
+        return stated if self.is_certain else self._settle(stated, guess_samples(self._batch))
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing can make the batch another one than the loader states, on this process and all others."""
+        stated = self._stated
+        return stated is not None and stated.direct and not self._changes and stated.at(self._position) is not None
 
     def samples_or_latest(self) -> float:
         """Samples in the batch; where they cannot be told, as many as the batch before had, which is said once."""

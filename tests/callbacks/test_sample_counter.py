@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
@@ -369,3 +369,105 @@ def test_different_counts_are_refused_and_one_serves_all():
     for make in (ExactAccumulation, lambda count: BatchSizeScheduler({0: 8}, count=count)):
         with pytest.raises(ValueError, match="count must be a function of the batch, or None for its samples, got 8"):
             make(count=8)
+
+
+# Resumed, and beside weights that no optimizer has
+
+
+class KeepsItsPlace(DataLoader):
+    """Goes on after a resume with the batch that would have come."""
+
+    begun, served = 0, 0
+
+    def __iter__(self):
+        start, self.begun = self.begun, 0
+        self.served = start
+        for position, batch in enumerate(super().__iter__()):
+            if position >= start:
+                self.served += 1
+                yield batch
+
+    def state_dict(self):
+        return {"served": self.served}
+
+    def load_state_dict(self, state):
+        self.begun = state["served"]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
+@pytest.mark.parametrize("make", [DataLoader, KeepsItsPlace, ResumableLoader])
+def test_after_a_resume_inside_an_epoch_the_loaders_own_position_counts(tmp_path, make):
+    """27 samples in batches of 8, 8, 8 and 3; saved after two. A plain loader then begins with its first batch."""
+    saves = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+
+    def run(*callbacks, ckpt_path=None):
+        module = Means(means_of_graphs)
+        options = {"max_epochs": 1, "accumulate_grad_batches": 2, "enable_checkpointing": True}
+        trainer = tiny.trainer(ExactAccumulation(), *callbacks, default_root_dir=tmp_path, **options)
+        trainer.fit(module, loader_of("graphs", 27, 8, make=make), ckpt_path=ckpt_path)
+        return module
+
+    run(saves)
+    resumed = run(ckpt_path=tmp_path / "step=1.ckpt")
+    saved = torch.load(tmp_path / "step=1.ckpt", weights_only=True)
+    hand = Means(means_of_graphs)
+    hand.load_state_dict(saved["state_dict"])
+    optimizer = hand.configure_optimizers()
+    optimizer.load_state_dict(saved["optimizer_states"][0])
+    rows = ragged(27)
+    hand.training_step(as_graphs(rows[:16] if make is DataLoader else rows[16:]), 0).backward()
+    optimizer.step()
+    assert apart(resumed, hand) < 1e-12
+
+
+def test_gradients_of_weights_that_no_optimizer_has_neither_count_nor_change_the_batch():
+    class Probe(tiny.TinyClassifier):
+        def __init__(self, frozen):
+            super().__init__(dropout=0.0)
+            self.net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh()).requires_grad_(not frozen)
+            self.head = torch.nn.Linear(16, 3)
+
+        def forward(self, inputs):
+            return self.head(self.net(inputs))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.head.parameters(), lr=0.1)
+
+    runs = []
+    for frozen in (True, False):
+        sizes = []
+
+        class Sizes(Callback):
+            def on_train_batch_end(self, trainer, *rest):
+                sizes.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("batch/")})  # noqa: B023
+
+        module = Probe(frozen)
+        adaptive = AdaptiveBatchSize(16, 96, theta=0.5, measure_every_n_steps=1)
+        tiny.trainer(adaptive, Sizes(), max_epochs=3).fit(module, tiny.loader(96))
+        runs.append((sizes, tiny.state_of(module)))
+    assert runs[0][0] == runs[1][0]
+    assert tiny.same(runs[0][1], runs[1][1])
+    assert any("batch/wanted" in values for values in runs[0][0])
+
+
+def test_a_tensor_that_only_the_optimizer_knows_is_weighed_too():
+    class Offset(Means):
+        def __init__(self):
+            super().__init__(means_of_graphs)
+            self.offset = [torch.zeros(1, dtype=torch.float64, requires_grad=True)]  # no parameter of the module
+
+        def training_step(self, batch, batch_idx):
+            inputs, targets = self.means(batch)
+            return mse_loss(self.net(inputs).squeeze(1) + self.offset[0], targets)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD([*self.parameters(), *self.offset], lr=0.1)
+
+    def train(size, *callbacks, **options):
+        module = Offset()
+        tiny.trainer(*callbacks, max_epochs=2, **options).fit(module, loader_of("graphs", 27, size))
+        return module
+
+    exact, whole = train(8, ExactAccumulation(), accumulate_grad_batches=3), train(24)
+    assert apart(exact, whole) < 1e-12
+    assert float((exact.offset[0] - whole.offset[0]).detach().abs()) < 1e-12
