@@ -13,6 +13,7 @@ from ..functional.batch_growth import AdaBatch, SmithGrowth
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
 from ._rates import scaled_rates
+from ._sample_counter import Count
 
 
 class BatchSizeScheduler(BatchSizeCallback):
@@ -30,12 +31,15 @@ class BatchSizeScheduler(BatchSizeCallback):
             ``None`` keeps the Trainer's `accumulate_grad_batches` and lets the loader's batches grow.
         batch_arg_name: Attribute of the module or data module that its `train_dataloader` reads its batch size
             from, as in Lightning's `BatchSizeFinder`. Not used for a loader that is passed to `fit`.
+        count: As in `ExactAccumulation`: what the mean of your loss is taken over, if not the samples.
 
     Raises:
         ValueError: If the schedule is empty, does not begin at epoch 0, has epochs that do not rise, or a size that is
             not a whole number of at least 1. Before the first step, if a size cannot be split equally, exceeds the
-            training set or leaves epochs shorter than `val_check_interval`, the loader has no batch size to set, a
-            step-wise scheduler was made for fewer steps, or something else sets the batch size.
+            training set, leaves epochs shorter than `val_check_interval` or BatchNorm a last batch of one sample, the
+            loader has no batch size to set or does not follow one that comes later, batches are to be accumulated
+            whose samples cannot be told, a step-wise scheduler was made for fewer steps, or something else sets the
+            batch size.
 
     Reference:
         Smith, Kindermans, Ying and Le (2018); Devarakonda, Naumov and Garland (2017); Friedlander and Schmidt (2012).
@@ -47,15 +51,16 @@ class BatchSizeScheduler(BatchSizeCallback):
         *,
         max_micro_batch: int | None = None,
         batch_arg_name: str = "batch_size",
+        count: Count | None = None,
     ) -> None:
-        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
         if not callable(schedule) and not isinstance(schedule, Mapping):
             raise ValueError(
                 f"schedule must be batch sizes by epoch, for instance {{0: 128, 30: 512}}, or a function of the epoch, "
                 f"got {schedule!r}"
             )
         if isinstance(schedule, Mapping):
-            checked_milestones(schedule)
+            schedule = checked_milestones(schedule)
         self.schedule = schedule
         self._factor = 1.0
 

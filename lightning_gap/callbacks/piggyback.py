@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ from .._resume import ends_epoch, go_on_from
 from ..functional.batch_size import Split
 from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback
+from ._sample_counter import Count
 
 OptimizerState = Literal["keep", "reset"]
 Mode = Literal["weights", "continue"]
@@ -41,6 +43,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         mode: What is taken from it, ``"weights"`` or ``"continue"``.
         max_micro_batch: Most samples that one process works on at a time; larger batches are accumulated.
         batch_arg_name: As in `BatchSizeScheduler`.
+        count: As in `ExactAccumulation`: what the mean of your loss is taken over, if not the samples.
 
     Raises:
         ValueError: If ``optimizer_state`` is not stated, neither or both of ``switch_epoch`` and ``source_checkpoint``
@@ -62,15 +65,17 @@ class PiggybackWarmStart(BatchSizeCallback):
         mode: Mode = "weights",
         max_micro_batch: int | None = None,
         batch_arg_name: str = "batch_size",
+        count: Count | None = None,
     ) -> None:
-        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
         check_counts(large_batch_size=large_batch_size)
         if (switch_epoch is None) == (source_checkpoint is None):
             raise ValueError(
                 "the small batch comes either before switch_epoch or from source_checkpoint, got "
                 f"switch_epoch={switch_epoch!r} and source_checkpoint={source_checkpoint!r}; give one of them"
             )
-        whole = isinstance(switch_epoch, int) and not isinstance(switch_epoch, bool)
+        number: Any = switch_epoch  # NumPy's too
+        whole = isinstance(number, Integral) and not isinstance(number, bool)
         if switch_epoch is not None and not (whole and switch_epoch >= 1):
             raise ValueError(
                 "switch_epoch must be a whole number, at least 1, for the small batch to come first, got "
@@ -88,8 +93,8 @@ class PiggybackWarmStart(BatchSizeCallback):
                 "mode='weights' takes nothing but the weights from the checkpoint, so that no optimizer_state can be "
                 "kept; use optimizer_state='reset' or mode='continue'"
             )
-        self.switch_epoch = switch_epoch
-        self.large_batch_size = large_batch_size
+        self.switch_epoch = None if switch_epoch is None else int(switch_epoch)
+        self.large_batch_size = int(large_batch_size)
         self.optimizer_state = optimizer_state
         self.source_checkpoint = None if source_checkpoint is None else str(source_checkpoint)
         self.mode: Mode = mode
