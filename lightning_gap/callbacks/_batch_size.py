@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,15 +24,16 @@ from .._lightning import (
     validation_interval,
     writes_logs_now,
 )
-from .._refusals import refuse_different_settings, refuse_other_accumulation, refuse_several_that
+from .._refusals import refuse_other_accumulation, refuse_several_that
 from .._resume import epoch_of, go_on_where_saved
 from .._train_loader import TrainLoaderSize
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows
 from ._arguments import check_counts
+from ._callback import GapCallback
 
 
-class BatchSizeCallback(Callback):
+class BatchSizeCallback(GapCallback):
     """Sets the batch size of each epoch: the size of the loader, and how many of its batches make a step.
 
     The size of the first epoch is set before the loader is made; those of later epochs as soon as the epoch before is
@@ -74,15 +75,14 @@ class BatchSizeCallback(Callback):
         self._accumulate(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if self._loader is not None:  # the fit's own, not one of `validate` or `test`
             self._recall(trainer, checkpoint)
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
             self._accumulate(trainer)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._plan)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         loader = self._its_loader
         go_on_where_saved(trainer)
         if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
@@ -137,8 +137,13 @@ class BatchSizeCallback(Callback):
         self._restore(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._loader is not None:
             self._loader.hide_from(checkpoint)
+
+    def _settings_of_process(self, trainer: Trainer) -> dict[str, Any]:
+        plan = [[split.micro_batch_size, split.accumulate] for split in self._plan]
+        return super()._settings_of_process(trainer) | {"micro-batches and their sizes": plan}
 
     def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         """Take what decides about the size from a checkpoint."""

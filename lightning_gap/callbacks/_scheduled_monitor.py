@@ -5,20 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from .._lightning import log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
+from ._callback import GapCallback
 from ._module_loss import MeasuredLoss
 from ._schedule import Schedule
 
 
-class ScheduledMonitor(Callback):
+class ScheduledMonitor(GapCallback):
     """Logs its values before the first step if asked to, at the ends of epochs that are due, and when the run ends.
 
     A monitor draws what it measures on in `on_train_start`, and hands it back in `_forget`.
     """
 
+    may_change = ("every_n_epochs", "at_start", "max_time_share")
     at_start: bool
     _schedule: Schedule
 
@@ -44,6 +46,7 @@ class ScheduledMonitor(Callback):
             refuse_same_keys(trainer, self, self.keys)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._schedule.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

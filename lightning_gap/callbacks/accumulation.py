@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -13,9 +13,10 @@ from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
 from .._resume import go_on_where_saved
 from ._accumulation import ExactWindows
+from ._callback import GapCallback
 
 
-class ExactAccumulation(Callback):
+class ExactAccumulation(GapCallback):
     """Weigh every micro-batch by its samples, so that each step's gradient is the mean over the whole batch.
 
     Lightning divides each loss by `accumulate_grad_batches` and averages over processes. That is the mean over the
@@ -40,6 +41,7 @@ class ExactAccumulation(Callback):
     """
 
     weighs_accumulation = True
+    decides_training = ("count",)
 
     def __init__(self, count: Callable[[Any], float] | None = None) -> None:
         if count is not None and not callable(count):
@@ -53,6 +55,7 @@ class ExactAccumulation(Callback):
             refuse_manual_optimization(trainer, self)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         go_on_where_saved(trainer)
         self._windows.begin()
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -18,15 +18,16 @@ from .._lightning import (
     samples_in,
     uses_sync_batch_norm,
 )
-from .._refusals import refuse_different_settings, refuse_second
+from .._refusals import refuse_second
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
 from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from ._callback import GapCallback
 
 _log = logging.getLogger(__name__)
 
 
-class GhostBatchNormSwap(Callback):
+class GhostBatchNormSwap(GapCallback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
     The layers are converted in place when fit starts and are BatchNorm again when it ends; parameters, buffers,
@@ -80,7 +81,7 @@ class GhostBatchNormSwap(Callback):
         self._swap(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._settings)
+        super().on_fit_start(trainer, pl_module)
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
         self._refuse_unswappable(pl_module)
         for name, reason in self._skipped.items():
@@ -90,6 +91,7 @@ class GhostBatchNormSwap(Callback):
             _log.debug(self._table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
         self._asks_the_batch = size is None
         for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):

@@ -52,6 +52,8 @@ class PiggybackWarmStart(BatchSizeCallback):
         Keskar et al. (2017), section 4, figure 5.
     """
 
+    decides_training = ("switch_epoch", "large_batch_size", "optimizer_state", "mode")
+
     def __init__(
         self,
         switch_epoch: int | None,

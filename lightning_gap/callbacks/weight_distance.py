@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -16,10 +16,11 @@ from torch.nn.parameter import is_lazy
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ._callback import GapCallback
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
-class WeightDistanceMonitor(Callback):
+class WeightDistanceMonitor(GapCallback):
     """Log the Euclidean distance of all parameters from their values when fit began.
 
     Logs at the end of an epoch ``weights/distance_from_init``, and from the third point on ``weights/log_slope`` and
@@ -47,6 +48,8 @@ class WeightDistanceMonitor(Callback):
     Reference:
         Hoffer, Hubara and Soudry (2017), section 3; Keskar et al. (2017), section 4.
     """
+
+    may_change = ("per_layer", "compare_with")
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class WeightDistanceMonitor(Callback):
             self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         _refuse_lazy(pl_module)
         if self._start:
             _refuse_other_names(self._start, pl_module)
