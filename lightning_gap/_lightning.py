@@ -261,6 +261,13 @@ def uses_sync_batch_norm(trainer: Trainer) -> bool:
     return getattr(trainer.strategy, "_layer_sync", None) is not None
 
 
+def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
+    """What was passed to `fit` to train and to validate with; None where module or data module make the loaders."""
+    sources = trainer.fit_loop._data_source, trainer.fit_loop.epoch_loop.val_loop._data_source
+    train, val = (None if source.is_module() else source.instance for source in sources)
+    return train, val
+
+
 def is_lightnings(thing: object, name: str) -> bool:
     """Whether it is an instance of the class of Lightning's, or of a subclass, under either of Lightning's names.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -43,6 +43,7 @@ class BatchSizeCallback(GapCallback):
 
     sets_batch_size = True
     weighs_accumulation = True
+    may_change: ClassVar[tuple[str, ...]] = ("max_micro_batch", "batch_arg_name")
 
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str) -> None:
         if max_micro_batch is not None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, Trainer
 
-from .._lightning import callbacks_of
+from .._lightning import callbacks_of, given_loaders
 from ..data._planned_loader import PlannedLoader
 
 Settings = dict[str, Any]
@@ -32,7 +33,10 @@ def refuse_different_callbacks(trainer: Trainer, ours: Callable[[Callback], Sett
         if (settings := ours(callback)) is not None
     ]
     run = {name: getattr(trainer, name) for name in ("accumulate_grad_batches", "max_epochs", "max_steps")}
-    _refuse([*found, ("Trainer", run)], what="callbacks")
+    # Lightning asks for the sum of their lengths only where a loader has one, and waits for ever where some do not ask.
+    sized = [[sized_len(loader) is not None for loader in _flat(given)] for given in given_loaders(trainer)]
+    loaders = {"whether train loaders have a length": sized[0], "whether validation loaders have a length": sized[1]}
+    _refuse([*found, ("Trainer", run), ("Trainer.fit", loaders)], what="callbacks")
 
 
 def refuse_different_loaders(trainer: Trainer) -> None:
@@ -77,7 +81,9 @@ def _refuse(found: list[tuple[str, Settings]], *, what: str, also: Any = None) -
     everyone = [settings for settings, _ in told]
     kinds = [[name for name, _ in settings] for settings in everyone]
     if any(other != kinds[0] for other in kinds):
-        shown = _by_rank(["[" + ", ".join(name for name in names if name != "Trainer") + "]" for names in kinds])
+        shown = _by_rank(
+            ["[" + ", ".join(name for name in names if name not in ("Trainer", "Trainer.fit")) + "]" for names in kinds]
+        )
         raise ValueError(
             f"the processes have different settings: their {what} are {shown}, in this order; give all of them the same"
         )

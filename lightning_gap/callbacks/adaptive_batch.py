@@ -72,6 +72,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         "monotone",
         "max_growth",
     )
+    may_change = (*BatchSizeCallback.may_change, "max_batch_size", "micro_batches")
 
     def __init__(
         self,

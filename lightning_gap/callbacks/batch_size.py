@@ -115,6 +115,24 @@ class BatchSizeScheduler(BatchSizeCallback):
         super().on_exception(trainer, pl_module, exception)
         self._stop(trainer)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if callable(self.schedule):  # of a function, what it said so far
+            stages = (stage_at(self.schedule, epoch) for epoch in range(trainer.current_epoch + 1))
+            said = [[int(stage.batch_size), float(stage.learning_rate_factor)] for stage in stages]
+            checkpoint["BatchSizeScheduler"] = {"said": said}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for epoch, said in enumerate(checkpoint.get("BatchSizeScheduler", {}).get("said", ())):
+            stage = stage_at(self.schedule, epoch)
+            if trainer.state.fn == "fit" and said != [stage.batch_size, stage.learning_rate_factor]:
+                raise ValueError(
+                    f"the checkpoint was trained with batches of {said[0]} and a learning-rate factor of {said[1]} in "
+                    f"epoch {epoch}, this run's schedule has {stage.batch_size} and {stage.learning_rate_factor}; "
+                    "resume with the same schedule, or begin a new run from the weights alone"
+                )
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
     def _split_at(self, trainer: Trainer, epoch: int) -> Split:
         return self._split(trainer, stage_at(self.schedule, epoch).batch_size)
 

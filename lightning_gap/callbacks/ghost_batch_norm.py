@@ -52,6 +52,8 @@ class GhostBatchNormSwap(GapCallback):
         Hoffer, Hubara and Soudry (2017), section 4.
     """
 
+    may_change = ("ghost_batch_size", "leftover", "running_stats")  # told in words of their own
+
     def __init__(
         self,
         ghost_batch_size: int = 128,

@@ -53,6 +53,7 @@ class PiggybackWarmStart(BatchSizeCallback):
     """
 
     decides_training = ("switch_epoch", "large_batch_size", "optimizer_state", "mode")
+    may_change = (*BatchSizeCallback.may_change, "source_checkpoint")
 
     def __init__(
         self,
