@@ -40,13 +40,19 @@ def to_device(trainer: Trainer, batch: Any) -> Any:
 
 
 def largest_learning_rate(trainer: Trainer) -> float:
-    """The largest rate of all parameter groups, unscaled; between the steps, where callbacks leave it alone."""
+    """The largest learning rate of all parameter groups, unscaled, between the steps, where callbacks leave it alone.
+
+    NaN where there is none: optimizers that find their own step size hold none or None, and a Trainer may have no
+    optimizer.
+    """
     groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
-    return max((float(group["lr"]) for group in groups if "lr" in group), default=0.0)
+    return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)
 
 
 def learning_rate_scale_in_use(trainer: Trainer) -> float:
-    """What callbacks multiplied the optimizers' rates by in the last step."""
+    """What callbacks multiplied the learning rates by in the last step; NaN where there is no learning rate."""
+    if math.isnan(largest_learning_rate(trainer)):
+        return math.nan
     return math.prod(getattr(callback, "current_scale", 1.0) for callback in callbacks_of(trainer))
 
 
@@ -196,6 +202,24 @@ def writes_logs_now(trainer: Trainer) -> bool:
 def uses_sync_batch_norm(trainer: Trainer) -> bool:
     """Whether the Trainer will turn BatchNorm layers into SyncBatchNorm."""
     return getattr(trainer.strategy, "_layer_sync", None) is not None
+
+
+def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
+    """What was passed to `fit` to train and to validate with; None where module or data module make the loaders."""
+    sources = trainer.fit_loop._data_source, trainer.fit_loop.epoch_loop.val_loop._data_source
+    train, val = (None if source.is_module() else source.instance for source in sources)
+    return train, val
+
+
+def is_lightnings(thing: object, name: str) -> bool:
+    """Whether it is an instance of the class of Lightning's, or of a subclass, under either of Lightning's names.
+
+    `lightning.pytorch` and `pytorch_lightning` hold the same classes twice; `isinstance` knows one of them.
+    """
+    return any(
+        kind.__name__ == name and kind.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(thing).__mro__
+    )
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

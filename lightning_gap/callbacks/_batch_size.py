@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -27,17 +27,18 @@ from .._lightning import (
     validation_interval,
     writes_logs_now,
 )
-from .._refusals import refuse_different_settings, refuse_other_accumulation, refuse_several_that
+from .._refusals import refuse_other_accumulation, refuse_several_that
 from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
 from .._train_loader import TrainLoaderSize
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows, raise_on_all_processes, refuse_different_counts
 from ._arguments import check_counts
+from ._callback import GapCallback
 from ._sample_counter import Count, check_count
 from ._single_samples import SingleSamples
 
 
-class BatchSizeCallback(Callback):
+class BatchSizeCallback(GapCallback):
     """Sets the batch size of each epoch: the size of the loader, and how many of its batches make a step.
 
     The size of the first epoch is set before the loader is made; those of later epochs as soon as the epoch before is
@@ -47,6 +48,7 @@ class BatchSizeCallback(Callback):
 
     sets_batch_size = True
     weighs_accumulation = True
+    may_change: ClassVar[tuple[str, ...]] = ("max_micro_batch", "batch_arg_name")
 
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
         if max_micro_batch is not None:
@@ -87,16 +89,15 @@ class BatchSizeCallback(Callback):
         self._accumulate(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         recall_epoch(trainer, checkpoint)
         if self._loader is not None:  # the fit's own, not one of `validate` or `test`
             self._recall(trainer, checkpoint)
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
             self._accumulate(trainer)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._plan)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         loader = self._its_loader
         go_on_where_saved(trainer)
         if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
@@ -153,9 +154,14 @@ class BatchSizeCallback(Callback):
         self._restore(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         keep_epoch(trainer, checkpoint)
         if self._loader is not None:
             self._loader.hide_from(checkpoint)
+
+    def _settings_of_process(self, trainer: Trainer) -> dict[str, Any]:
+        plan = [[split.micro_batch_size, split.accumulate] for split in self._plan]
+        return super()._settings_of_process(trainer) | {"micro-batches and their sizes": plan}
 
     def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         """Take what decides about the size from a checkpoint."""

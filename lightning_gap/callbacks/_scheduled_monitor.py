@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import log_now, process_group
@@ -17,6 +17,7 @@ from ..functional.curvature import UndefinedCurvatureError
 from ..functional.gradient_noise import UndefinedNoiseError
 from ..functional.processes import FailedElsewhereError
 from ..functional.sharpness import UndefinedSharpnessError
+from ._callback import GapCallback
 from ._evaluations import NoLossError
 from ._module_loss import MeasuredLoss, is_out_of_memory
 from ._schedule import Schedule, is_regular
@@ -36,7 +37,7 @@ class NoValueError(ValueError):
     """There is no value to log, for a reason that does not end a run."""
 
 
-class ScheduledMonitor(Callback):
+class ScheduledMonitor(GapCallback):
     """Logs its values before the first step if asked to, at the ends of epochs that are due, and when the run ends.
 
     A monitor draws what it measures on in `_draw`, tries it in `_check`, measures in `_values` and hands everything
@@ -45,6 +46,7 @@ class ScheduledMonitor(Callback):
     at most. A measurement that a checkpoint came before, at the end of an epoch, is made up for after resuming.
     """
 
+    may_change = ("every_n_epochs", "at_start", "max_time_share")
     at_start: bool
     suffix: str
     _quantity: str  # for a warning
@@ -103,9 +105,11 @@ class ScheduledMonitor(Callback):
             self._in_training = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._owed_epoch = _epoch_without_its_end(checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._in_training = True
         self._draw(trainer, pl_module)
         self._schedule.begin(trainer, self._measured_step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -12,10 +12,11 @@ from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
 from .._resume import go_on_where_saved, keep_epoch, recall_epoch
 from ._accumulation import ExactWindows, refuse_different_counts
+from ._callback import GapCallback
 from ._sample_counter import Count, check_count
 
 
-class ExactAccumulation(Callback):
+class ExactAccumulation(GapCallback):
     """Weigh every micro-batch by its samples, so that each step's gradient is the mean over the whole batch.
 
     Lightning divides each loss by `accumulate_grad_batches` and averages over processes. That is the mean over the
@@ -42,6 +43,7 @@ class ExactAccumulation(Callback):
     """
 
     weighs_accumulation = True
+    decides_training = ("count",)
 
     def __init__(self, count: Count | None = None) -> None:
         check_count(count)
@@ -61,6 +63,7 @@ class ExactAccumulation(Callback):
         recall_epoch(trainer, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         go_on_where_saved(trainer)
         self._windows.start(trainer)
 

@@ -59,6 +59,19 @@ class AdaptiveBatchSize(BatchSizeCallback):
         McCandlish, Kaplan and Amodei (2018), appendix A.1.
     """
 
+    decides_training = (
+        "batch_size",
+        "test",
+        "theta",
+        "nu",
+        "smoothing",
+        "measure_every_n_steps",
+        "decide_every_n_steps",
+        "monotone",
+        "max_growth",
+    )
+    may_change = (*BatchSizeCallback.may_change, "max_batch_size", "micro_batches")
+
     def __init__(
         self,
         batch_size: int,

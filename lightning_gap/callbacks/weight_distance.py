@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -18,10 +18,11 @@ from .._refusals import refuse_same_keys, refuse_sharded_weights
 from .._trained import trained_weights
 from ..functional._validation import flag, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ._callback import GapCallback
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
-class WeightDistanceMonitor(Callback):
+class WeightDistanceMonitor(GapCallback):
     """Log the Euclidean distance of all parameters from their values when fit began.
 
     Logs at the end of an epoch ``weights/distance_from_init``, and from the third point on ``weights/log_slope`` and
@@ -49,6 +50,8 @@ class WeightDistanceMonitor(Callback):
     Reference:
         Hoffer, Hubara and Soudry (2017), section 3; Keskar et al. (2017), section 4.
     """
+
+    may_change = ("per_layer", "compare_with")
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class WeightDistanceMonitor(Callback):
             self._trained = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         _refuse_lazy(pl_module)
         if self._start:
             _refuse_other_names(self._start, pl_module)
