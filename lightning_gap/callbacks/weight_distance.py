@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
-from ..functional._validation import flag, text
+from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
@@ -58,7 +58,7 @@ class WeightDistanceMonitor(Callback):
         suffix: str = "",
     ) -> None:
         if compare_with is not None and not isinstance(compare_with, str | os.PathLike):
-            raise ValueError(f"compare_with must be the path of a checkpoint or None, got {compare_with!r}")
+            raise ValueError(f"compare_with must be the path of a checkpoint or None, got {shown(compare_with)}")
         self.every_n_epochs = check_every_n_epochs(every_n_epochs)
         self.per_layer = flag("per_layer", per_layer)
         self.compare_with = compare_with
