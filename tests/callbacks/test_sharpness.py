@@ -241,6 +241,25 @@ def test_a_diverged_run_goes_on_and_its_sharpness_is_missing():
     assert math.isnan(float(trainer.callback_metrics["sharpness/full_eps1e-3"]))
 
 
+@pytest.mark.parametrize(("beyond", "logged"), [(math.inf, "inf"), (math.nan, "nan")])
+def test_a_box_that_is_not_finite_is_logged_as_such_with_one_warning(beyond, logged):
+    def loss_fn(module, batch):
+        moved = module.net[0].weight.detach().abs().max() > 1e6
+        return module(batch[0]).square().mean() + (beyond if moved else 0.0)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = tiny.trainer(SharpnessMonitor((1e-3, 2**70), loss_fn=loss_fn, accurate_at_end=True), max_epochs=2)
+        trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    told = [str(w.message) for w in caught if "sharpness is logged as" in str(w.message)]
+    assert len(told) == 1
+    assert f"sharpness is logged as {logged}, which is said once: the loss is finite at the weights, but" in told[0]
+    found = {key: float(value) for key, value in trainer.callback_metrics.items() if "full" in key}
+    assert len(found) == 4
+    for key, value in found.items():
+        assert str(value) == logged if "e21" in key else math.isfinite(value), key
+
+
 def test_batches_of_unknown_size_are_refused_before_the_first_step():
     class Opaque:
         pass
