@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
     largest_learning_rate,
@@ -16,13 +15,14 @@ from .._lightning import (
     process_group,
 )
 from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
-from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
+from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
 from ._arguments import optional_function
-from ._module_loss import LossFunction, MeasuredLoss, trained_weights
+from ._evaluations import LossFunction
+from ._fixed_subset import Count
+from ._module_loss import MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor
-from ._undisturbed import undisturbed
 
 
 class CurvatureMonitor(LossMonitor):
@@ -51,6 +51,7 @@ class CurvatureMonitor(LossMonitor):
         seed: Seed of the subset and of the random vectors.
         data: Batches to measure on instead of the subset, as `training_step` takes them.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`.
         max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
             training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
@@ -63,6 +64,8 @@ class CurvatureMonitor(LossMonitor):
         Cohen, Kaur, Li, Kolter and Talwalkar (2021) on the edge of stability; see
         `lightning_gap.functional.hessian_eigenvalues` and `hessian_trace`.
     """
+
+    _quantity = "curvature"
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class CurvatureMonitor(LossMonitor):
         seed: int = 0,
         data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
+        count: Count | None = None,
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
@@ -92,6 +96,7 @@ class CurvatureMonitor(LossMonitor):
         self.seed = seed_number("seed", seed)
         self.data = data
         self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.count = optional_function("count", count, "the batch")
         self.max_time_share = check_time_share(max_time_share)
         self.suffix = text("suffix", suffix)
         self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
@@ -102,6 +107,7 @@ class CurvatureMonitor(LossMonitor):
             chunk_size=self.chunk_size,
             batch_norm=batch_norm,
             seed=self.seed,
+            count=self.count,
         )
         self._rate = 0.0
 
@@ -123,8 +129,8 @@ class CurvatureMonitor(LossMonitor):
         Raises:
             UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
         """
-        group, weights = process_group(trainer), trained_weights(pl_module)
-        with undisturbed(trainer, pl_module):
+        group, weights = process_group(trainer), trained_weights(trainer, pl_module)
+        with self._loss.undisturbed(trainer, pl_module):
             loss = self._loss.on(trainer, pl_module)
             eigenvalues = hessian_eigenvalues(
                 loss,
@@ -143,13 +149,8 @@ class CurvatureMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        with self._schedule.measuring(trainer):
-            rate = self._rate * learning_rate_scale_in_use(trainer)
-            try:
-                ends, trace = self.measure(trainer, module)
-            except UndefinedCurvatureError as error:  # a diverged run is not ours to stop
-                rank_zero_warn(f"curvature is logged as NaN: {error}")
-                return dict.fromkeys(self.keys, math.nan)
+        rate = self._rate * learning_rate_scale_in_use(trainer)
+        ends, trace = self.measure(trainer, module)
         found = [ends.largest, ends.smallest, ends.largest_residual]
         found += [trace.trace, trace.standard_error] if trace else []
         found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]

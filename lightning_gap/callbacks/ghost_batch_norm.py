@@ -6,37 +6,40 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils.hooks import RemovableHandle
 
 from .._lightning import (
-    last_micro_batch_size,
     micro_batch_size,
     planned_micro_batch_sizes,
     samples_in,
     uses_sync_batch_norm,
 )
-from .._refusals import refuse_different_settings, refuse_second
+from .._refusals import refuse_second
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
-from ..functional.ghost_swap import restore_batch_norm, swap_batch_norm
+from ..functional.ghost_copies import mark, marked, new_swap, take_back
+from ..functional.ghost_swap import swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from ._callback import GapCallback
+from ._last_batch import last_batches, watch_for_single_values
 
 _log = logging.getLogger(__name__)
 
 
-class GhostBatchNormSwap(Callback):
+class GhostBatchNormSwap(GapCallback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
-    The layers are converted in place when fit starts and are BatchNorm again when it ends; parameters, buffers,
-    `state_dict` keys and checkpoints are those of the plain model throughout. Logs ``ghost/layers`` once; a table of
-    the layers goes to the logger of this module at debug level.
+    The layers are converted in place when fit starts and are BatchNorm again when it ends, and so are copies made in
+    between; parameters, buffers, `state_dict` keys and checkpoints are those of the plain model throughout. Logs
+    ``ghost/layers`` once; a table of the layers goes to the logger of this module at debug level.
 
     Args:
         ghost_batch_size: Samples per ghost, at most the batch of one process. Hoffer et al. use 128.
-        leftover: What the samples do that fill no ghost: ``"merge"``, ``"balance"`` or ``"error"``; see
-            `GhostBatchNorm2d`.
+        leftover: How to handle the remainder when the batch is not divisible by the ghost size: ``"merge"``,
+            ``"balance"`` or ``"error"``; see `GhostBatchNorm2d`.
         running_stats: How ghosts enter the running statistics: ``"sequential"``, as in the authors' code, or
             ``"mean"``; see `GhostBatchNorm2d`.
 
@@ -44,12 +47,15 @@ class GhostBatchNormSwap(Callback):
         TypeError: If ``ghost_batch_size`` is not an integer.
         ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown. At fit start,
             if the ghost exceeds the batch of one process, ``leftover="error"`` and a batch leaves one, the model has
-            no BatchNorm layer or a lazy one, the Trainer has ``sync_batchnorm=True`` or a second swap, or the
-            processes have different settings.
+            no BatchNorm layer, a lazy one, or more that cannot be swapped than can, the Trainer has
+            ``sync_batchnorm=True`` or a second swap, or the processes have different settings. In the first batch,
+            before a step, if the last one of an epoch will hold a single sample that a layer cannot normalise.
 
     Reference:
         Hoffer, Hubara and Soudry (2017), section 4.
     """
+
+    may_change = ("ghost_batch_size", "leftover", "running_stats")  # told in words of their own
 
     def __init__(
         self,
@@ -61,12 +67,12 @@ class GhostBatchNormSwap(Callback):
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
         self.leftover = checked_leftover(leftover)
         self.running_stats = checked_running_stats(running_stats)
-        # Layers that are ghosts while fit runs, and ghost layers of the model's own with their settings; the layers
-        # themselves, because names change where configure_model wraps or compiles.
-        self._converted: dict[nn.Module, str] = {}
-        self._former: dict[nn.Module, tuple[str, Mapping[str, Any]]] = {}
+        # Layers that are ghosts of ours while fit runs, and their names, which may change in configure_model.
+        self._layers: dict[nn.Module, str] = {}
+        self._this_swap: str | None = None
         self._skipped: Mapping[str, str] = {}
         self._asks_the_batch = False
+        self._watches: list[RemovableHandle] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -80,23 +86,27 @@ class GhostBatchNormSwap(Callback):
         self._swap(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._settings)
+        super().on_fit_start(trainer, pl_module)
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
         self._refuse_unswappable(pl_module)
-        for name, reason in self._skipped.items():
-            rank_zero_warn(f"GhostBatchNormSwap left {name} alone: {reason}")
+        if self._skipped:
+            rank_zero_warn(f"GhostBatchNormSwap {self._left_alone()[2:]}")
         rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
         if trainer.is_global_zero:
             _log.debug(self._table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
+        super().on_train_start(trainer, pl_module)
+        size, lasts = micro_batch_size(trainer), last_batches(trainer)
         self._asks_the_batch = size is None
         for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):
             self._check_batch(planned)
             ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
-        if last is not None:
+        for last in lasts.values():
             ghost_runs(last, self.ghost_batch_size, self.leftover, positions=2)  # raises where it must be whole ghosts
+        leave_one = sorted(planned for planned, last in lasts.items() if last == 1)
+        if leave_one and size is not None:
+            self._watches = watch_for_single_values(self._layers, samples=size, sizes_that_leave_one=leave_one)
         pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -108,6 +118,11 @@ class GhostBatchNormSwap(Callback):
                     f"the first batch seems to hold {size} samples, so that ghost_batch_size={self.ghost_batch_size} "
                     "changes nothing; use a smaller size"
                 )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._end_watch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()  # not in on_fit_end, which a Tuner skips
@@ -131,26 +146,31 @@ class GhostBatchNormSwap(Callback):
             "running_stats": self.running_stats,
         }
 
-    @property
-    def _layers(self) -> dict[nn.Module, str]:
-        return self._converted | {layer: name for layer, (name, _) in self._former.items()}
-
     def _swap(self, module: LightningModule) -> None:
+        self._this_swap = self._this_swap or new_swap()
         report = swap_batch_norm(module, **self._settings)
-        self._converted |= {module.get_submodule(name): name for name in report.converted}
-        for name, settings in report.changed.items():
+        before = {**dict.fromkeys(report.converted), **report.changed}
+        for name, former in before.items():
             layer = module.get_submodule(name)
             if layer not in self._layers:  # the second pass meets the layers of the first one again
-                self._former[layer] = name, settings
+                mark(layer, self._this_swap, former)
+                self._layers[layer] = name
         self._skipped = report.skipped
 
+    def _end_watch(self) -> None:
+        for watch in self._watches:
+            watch.remove()
+        self._watches = []
+
     def _restore(self) -> None:
-        for layer, name in self._converted.items():
-            if not restore_batch_norm(layer):
+        self._end_watch()
+        if self._this_swap is None:
+            return
+        for layer in {*self._layers, *marked(self._this_swap)}:  # copies, too, wherever they are kept
+            if not take_back(layer):
+                name = self._layers.get(layer, "a copy of a layer")
                 rank_zero_warn(f"{name} became {type(layer).__name__} during fit and cannot be turned back")
-        for layer, (_, settings) in self._former.items():
-            swap_batch_norm(layer, **settings)
-        self._converted, self._former = {}, {}
+        self._layers, self._this_swap = {}, None
 
     def _refuse_unswappable(self, module: LightningModule) -> None:
         for name, reason in self._skipped.items():
@@ -162,11 +182,28 @@ class GhostBatchNormSwap(Callback):
             if isinstance(module.get_submodule(name), LazyModuleMixin):
                 raise ValueError(f"GhostBatchNormSwap cannot swap {name}: {reason}")
         if not self._layers:
-            reasons = "".join(f"; left {name} alone: {reason}" for name, reason in self._skipped.items())
             raise ValueError(
-                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{reasons}; "
+                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{self._left_alone()}; "
                 "remove the callback or use a model with torch.nn.BatchNorm1d, 2d or 3d"
             )
+        left, swapped = len(self._skipped), len(self._layers)
+        if left > swapped:
+            raise ValueError(
+                f"GhostBatchNormSwap would change {swapped} of {left + swapped} BatchNorm layers only"
+                f"{self._left_alone()}; remove the callback, use torch.nn.BatchNorm1d, 2d or 3d instead, or call "
+                "swap_batch_norm on the part of the model that is to be changed"
+            )
+
+    def _left_alone(self) -> str:
+        """The layers left alone, those of one reason together."""
+        names: dict[str, list[str]] = {}
+        for name, reason in self._skipped.items():
+            names.setdefault(reason, []).append(name)
+        parts = []
+        for reason, some in names.items():
+            more = f" and {len(some) - 3} more" if len(some) > 3 else ""
+            parts.append(f"; left {', '.join(some[:3])}{more} alone: {reason}")
+        return "".join(parts)
 
     def _check_batch(self, size: int) -> None:
         if self.ghost_batch_size > size:

@@ -13,15 +13,14 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from .._lightning import process_group
 from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
 from ..functional.dataset_loss import BatchNormMode
-from ..functional.gradient_noise import UndefinedNoiseError, gradient_noise
-from ..functional.hessian_products import UndefinedCurvatureError
+from ..functional.gradient_noise import gradient_noise
 from ..functional.noise_scale import GradientNoise, RatioAverage
 from ._arguments import optional_function
-from ._fixed_subset import subset
-from ._module_loss import LossFunction, MeasuredLoss, trained_weights
+from ._evaluations import LossFunction
+from ._fixed_subset import Count, subset
+from ._module_loss import MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor
-from ._undisturbed import undisturbed
 
 _Scale = Literal["simple_scale", "critical_batch"]
 _SCALES: tuple[_Scale, ...] = get_args(_Scale)
@@ -56,6 +55,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
         seed: Seed of the subset and of the random vectors.
         data: Batches to measure on instead of the subset, at least two, as `training_step` takes them.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`; the scales are in its unit.
         max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
             training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
@@ -68,6 +68,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
     Reference:
         McCandlish, Kaplan and Amodei (2018); see `lightning_gap.functional.gradient_noise`.
     """
+
+    _quantity = "gradient noise"
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
         seed: int = 0,
         data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
+        count: Count | None = None,
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
@@ -95,6 +98,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self.seed = seed_number("seed", seed)
         self.data = data
         self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.count = optional_function("count", count, "the batch")
         self.max_time_share = check_time_share(max_time_share)
         self.suffix = text("suffix", suffix)
         self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
@@ -105,6 +109,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
             chunk_size=self.chunk_size,
             batch_norm=batch_norm,
             seed=self.seed,
+            count=self.count,
         )
         self._population: int | None = None
         self._begin()
@@ -116,26 +121,26 @@ class GradientNoiseScaleMonitor(LossMonitor):
         names = ("simple_scale", "simple_scale_now", *critical, "gradient_norm_squared", "variance")
         return tuple(f"noise/{name}{self.suffix}" for name in names)
 
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(suffix=self.suffix)
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             self._begin()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._check_parts(trainer, pl_module)
-        if self.data is None:  # the gradient to be told from its noise is that of the whole training set
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        super()._draw(trainer, module)
+        self._check_parts()
+        if (
+            self.data is None and self.count is None
+        ):  # the gradient to be told from its noise is that of the whole training set
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
-            self._population = len(served.dataset)
+            self._population = served.population
 
     def state_dict(self) -> dict[str, Any]:
-        return {"simple": self._simple.state_dict(), "critical": self._critical.state_dict(), "step": self._step}
+        own = {"simple": self._simple.state_dict(), "critical": self._critical.state_dict(), "step": self._step}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         if "step" in state_dict:  # else from a version whose averages were of another kind: they begin anew
             self._simple.load_state_dict(state_dict["simple"])
             self._critical.load_state_dict(state_dict["critical"])
@@ -148,11 +153,11 @@ class GradientNoiseScaleMonitor(LossMonitor):
             UndefinedNoiseError: If the loss at the weights, or the gradient of a part of it, is not finite.
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
-        with undisturbed(trainer, pl_module):
+        with self._loss.undisturbed(trainer, pl_module):
             loss = self._loss.on(trainer, pl_module)
             return gradient_noise(
                 loss,
-                trained_weights(pl_module),
+                trained_weights(trainer, pl_module),
                 sizes=loss.sizes,
                 probes=self.probes,
                 population=self._population,
@@ -161,12 +166,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        with self._schedule.measuring(trainer):
-            try:
-                noise = self.measure(trainer, module)
-            except (UndefinedNoiseError, UndefinedCurvatureError) as error:  # a diverged run is not ours to stop
-                rank_zero_warn(f"gradient noise is logged as NaN: {error}")
-                return dict.fromkeys(self.keys, math.nan)
+        noise = self.measure(trainer, module)
         self._take_in(noise, trainer)
         found = {
             "simple_scale": self._simple.ratio,
@@ -210,10 +210,10 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._step = 0  # of the last measurement
         self._told: set[str] = set()
 
-    def _check_parts(self, trainer: Trainer, module: LightningModule) -> None:
-        loss = self._loss.on(trainer, module, alone=True)  # the parts of all processes
-        if len(loss.sizes) < 2:
+    def _check_parts(self) -> None:
+        sizes = self._loss.sizes  # of all processes
+        if len(sizes) < 2:
             raise ValueError(
-                f"the gradient noise shows between batches, and the {loss.samples} samples are one; pass a smaller "
+                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
                 f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
             )

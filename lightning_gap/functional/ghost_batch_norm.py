@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .ghost_normalisation import ghost_batch_norm, is_eager
@@ -15,13 +16,66 @@ from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, 
 
 RunningStats = Literal["sequential", "mean"]
 
+MARK = "_ghost_swap_mark"
+"""Attribute in which `ghost_copies` notes on a layer what it was, so that its copies know, too."""
+
 
 class _GhostBatchNorm(_BatchNorm):
-    """What the three ghost layers share: BatchNorm, except that training sees one ghost at a time."""
+    """What every ghost layer has: its settings, and the ghosts of a batch; how to normalise them is up to each."""
 
     ghost_batch_size: int
     leftover: Leftover
     running_stats: RunningStats
+
+    __jit_ignored_attributes__: ClassVar = [
+        "ghost_batch_size",
+        "leftover",
+        "running_stats",
+        MARK,
+    ]  # torch.jit cannot read
+
+    def _ghosts_of(self, input: Tensor) -> Runs | None:
+        """The ghosts of a batch, or ``None`` where the layer is BatchNorm: in evaluation, and for one ghost."""
+        uses_batch_statistics = self.training or self.running_mean is None
+        if not uses_batch_statistics or self._is_for_batch_norm(input):
+            return None
+        leftover = self.leftover if self.training or self.leftover != "error" else "merge"
+        positions = math.prod(input.shape[2:])
+        runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=positions)
+        return None if number_of_ghosts(runs) == 1 else runs
+
+    def _is_for_batch_norm(self, input: Tensor) -> bool:
+        """Whether BatchNorm is to say what it says: to an empty batch, and in its errors."""
+        return input.dim() < 2 or input.numel() == 0 or not input.is_floating_point()
+
+    def _as_node(self, *inputs: Any) -> Any:
+        """For `torch.fx`: this layer as one node of the graph, as BatchNorm is; ``None`` for anything but proxies."""
+        proxy = next((value for value in inputs if isinstance(value, fx.Proxy)), None)
+        if proxy is None:
+            return None
+        tracer = cast("fx.Tracer", proxy.tracer)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Asked for by `torch.jit.script`, which could not script how a ghost layer trains."""
+        if self.training:
+            raise RuntimeError(
+                f"{type(self).__name__} cannot be scripted in training mode: call restore_batch_norm(model) first for "
+                "the BatchNorm that it was, which GhostBatchNormSwap has done when fit ends, or model.eval() for a "
+                "script that evaluates"
+            )
+        return self
+
+    def extra_repr(self) -> str:
+        plain = super().extra_repr()  # type: ignore[no-untyped-call]
+        return (
+            f"{plain}, ghost_batch_size={self.ghost_batch_size}, "
+            f"leftover={self.leftover!r}, running_stats={self.running_stats!r}"
+        )
+
+
+class _BlockwiseGhosts(_GhostBatchNorm):
+    """What the three public layers share: BatchNorm's arithmetic, one ghost at a time."""
 
     def __init__(
         self,
@@ -45,29 +99,42 @@ class _GhostBatchNorm(_BatchNorm):
         self.running_stats = checked_running_stats(running_stats)
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._evaluate(input)
+        else:  # noqa: RET505 - torch.jit compiles whatever is in neither branch
+            return self._normalise(input)
+
+    def _evaluate(self, input: Tensor) -> Tensor:
+        """BatchNorm's evaluation, in what torch.jit can compile."""
+        if self.training or self.running_mean is None:
+            raise RuntimeError("a scripted ghost layer only evaluates; script after restore_batch_norm(model) to train")
+        return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def _normalise(self, input: Tensor) -> Tensor:
+        if type(self).forward is _BlockwiseGhosts.forward and (node := self._as_node(input)) is not None:
+            return cast("Tensor", node)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        uses_batch_statistics = self.training or self.running_mean is None
-        if not uses_batch_statistics or self._is_for_batch_norm(input):
-            return super().forward(input)  # evaluation is BatchNorm itself, bit for bit
-        leftover = self.leftover if self.training or self.leftover != "error" else "merge"
+        runs = self._ghosts_of(input)
+        if runs is None:
+            return super().forward(input)  # bit for bit
         positions = math.prod(input.shape[2:])
-        runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=positions)
-        if number_of_ghosts(runs) == 1:
-            return super().forward(input)  # one ghost, too
-        output, mean, variance = ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps)
-        if self.training and self.track_running_stats and self.running_mean is not None:
+        tracks = self.training and self.track_running_stats and self.running_mean is not None
+
+        def observe(mean: Tensor, variance: Tensor) -> None:
             self._update_running_stats(mean, variance, runs, positions)
-        return output
+
+        observed = observe if tracks else None
+        return ghost_batch_norm(input, runs, self.weight, self.bias, eps=self.eps, observe=observed).output
 
     def _is_for_batch_norm(self, input: Tensor) -> bool:
-        """Whether BatchNorm is to say what it says: to an empty batch, and in its errors."""
         expected = self.weight if self.weight is not None else self.running_mean
         wrong_channels = expected is not None and expected.shape[0] != input.shape[1]
-        return wrong_channels or input.numel() == 0 or not input.is_floating_point()
+        return wrong_channels or super()._is_for_batch_norm(input)
 
     @torch.no_grad()
     def _update_running_stats(self, mean: Tensor, variance: Tensor, runs: Runs, positions: int) -> None:
-        weights_of = _update_weights if is_eager(mean, self.weight, self.bias) else _update_weights.__wrapped__
+        eager = is_eager(mean, self.weight, self.bias)
+        weights_of = _update_weights if eager else _update_weights.__wrapped__
         old, *new = weights_of(runs, positions, self.running_stats, self.momentum, mean.dtype, mean.device)
         if self.num_batches_tracked is not None:
             if self.momentum is None:  # cumulative mean: counted on the device, where plain BatchNorm waits for it
@@ -77,22 +144,17 @@ class _GhostBatchNorm(_BatchNorm):
         elif self.momentum is None:
             return  # nothing counts, so nothing changes, as in BatchNorm
         for running, value, weight in zip((self.running_mean, self.running_var), (mean, variance), new, strict=True):
-            if running is not None:
-                running.mul_(old).add_((value * weight).sum(0))
-
-    def extra_repr(self) -> str:
-        plain = super().extra_repr()  # type: ignore[no-untyped-call]
-        return (
-            f"{plain}, ghost_batch_size={self.ghost_batch_size}, "
-            f"leftover={self.leftover!r}, running_stats={self.running_stats!r}"
-        )
+            if running is None:
+                continue
+            target = uncounted(running) if eager else running
+            target.mul_(old).add_((value * weight).sum(0))
 
 
-class GhostBatchNorm1d(_GhostBatchNorm, nn.BatchNorm1d):
+class GhostBatchNorm1d(_BlockwiseGhosts, nn.BatchNorm1d):
     """BatchNorm1d over ghosts of ``ghost_batch_size`` samples; input (N, C) or (N, C, L). See `GhostBatchNorm2d`."""
 
 
-class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
+class GhostBatchNorm2d(_BlockwiseGhosts, nn.BatchNorm2d):
     """BatchNorm2d that normalises each slice of ``ghost_batch_size`` samples with its own statistics.
 
     In training a batch of N samples is cut into consecutive ghosts; weight and bias are shared. A batch of at most
@@ -133,7 +195,7 @@ class GhostBatchNorm2d(_GhostBatchNorm, nn.BatchNorm2d):
     """
 
 
-class GhostBatchNorm3d(_GhostBatchNorm, nn.BatchNorm3d):
+class GhostBatchNorm3d(_BlockwiseGhosts, nn.BatchNorm3d):
     """BatchNorm3d over ghosts of ``ghost_batch_size`` samples; input (N, C, D, H, W). See `GhostBatchNorm2d`."""
 
 
@@ -142,6 +204,15 @@ def checked_running_stats(running_stats: RunningStats) -> RunningStats:
     if running_stats not in get_args(RunningStats):
         raise ValueError(f"running_stats must be 'sequential' or 'mean', got {running_stats!r}")
     return running_stats
+
+
+def uncounted(buffer: Tensor) -> Tensor:
+    """The same memory, to be written as BatchNorm's own kernels write running statistics: without a new version.
+
+    A pass of plain BatchNorm earlier in the step, in evaluation or of one ghost, has saved the buffer for its backward
+    pass, which autograd would refuse after a counted write.
+    """
+    return buffer if buffer.is_inference() else buffer.data
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ operation: the compiler, function transforms, and gradients of gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +25,18 @@ class Normalised(NamedTuple):
     variance: Tensor
 
 
+Observe = Callable[[Tensor, Tensor], None]
+"""Takes the mean and biased variance of each ghost, both of shape (k, C)."""
+
+
 def ghost_batch_norm(
-    input: Tensor, runs: Runs, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
+    input: Tensor,
+    runs: Runs,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    observe: Observe | None = None,
 ) -> Normalised:
     """Normalise each ghost of a batch with its own mean and biased variance, then scale and shift by channel.
 
@@ -39,6 +49,9 @@ def ghost_batch_norm(
         weight: Scale of each channel, (C,), shared by all ghosts.
         bias: Shift of each channel, (C,), shared by all ghosts.
         eps: Added to the variance.
+        observe: Called once with the statistics, before anything is saved for the backward pass: checkpointing of
+            activations stops its second forward pass at the last tensor saved, and BatchNorm's kernel has written
+            its running statistics by then.
 
     Returns:
         The output in the input's shape, type and memory format, and the statistics, which carry no gradient.
@@ -58,8 +71,11 @@ def ghost_batch_norm(
             f"{tuple(input.shape)}; use ghost_runs(len(input), ...)"
         )
     if is_eager(input, weight, bias):
-        return Normalised(*_InBlocks.apply(input, weight, bias, runs, eps))
-    return _by_formula(input, runs, weight, bias, eps)
+        return Normalised(*_InBlocks.apply(input, weight, bias, runs, eps, observe))
+    normalised = _by_formula(input, runs, weight, bias, eps)
+    if observe is not None:
+        observe(normalised.mean, normalised.variance)
+    return normalised
 
 
 def _by_formula(input: Tensor, runs: Runs, weight: Tensor | None, bias: Tensor | None, eps: float) -> Normalised:
@@ -94,6 +110,8 @@ def is_eager(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
+    if torch._C._get_tracing_state() is not None:  # torch.jit.trace
+        return False
     return all(_is_ordinary(tensor) for tensor in tensors if tensor is not None)
 
 
@@ -108,12 +126,20 @@ class _InBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, runs: Runs, eps: float
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        runs: Runs,
+        eps: float,
+        observe: Observe | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         output, mean, variance, inverse = ghost_blocks.forward(input, weight, bias, runs, eps)
+        statistics = mean[:, 0, :, 0], variance[:, 0, :, 0]
+        if observe is not None:
+            observe(*statistics)
         ctx.save_for_backward(input, weight, bias, mean, inverse)
         ctx.runs, ctx.eps = runs, eps
-        statistics = mean[:, 0, :, 0], variance[:, 0, :, 0]
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
         return (output, *statistics)
@@ -122,7 +148,7 @@ class _InBlocks(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         if gradient is None:
-            return (None,) * 5
+            return (None,) * 6
         *sources, mean, inverse = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         found: Sequence[Tensor | None]
@@ -134,6 +160,7 @@ class _InBlocks(torch.autograd.Function):
         parts = zip(found, sources, wanted, strict=True)
         return (
             *(part.to(source.dtype) if part is not None and want else None for part, source, want in parts),
+            None,
             None,
             None,
         )

@@ -11,22 +11,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from .ghost_batch_norm import (
-    GhostBatchNorm1d,
-    GhostBatchNorm2d,
-    GhostBatchNorm3d,
-    RunningStats,
-    _GhostBatchNorm,
-    checked_running_stats,
-)
+from .ghost_batch_norm import MARK, RunningStats, _GhostBatchNorm, checked_running_stats
+from .ghost_probe import find_twin
+from .ghost_subclasses import GHOST_OF
 from .ghosts import Leftover, checked_ghost_batch_size, checked_leftover
 
-_GHOST_OF: dict[type, type] = {
-    nn.BatchNorm1d: GhostBatchNorm1d,
-    nn.BatchNorm2d: GhostBatchNorm2d,
-    nn.BatchNorm3d: GhostBatchNorm3d,
-}
-_PLAIN_OF = {ghost: plain for plain, ghost in _GHOST_OF.items()}
+_PLAIN_OF = {ghost: plain for plain, ghost in GHOST_OF.items()}
 _SETTINGS = ("ghost_batch_size", "leftover", "running_stats")
 
 
@@ -59,6 +49,10 @@ def swap_batch_norm(
     `state_dict` keys stay the very same objects, so optimizers and checkpoints need not know. Swapping again changes
     the settings.
 
+    A subclass of BatchNorm becomes a subclass of both. If it overrides forward, a trial on a copy must show that on
+    ghosts it does what it does on slices of the batch; where it does not call ``super().forward``, its forward pass
+    runs once for each ghost.
+
     Args:
         module: Any module; may itself be a BatchNorm layer.
         ghost_batch_size: Samples per ghost.
@@ -66,8 +60,8 @@ def swap_batch_norm(
         running_stats: See `GhostBatchNorm2d`.
 
     Returns:
-        The converted and changed layers, and those left alone with the reason: `SyncBatchNorm`, lazy and scripted
-        layers, and subclasses, whose own behaviour a swap could lose.
+        The converted and changed layers, and those left alone with the reason: `SyncBatchNorm`, lazy, scripted and
+        quantised layers, and subclasses whose own behaviour a swap could lose.
 
     Raises:
         TypeError: If ``ghost_batch_size`` is not an integer.
@@ -88,12 +82,23 @@ def swap_batch_norm(
     skipped: dict[str, str] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, _GhostBatchNorm):
-            changed[name] = {setting: getattr(layer, setting) for setting in _SETTINGS}
-        elif _change_class(layer, _GHOST_OF):
+            changed[name] = settings_of(layer)
+        elif reason := _why_skipped(layer):
+            skipped[name] = reason
+            continue
+        elif isinstance(layer, _BatchNorm):
+            plain = _own_class(layer)
+            twin = GHOST_OF.get(plain) or find_twin(layer, plain, _set_class)
+            if isinstance(twin, str):
+                skipped[name] = twin
+                continue
+            try:
+                _set_class(layer, twin)
+            except TypeError as error:  # of classes whose instances are laid out in another way
+                skipped[name] = f"{plain.__name__} takes no other class: {error}"
+                continue
             converted.append(name)
         else:
-            if reason := _why_skipped(layer):
-                skipped[name] = reason
             continue
         for setting, value in settings.items():
             setattr(layer, setting, value)
@@ -111,37 +116,55 @@ def restore_batch_norm(module: nn.Module) -> tuple[str, ...]:
     """
     restored: list[str] = []
     for name, layer in module.named_modules():
-        if _change_class(layer, _PLAIN_OF):
-            for setting in _SETTINGS:
-                delattr(layer, setting)
+        if isinstance(layer, _GhostBatchNorm) and restore_layer(layer):
             restored.append(name)
     return tuple(restored)
 
 
-def _change_class(layer: nn.Module, twins: Mapping[type, type]) -> bool:
-    """Give ``layer`` the twin of its class, if there is one."""
-    kind = type(layer)
-    if kind in twins:
-        layer.__class__ = twins[kind]
-    elif parametrize.is_parametrized(layer) and kind.__bases__[0] in twins:
-        # torch has put a class of its own between, which holds nothing but the parametrized properties.
-        twin = twins[kind.__bases__[0]]
-        members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-        layer.__class__ = type(f"Parametrized{twin.__name__}", (twin,), members)
-    else:
+def restore_layer(layer: nn.Module) -> bool:
+    """Turn one ghost layer back, not those inside it; whether it was possible."""
+    own = _own_class(layer)
+    plain = _PLAIN_OF.get(own) or vars(own).get("plain_class")
+    if plain is None:
         return False
+    _set_class(layer, plain)
+    for setting in (*_SETTINGS, *(name for name in (MARK,) if name in vars(layer))):
+        delattr(layer, setting)
     return True
 
 
+def settings_of(layer: _GhostBatchNorm) -> dict[str, Any]:
+    """What `swap_batch_norm` takes beside the module."""
+    return {setting: getattr(layer, setting) for setting in _SETTINGS}
+
+
+def _own_class(layer: nn.Module) -> type[nn.Module]:
+    """The class of a layer, without the one that torch puts between for its parametrized properties."""
+    return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+
+
+def _set_class(layer: nn.Module, twin: type[nn.Module]) -> None:
+    if parametrize.is_parametrized(layer):
+        members = {name: value for name, value in vars(type(layer)).items() if name not in ("__dict__", "__weakref__")}
+        twin = type(f"Parametrized{twin.__name__}", (twin,), members)
+    layer.__class__ = twin
+
+
 def _why_skipped(layer: nn.Module) -> str | None:
-    """Why a swap leaves this layer alone, or ``None`` where it is no batch norm at all."""
+    """Why a swap leaves this layer alone whatever a trial might show."""
     if isinstance(layer, torch.jit.ScriptModule):
-        scripted = layer.original_name in {plain.__name__ for plain in _GHOST_OF}
-        return "scripted layer, whose code is fixed; swap before torch.jit.script" if scripted else None
+        scripted = layer.original_name in {plain.__name__ for plain in GHOST_OF}
+        return (
+            "scripted layer, whose code is fixed; train the model itself and script it after fit" if scripted else None
+        )
     if not isinstance(layer, _BatchNorm):
         return None
     if isinstance(layer, nn.SyncBatchNorm):
         return "SyncBatchNorm shares statistics across processes, the opposite of ghost batches"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         return "lazy layer without a size yet; run one batch through the model first"
-    return f"{type(layer).__name__} is a subclass, whose own behaviour a swap could lose"
+    if any(kind.__module__.startswith("torch.ao.nn.quantized") for kind in type(layer).__mro__):
+        return "quantised layer, which only evaluates"
+    if "forward" in vars(layer):
+        return "its forward is replaced on the layer itself, which a swap of its class would not reach"
+    return None

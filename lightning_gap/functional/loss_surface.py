@@ -77,11 +77,11 @@ class LossSurface:
             with closing(self.parts()) as parts:
                 before, again = self._first_part, next((float(part.detach()) for part in parts), None)
             # Sharpness is measured against 1 + loss, and kernels may sum in another order each time.
-            same = before is None or again is None or math.isclose(before, again, abs_tol=1e-5 * (1 + abs(before)))
-            if not same:
+            if before is not None and again is not None and not agree(before, again):
                 raise ValueError(
                     f"the loss is random: {before!r} and then {again!r} at the same weights; turn dropout off, "
-                    "measure on fixed samples without augmentation, and draw random numbers from a seed set in loss_fn"
+                    "measure on fixed samples without augmentation, draw random numbers from a seed set in loss_fn, "
+                    "and keep nothing from one call to the next"
                 )
             return 0.0, []
 
@@ -220,6 +220,13 @@ def euclidean_norm(tensors: Iterable[Tensor]) -> float:
     """Root of the sum of squares over all entries, in float64 where the device has it."""
     exact = ((t, torch.float32 if t.device.type == "mps" else torch.float64) for t in tensors)
     return math.sqrt(math.fsum(float(torch.linalg.vector_norm(t, dtype=dtype)) ** 2 for t, dtype in exact))
+
+
+def agree(first: float, second: float) -> bool:
+    """Whether two evaluations gave one loss; one that is not finite is itself each time, however it came about."""
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return math.isfinite(first) == math.isfinite(second)
+    return math.isclose(first, second, abs_tol=1e-5 * (1 + abs(first)))
 
 
 def _number(part: Tensor) -> float:

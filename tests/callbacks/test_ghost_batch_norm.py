@@ -1,3 +1,5 @@
+import copy
+import io
 import logging
 import warnings
 from unittest import mock
@@ -8,9 +10,10 @@ import torch
 from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.tuner import Tuner
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
-from lightning_gap import GhostBatchNorm1d, GhostBatchNormSwap
+from lightning_gap import BatchSizeScheduler, GhostBatchNorm1d, GhostBatchNormSwap, ResumableLoader
 from lightning_gap.functional import ghost_runs
 
 
@@ -352,7 +355,7 @@ def test_a_scripted_model_is_refused_with_the_reason():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module.net = torch.jit.script(module.net)
-    with pytest.raises(ValueError, match=r"left net\.1 alone: scripted layer.*swap before torch\.jit\.script"):
+    with pytest.raises(ValueError, match=r"left net\.1 alone: scripted layer.*script it after fit"):
         tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
 
 
@@ -363,17 +366,59 @@ def test_a_model_without_batch_norm_is_refused():
         tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
 
 
-def test_layers_that_are_left_alone_are_named_with_the_reason():
-    class Own(nn.BatchNorm1d):
-        pass
+class Frozen(nn.BatchNorm1d):
+    def forward(self, input):
+        return nn.functional.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias)
 
+
+def with_frozen(layers, *, plain=1):
     module = tiny.TinyClassifier()
-    module.net[1] = Own(16)
-    with pytest.raises(ValueError, match=r"found no BatchNorm layer .*left net\.1 alone: Own is a subclass"):
+    module.net[1] = nn.Sequential(*(Frozen(16) for _ in range(layers)), *(nn.BatchNorm1d(16) for _ in range(plain)))
+    return module
+
+
+def test_layers_that_are_left_alone_are_named_once_with_the_reason():
+    with pytest.warns(UserWarning, match="alone") as caught:
+        tiny.trainer(GhostBatchNormSwap(4)).fit(with_frozen(4, plain=4), tiny.loader())
+    (text,) = [str(warning.message) for warning in caught if "alone" in str(warning.message)]
+    assert text == (
+        "GhostBatchNormSwap left net.1.0, net.1.1, net.1.2 and 1 more alone: "
+        "Frozen overrides forward and does not normalise by the batch in training"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "plain", "message"), [(2, 0, "found no BatchNorm layer"), (2, 1, "1 of 3 BatchNorm")]
+)
+def test_a_model_of_which_most_is_left_alone_is_refused(layers, plain, message):
+    module = with_frozen(layers, plain=plain)
+    with pytest.raises(ValueError, match=rf"{message} .*left net\.1\.0, net\.1\.1 alone: Frozen overrides forward"):
         tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
-    module.net.append(nn.BatchNorm1d(3))
-    with pytest.warns(UserWarning, match=r"left net\.1 alone: Own is a subclass"):
-        tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+    assert not [layer for layer in module.modules() if isinstance(layer, GhostBatchNorm1d)]
+
+
+class NormAct(nn.BatchNorm1d):
+    """As some libraries fuse them: does not call super().forward."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        statistics = self.running_mean, self.running_var
+        return self.act(nn.functional.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum))
+
+
+def test_a_subclass_trains_like_the_layers_that_it_fuses():
+    fused, apart, watch = tiny.TinyClassifier(dropout=0.0), tiny.TinyClassifier(dropout=0.0), Watch()
+    fused.net[1], fused.net[2] = NormAct(16), nn.Identity()
+    tiny.trainer(GhostBatchNormSwap(4), watch).fit(fused, tiny.loader(42))
+    tiny.trainer(GhostBatchNormSwap(4)).fit(apart, tiny.loader(42))
+    assert {kind.__name__ for kind in watch.kinds} == {"GhostNormAct"}
+    assert type(fused.net[1]) is NormAct
+    torch.testing.assert_close(fused.state_dict(), apart.state_dict())
 
 
 def test_a_data_set_smaller_than_the_batch_makes_the_batch():
@@ -409,3 +454,170 @@ def test_unknown_policies_are_refused_at_construction():
         GhostBatchNormSwap(leftover="drop")
     with pytest.raises(ValueError, match="running_stats must be 'sequential' or 'mean', got 'last'"):
         GhostBatchNormSwap(running_stats="last")
+
+
+class Keeper(Callback):
+    """Keeps copies that it made during fit."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.average = copy.deepcopy(pl_module.net)
+        pl_module.teacher = copy.deepcopy(pl_module.net)
+        pl_module.unregistered = {"teachers": [copy.deepcopy(pl_module.net)]}
+        pl_module.own = GhostBatchNorm1d(16, ghost_batch_size=8)
+        self.file = io.BytesIO()
+        torch.save(pl_module.net, self.file)
+
+
+def test_copies_made_during_fit_turn_back_wherever_they_are_kept():
+    module, keeper = tiny.TinyClassifier(), Keeper()
+    tiny.trainer(GhostBatchNormSwap(4), keeper).fit(module, tiny.loader())
+    for net in (module.net, module.teacher, *module.unregistered["teachers"], keeper.average):
+        assert type(net[1]) is nn.BatchNorm1d
+        assert set(vars(net[1])) == set(vars(nn.BatchNorm1d(16)))
+    assert type(module.own) is GhostBatchNorm1d
+
+
+def test_copies_turn_back_after_an_exception():
+    class Fails(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.copy = copy.deepcopy(pl_module.net)
+            raise RuntimeError("user's own")
+
+    fails = Fails()
+    with pytest.raises(RuntimeError, match="user's own"):
+        tiny.trainer(GhostBatchNormSwap(4), fails).fit(tiny.TinyClassifier(), tiny.loader())
+    assert type(fails.copy[1]) is nn.BatchNorm1d
+
+
+def test_copies_of_ghost_layers_that_the_model_brought_along_get_their_settings_back():
+    module, keeper = tiny.TinyClassifier(), Keeper()
+    module.net[1] = GhostBatchNorm1d(16, ghost_batch_size=8)
+    tiny.trainer(GhostBatchNormSwap(4), keeper).fit(module, tiny.loader())
+    for net in (module.net, module.teacher, keeper.average):
+        assert type(net[1]) is GhostBatchNorm1d
+        assert net[1].ghost_batch_size == 8
+
+
+def test_a_model_saved_whole_during_fit_loads_and_turns_back_in_the_next_fit():
+    module, keeper = tiny.TinyClassifier(), Keeper()
+    tiny.trainer(GhostBatchNormSwap(4), keeper).fit(module, tiny.loader())
+    keeper.file.seek(0)
+    module.net = torch.load(keeper.file, weights_only=False)
+    assert type(module.net[1]) is GhostBatchNorm1d
+    tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
+    assert type(module.net[1]) is nn.BatchNorm1d
+
+
+def test_a_mean_teacher_runs_a_layer_in_both_modes_before_one_backward_pass():
+    class Consistent(tiny.TinyClassifier):
+        def on_slices(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            target = self.eval()(batch[0])
+            first, second = self.train().on_slices(batch[0]), self.on_slices(batch[0][:4] + 0.1)
+            return cross_entropy(first, batch[1]) + (target - first).square().mean() + second.square().mean()
+
+    class BySlices(Consistent):
+        def on_slices(self, x):
+            return torch.cat([self.net(part) for part in x.split(4)])
+
+    ours, by_hand = Consistent(dropout=0.0), BySlices(dropout=0.0)
+    tiny.trainer(GhostBatchNormSwap(4)).fit(ours, tiny.loader())
+    tiny.trainer().fit(by_hand, tiny.loader())
+    torch.testing.assert_close(ours.state_dict(), by_hand.state_dict())
+
+
+def test_scripting_during_fit_says_what_to_do_and_after_fit_it_works():
+    class Scripts(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            with pytest.raises(RuntimeError, match=r"cannot be scripted in training mode: .* or model\.eval\(\)"):
+                torch.jit.script(pl_module.net)
+            x = torch.randn(5, 8)
+            scripted = torch.jit.script(pl_module.net.eval())
+            torch.testing.assert_close(scripted(x), pl_module.net(x))
+            pl_module.net.train()
+            assert type(pl_module.net[1]) is GhostBatchNorm1d
+
+    module = tiny.TinyClassifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tiny.trainer(GhostBatchNormSwap(4), Scripts()).fit(module, tiny.loader())
+        scripted = torch.jit.script(module.net.eval())
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(scripted(x), module.net(x))
+
+
+class Steps(Callback):
+    """Counts optimizer steps."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.count = trainer.global_step
+
+
+@pytest.mark.parametrize(
+    ("make_loader", "more"),
+    [
+        (lambda: tiny.loader(33), []),
+        (lambda: ResumableLoader(tiny.dataset(33), batch_size=16), []),
+        (lambda: tiny.loader(41, batch_size=8), []),
+        (lambda: tiny.loader(41, batch_size=16), [BatchSizeScheduler({0: 16, 1: 40})]),
+        (lambda: ResumableLoader(tiny.dataset(41), batch_size=16), [BatchSizeScheduler({0: 16, 1: 40})]),
+    ],
+    ids=["stock", "ours", "smaller", "scheduled", "ours scheduled"],
+)
+def test_a_last_batch_of_one_sample_is_refused_before_the_first_step(make_loader, more):
+    module, steps = tiny.TinyClassifier(), Steps()
+    weights = [parameter.detach().clone() for parameter in module.parameters()]
+    message = r"ends in a batch of one, which net\.1 could not normalise: .*use drop_last=True in the loader or another"
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(GhostBatchNormSwap(4), steps, *more).fit(module, make_loader())
+    assert steps.count == 0
+    assert all(map(torch.equal, weights, module.parameters()))
+    assert not module.net[1]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("limits", [{"drop_last": True}, {"limit_train_batches": 2}, {"max_steps": 2}], ids=str)
+def test_a_last_batch_of_one_sample_that_is_not_met_is_not_refused(limits):
+    limits = dict(limits)
+    loader = tiny.loader(33, drop_last=limits.pop("drop_last", False))
+    tiny.trainer(GhostBatchNormSwap(4), max_epochs=1, **limits).fit(tiny.TinyClassifier(), loader)
+
+
+@pytest.mark.parametrize("how", ["positions", "more rows", "frozen"])
+def test_a_last_batch_of_one_sample_trains_where_every_layer_can_normalise_it(how):
+    class Several(tiny.TinyClassifier):
+        """Two rows or positions of each sample."""
+
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(8)
+            self.net[1] = nn.Identity()
+
+        def on_train_epoch_start(self):
+            self.norm.train(how != "frozen")
+
+        def forward(self, x):
+            if how == "positions":
+                return self.net(self.norm(torch.stack([x, 2 * x], 2)).mean(2))
+            rows = torch.cat([x, 2 * x]) if how == "more rows" else x
+            return self.net(self.norm(rows)[: len(x)])
+
+    module = Several()
+    tiny.trainer(GhostBatchNormSwap(4), max_epochs=1).fit(module, tiny.loader(33))
+    assert module.trainer.global_step == 3
+    assert not module.norm._forward_pre_hooks
+
+
+def test_a_layer_for_images_behind_pooling_cannot_normalise_one_sample_either():
+    class Pooled(tiny.TinyClassifier):
+        def forward(self, x):
+            return self.net[4](self.norm(self.net[0](x)[..., None, None]).flatten(1))
+
+    module = Pooled()
+    module.norm, module.net[1] = nn.BatchNorm2d(16), nn.Identity()
+    with pytest.raises(ValueError, match="norm could not normalise: its input of shape \\(16, 16, 1, 1\\)"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader(33))

@@ -349,14 +349,6 @@ def test_evaluation_exports_as_batch_norm():
     assert operations == {"aten.batch_norm.default"}
 
 
-def test_checkpointing_activations_runs_the_forward_pass_and_so_the_update_twice_as_in_batch_norm():
-    layer, plain = GhostBatchNorm1d(3, ghost_batch_size=4), nn.BatchNorm1d(3)
-    for module in (layer, plain):
-        x = torch.randn(12, 3, requires_grad=True)
-        torch.utils.checkpoint.checkpoint(module, x, use_reentrant=True).sum().backward()
-    assert (int(layer.num_batches_tracked), int(plain.num_batches_tracked)) == (6, 2)
-
-
 def test_the_layer_says_its_settings():
     text = repr(GhostBatchNorm1d(3, ghost_batch_size=4, leftover="balance", running_stats="mean"))
     assert "ghost_batch_size=4, leftover='balance', running_stats='mean'" in text
@@ -426,3 +418,38 @@ def test_a_layer_without_bias_is_made_where_torch_makes_one():
 def test_wrong_channels_are_refused_as_batch_norm_does():
     with pytest.raises(RuntimeError, match="running_mean should contain 5 elements not 3"):
         GhostBatchNorm1d(3, ghost_batch_size=2)(torch.randn(8, 5))
+
+
+def test_torch_fx_keeps_ghost_layers_whole_and_training():
+    model = nn.Sequential(nn.Linear(3, 3), GhostBatchNorm1d(3, ghost_batch_size=4), nn.Tanh())
+    traced = torch.fx.symbolic_trace(model)
+    assert traced.get_submodule("1") is model[1]
+    x = torch.randn(12, 3)
+    plain = nn.BatchNorm1d(3)
+    expected = torch.cat([plain(part) for part in model[0](x).split(4)]).tanh()
+    torch.testing.assert_close(traced(x), expected)
+    torch.testing.assert_close(model[1].running_var, plain.running_var)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spatial"), [(GhostBatchNorm1d, ()), (GhostBatchNorm2d, (2, 3)), (GhostBatchNorm3d, (2, 1, 3))]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_scripted_layer_evaluates_as_batch_norm_and_refuses_to_train(kind, spatial):
+    layer, x = kind(3, ghost_batch_size=4).eval(), torch.randn(8, 3, *spatial)
+    scripted = torch.jit.script(layer)
+    assert torch.equal(scripted(x), layer(x))
+    with pytest.raises(torch.jit.Error, match="only evaluates; script after restore_batch_norm"):
+        scripted.train()(x)
+    with pytest.raises(
+        RuntimeError, match=r"call restore_batch_norm\(model\) first .* or model\.eval\(\) for a script"
+    ):
+        torch.jit.script(layer.train())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_layer_normalises_ghosts_of_the_traced_batch():
+    layer, plain = GhostBatchNorm1d(3, ghost_batch_size=4), nn.BatchNorm1d(3)
+    traced = torch.jit.trace(layer, torch.randn(12, 3), check_trace=False)
+    x = torch.randn(12, 3)
+    torch.testing.assert_close(traced(x), torch.cat([plain(part) for part in x.split(4)]))

@@ -57,17 +57,33 @@ def test_a_shared_layer_is_swapped_once():
     assert len(swap_batch_norm(nn.Sequential(shared, nn.ReLU(), shared), 4).converted) == 1
 
 
-def test_layers_with_a_forward_of_their_own_are_left_alone_and_reported():
-    class Own(nn.BatchNorm1d):
-        pass
-
+def test_layers_that_are_no_batch_norm_of_one_process_are_left_alone_and_reported():
     model = nn.ModuleDict(
-        {"own": Own(3), "sync": nn.SyncBatchNorm(3), "lazy": nn.LazyBatchNorm1d(), "instance": nn.InstanceNorm1d(3)}
+        {
+            "sync": nn.SyncBatchNorm(3),
+            "lazy": nn.LazyBatchNorm1d(),
+            "instance": nn.InstanceNorm1d(3, track_running_stats=True),
+            "quantised": torch.ao.nn.quantized.BatchNorm2d(3),
+        }
     )
     report = swap_batch_norm(model, 4)
     assert report.converted == ()
-    assert set(report.skipped) == {"own", "sync", "lazy"}
-    assert type(model["own"]) is Own
+    assert set(report.skipped) == {"sync", "lazy", "quantised"}
+
+
+def test_a_layer_whose_forward_was_replaced_on_itself_is_left_alone_and_reported():
+    layer = nn.BatchNorm1d(3)
+    original = layer.forward
+    layer.forward = lambda x: original(x) + 1
+    assert "replaced on the layer itself" in swap_batch_norm(layer, 4).skipped[""]
+    assert type(layer) is nn.BatchNorm1d
+
+
+def test_the_batch_norm_inside_a_fused_layer_is_swapped():
+    fused = torch.ao.nn.intrinsic.ConvBn1d(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3))
+    assert swap_batch_norm(fused, 4).converted == ("1",)
+    x = torch.randn(8, 2, 5)
+    torch.testing.assert_close(fused(x), torch.cat([nn.BatchNorm1d(3)(fused[0](part)) for part in x.split(4)]))
 
 
 def test_a_swapped_model_can_be_saved_whole_and_its_weights_load_without_us():
@@ -166,7 +182,9 @@ def test_a_scripted_layer_is_reported():
         model = nn.Sequential(torch.jit.script(nn.BatchNorm1d(3)), torch.jit.script(nn.Linear(3, 3)))
     report = swap_batch_norm(model, 4)
     assert report.converted == ()
-    assert report.skipped == {"0": "scripted layer, whose code is fixed; swap before torch.jit.script"}
+    assert report.skipped == {
+        "0": "scripted layer, whose code is fixed; train the model itself and script it after fit"
+    }
 
 
 def test_lazy_layers_are_swapped_once_they_have_a_size():
@@ -221,7 +239,17 @@ def test_a_sharded_model_can_be_swapped_before_and_after(shard, first):
 
 
 @pytest.mark.usefixtures("process_group")
-def test_a_layer_that_is_sharded_by_itself_is_reported():
+def test_a_layer_that_is_sharded_by_itself_trains_with_ghosts():
     model = nn.Sequential(nn.BatchNorm1d(3))
+    reference = copy.deepcopy(model)
+    swap_batch_norm(reference, 4)
     fully_shard(model[0], mesh=init_device_mesh("cpu", (1,)))
-    assert "FSDPBatchNorm1d is a subclass" in swap_batch_norm(model, 4).skipped["0"]
+    kind = type(model[0])
+    assert swap_batch_norm(model, 4).converted == ("0",)
+    x, weights = torch.randn(12, 3), torch.randn(12, 3)
+    for layers in (model, reference):
+        (layers(x) * weights).sum().backward()
+    torch.testing.assert_close(model[0].weight.grad.full_tensor(), reference[0].weight.grad)
+    torch.testing.assert_close(model[0].running_var, reference[0].running_var)
+    restore_batch_norm(model)
+    assert type(model[0]) is kind
