@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -20,7 +20,7 @@ def check_batches(**given: Iterable[Any] | None) -> None:
             raise ValueError(
                 f"{name} is a {type(batches).__name__}, which can be read once only; pass a list of batches"
             )
-        one = isinstance(batches, Tensor | str | bytes | Mapping) or hasattr(batches, "__array__")
+        one = isinstance(batches, Tensor | str | bytes | Mapping | Set) or hasattr(batches, "__array__")
         if batches is not None and (one or not _can_be_read(batches)):
             raise ValueError(f"{name} must be a list of batches, got a {type(batches).__name__}; pass {name}=[batch]")
 

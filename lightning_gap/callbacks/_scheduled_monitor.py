@@ -53,6 +53,7 @@ class ScheduledMonitor(GapCallback):
     _schedule: Schedule
     _measured_step: int | None = None  # of the checkpoint that was resumed from
     _owed_epoch: int | None = None
+    _resumed_step = 0
     _in_training = False
 
     @property
@@ -107,6 +108,7 @@ class ScheduledMonitor(GapCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._owed_epoch = _epoch_without_its_end(checkpoint)
+        self._resumed_step = int(checkpoint.get("global_step", 0))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -149,6 +151,12 @@ class ScheduledMonitor(GapCallback):
         if self._owed_epoch is None or self._measured_step in (None, trainer.global_step):
             return False
         return is_regular(self._owed_epoch, self._schedule.every_n_epochs)
+
+    def _epochs_begun(self, trainer: Trainer) -> int:
+        """Epochs that the training up to this measurement has taken; one that is made up for belongs to the last."""
+        if self._owed_epoch is not None and self._schedule.measured_step < trainer.global_step == self._resumed_step:
+            return self._owed_epoch + 1
+        return int(trainer.fit_loop.epoch_progress.current.ready)
 
     def _measured(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """The values, or NaN with a warning where there are none."""

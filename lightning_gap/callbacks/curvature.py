@@ -109,7 +109,8 @@ class CurvatureMonitor(LossMonitor):
             seed=self.seed,
             count=self.count,
         )
-        self._rate = 0.0
+        self._rate = 0.0  # the largest in the last step, scaled
+        self._unscaled_rate = 0.0
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -119,9 +120,28 @@ class CurvatureMonitor(LossMonitor):
         names = (*ends, *trace, "loss", "gradient_norm", "two_over_lr", "edge")
         return tuple(f"curvature/{name}{self.suffix}" for name in names)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._rate = 0.0
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
+        self._unscaled_rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
+        if not trainer.global_step:
+            self._rate = self._unscaled_rate
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._rate = self._unscaled_rate * learning_rate_scale_in_use(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"learning_rate": self._rate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._rate = state_dict.get("learning_rate", 0.0)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
         """Measure now, inside fit; nothing is logged.
@@ -149,7 +169,7 @@ class CurvatureMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        rate = self._rate * learning_rate_scale_in_use(trainer)
+        rate = self._rate
         ends, trace = self.measure(trainer, module)
         found = [ends.largest, ends.smallest, ends.largest_residual]
         found += [trace.trace, trace.standard_error] if trace else []

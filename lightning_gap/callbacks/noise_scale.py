@@ -185,7 +185,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
 
     def _take_in(self, noise: GradientNoise, trainer: Trainer) -> None:
         """Move the averages on, by the epochs since the measurement before."""
-        step, epochs = trainer.global_step, trainer.fit_loop.epoch_progress.current.ready
+        step, epochs = trainer.global_step, self._epochs_begun(trainer)
         terms = {"scale": noise.measured_norm_squared, "elapsed": (step - self._step) * epochs / step if step else 0.0}
         self._step = step
         if noise.measured_norm_squared > 0 and noise.variance > 0:

@@ -16,7 +16,7 @@ from .._checkpoint_file import listed, read_checkpoint, told
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
 from .._trained import trained_weights
-from ..functional._validation import flag, text
+from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ._callback import GapCallback
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
@@ -62,7 +62,7 @@ class WeightDistanceMonitor(GapCallback):
         suffix: str = "",
     ) -> None:
         if not isinstance(compare_with, str | os.PathLike | None) or compare_with == "":
-            raise ValueError(f"compare_with must be the path of a file, or None, got {compare_with!r}")
+            raise ValueError(f"compare_with must be the path of a file, or None, got {shown(compare_with)}")
         self.every_n_epochs = check_every_n_epochs(every_n_epochs)
         self.per_layer = flag("per_layer", per_layer)
         self.compare_with = compare_with

@@ -164,10 +164,14 @@ def seeded(name: str, value: torch.Generator | None) -> torch.Generator:
     raise ValueError(_refusal(name, f"must be a torch.Generator on the CPU{where and f', not{where}'}", value, ""))
 
 
-def _refusal(name: str, rule: str, value: object, hint: str) -> str:
+def shown(value: object) -> str:
+    """The value for a message: its repr, cut where it is long, or its type where it has none."""
     try:
-        shown = repr(value)
+        told = repr(value)
     except Exception:  # an int of thousands of digits, a foreign object
-        shown = f"a {type(value).__name__}"
-    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
-    return f"{name} {rule}, got {shown}{'; ' * bool(hint)}{hint}"
+        return f"a value of type {type(value).__name__}"
+    return told if len(told) <= 200 else f"{told[:200]}..."
+
+
+def _refusal(name: str, rule: str, value: object, hint: str) -> str:
+    return f"{name} {rule}, got {shown(value)}{'; ' * bool(hint)}{hint}"

@@ -23,6 +23,7 @@ class GradientNoise:
         gradient_curvature: ``G . H G``; NaN where it was not measured.
         curvature_variance: ``tr(H Sigma)``; NaN where it was not measured.
         measured_norm_squared: ``|g|^2`` of the gradient g of all samples measured, with its noise: never negative.
+            Where it is not given, the magnitude of the first.
     """
 
     gradient_norm_squared: float
@@ -30,6 +31,10 @@ class GradientNoise:
     gradient_curvature: float = math.nan
     curvature_variance: float = math.nan
     measured_norm_squared: float = field(default=math.nan, repr=False)
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.measured_norm_squared):
+            object.__setattr__(self, "measured_norm_squared", abs(self.gradient_norm_squared))
 
     @property
     def simple_scale(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.distributed import ProcessGroup
 
-from ._validation import real_number
+from ._validation import real_number, shown
 from .loss_surface import LossFunction, Params
 from .neighbourhood import Norm
 from .random_subspace import RandomSubspace
@@ -160,7 +160,7 @@ def checked_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or len(set(numbers)) < len(numbers):
-        told = ", ".join(map(repr, given)) or "none"
+        told = ", ".join(map(shown, given)) or "none"
         raise ValueError(
             f"epsilon must be a positive number, or several different ones, got {told}; the paper uses 1e-3 and 5e-4"
         )

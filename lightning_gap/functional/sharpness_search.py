@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ._validation import flag, function, one_of, seeded, whole_number
+from ._validation import flag, function, one_of, seeded, shown, whole_number
 from .corner_ascent import Ascent, corner_ascent, incremental_ascent, pole_ascent, signs
 from .lbfgsb import lbfgsb_ascent, require_scipy
 from .loss_surface import LossFunction, LossSurface, Params, entered, euclidean_norm, loss_surface
@@ -52,7 +52,7 @@ class Search:
             require_scipy()
         if self.subspace is not None and not isinstance(self.subspace, RandomSubspace):
             raise ValueError(
-                f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {self.subspace!r}"
+                f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {shown(self.subspace)}"
             )
         if self.norm == "l2" and (self.subspace or self.method == "lbfgsb"):
             raise ValueError(

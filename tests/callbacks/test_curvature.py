@@ -158,7 +158,7 @@ def test_a_diverged_run_goes_on_and_its_curvature_is_missing():
     ("arguments", "message"),
     [
         ({"samples": 0}, "samples must be a whole number, at least 1, got 0"),
-        ({"probes": -1}, "probes must be a whole number, at least 1, got -1"),
+        ({"probes": -1}, "probes must be a whole number, at least 0, got -1"),
         ({"max_products": 2.5}, "max_products must be a whole number"),
         ({"tolerance": 0.0}, "tolerance must be a number, above 0 and below 1, got 0.0"),
         ({"tolerance": 2}, "tolerance must be a number, above 0 and below 1, got 2"),

@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -242,6 +243,25 @@ def test_a_diverged_run_goes_on_and_its_sharpness_is_missing():
     assert math.isnan(float(trainer.callback_metrics["sharpness/full_eps1e-3"]))
 
 
+@pytest.mark.parametrize(("beyond", "logged"), [(math.inf, "inf"), (math.nan, "nan")])
+def test_a_box_that_is_not_finite_is_logged_as_such_with_one_warning(beyond, logged):
+    def loss_fn(module, batch):
+        moved = module.net[0].weight.detach().abs().max() > 2
+        return module(batch[0]).square().mean() + (beyond if moved else 0.0)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = tiny.trainer(SharpnessMonitor((1e-3, 5), loss_fn=loss_fn, accurate_at_end=True), max_epochs=2)
+        trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    told = [str(w.message) for w in caught if "sharpness is logged as" in str(w.message)]
+    assert len(told) == 1
+    assert f"sharpness is logged as {logged}, which is said once: the loss is finite at the weights, but" in told[0]
+    found = {key: float(value) for key, value in trainer.callback_metrics.items() if "full" in key}
+    assert len(found) == 4
+    for key, value in found.items():
+        assert str(value) == logged if "eps5e0" in key else math.isfinite(value), key
+
+
 _COUNTER = itertools.count()  # the variable of a Python module: no measurement can put it back
 
 
@@ -331,7 +351,7 @@ def test_what_cannot_go_together_is_refused():
         SharpnessMonitor(accurate_at_end=True, data=[])
     with pytest.raises(ValueError, match="relative=True goes with the full space"):
         SharpnessMonitor(relative=True, subspace=10)
-    with pytest.raises(ValueError, match="dimension must be a whole number, at least 1, got 0"):
+    with pytest.raises(ValueError, match="subspace must be a whole number, at least 1, got 0"):
         SharpnessMonitor(subspace=0)
     with pytest.raises(ValueError, match="method must be one of corner, lbfgsb, got 'adam'"):
         SharpnessMonitor(method="adam")

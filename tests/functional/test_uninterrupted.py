@@ -8,7 +8,14 @@ from functional.interrupts import interrupt_at_many_instants
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional import batch_statistics, hessian_trace, m_sharpness, recomputed_statistics, sharpness
+from lightning_gap.functional import (
+    along_line,
+    batch_statistics,
+    hessian_trace,
+    m_sharpness,
+    recomputed_statistics,
+    sharpness,
+)
 from lightning_gap.functional._uninterrupted import uninterrupted, uninterrupted_exit
 
 
@@ -154,7 +161,7 @@ def left_behind(manage, monkeypatch):
         values[:] = [0] * 20
         return clean
 
-    cut, left = interrupt_at_many_instants(monkeypatch, work, check, instants=400)
+    cut, left = interrupt_at_many_instants(monkeypatch, work, check, instants=300)
     assert cut > 5
     return left
 
@@ -181,7 +188,12 @@ def grouped(model, x, y):
     m_sharpness([lambda: cross_entropy(model.eval()(x), y)] * 2, model.parameters())
 
 
-@pytest.mark.parametrize("measure", [measured, curved, grouped])
+def drawn_out(model, x, y):
+    state = model.state_dict()
+    along_line(model, state, {k: v + 1 for k, v in state.items()}, [0.5, 1.0], lambda: cross_entropy(model(x), y))
+
+
+@pytest.mark.parametrize("measure", [measured, curved, grouped, drawn_out])
 def test_no_instant_of_a_measurement_leaves_weights_or_buffers_moved(monkeypatch, measure):
     torch.manual_seed(0)
     layers = (part for _ in range(20) for part in (nn.Linear(4, 4), nn.BatchNorm1d(4)))
@@ -196,6 +208,6 @@ def test_no_instant_of_a_measurement_leaves_weights_or_buffers_moved(monkeypatch
         model.load_state_dict(before)
         return same
 
-    cut, failed = interrupt_at_many_instants(monkeypatch, lambda: measure(model, x, y), check, instants=60)
+    cut, failed = interrupt_at_many_instants(monkeypatch, lambda: measure(model, x, y), check, instants=30)
     assert failed == 0
     assert cut > 5
