@@ -34,6 +34,12 @@ def ends_epoch(checkpoint: dict[str, Any]) -> bool:
     return "processed" in progress and progress["processed"] == progress["ready"]
 
 
+def epochs_begun(checkpoint: dict[str, Any]) -> int:
+    """How many epochs had begun, the one that a checkpoint was saved inside of among them."""
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
+    return int(progress.get("ready", 0))
+
+
 def go_on_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
     """Let Lightning restore epochs and steps, and if asked optimizers and schedulers, right after `on_fit_start`."""
     left_out = () if optimizers else ("optimizer_states", "lr_schedulers")

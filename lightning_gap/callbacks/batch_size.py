@@ -10,6 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import is_trial
 from .._refusals import refuse_rescaling
+from .._resume import epochs_begun
 from ..functional.batch_growth import AdaBatch, SmithGrowth
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
@@ -127,16 +128,16 @@ class BatchSizeScheduler(BatchSizeCallback):
             said = [[int(stage.batch_size), float(stage.learning_rate_factor)] for stage in stages]
             checkpoint["BatchSizeScheduler"] = {"said": said}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        for epoch, said in enumerate(checkpoint.get("BatchSizeScheduler", {}).get("said", ())):
+    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        said = checkpoint.get("BatchSizeScheduler", {}).get("said", ())
+        for epoch, (size, factor) in enumerate(said[: epochs_begun(checkpoint)]):
             stage = stage_at(self.schedule, epoch)
-            if trainer.state.fn == "fit" and said != [stage.batch_size, stage.learning_rate_factor]:
+            if (stage.batch_size, stage.learning_rate_factor) != (size, factor):
                 raise ValueError(
-                    f"the checkpoint was trained with batches of {said[0]} and a learning-rate factor of {said[1]} in "
+                    f"the checkpoint was trained with batches of {size} and a learning-rate factor of {factor} in "
                     f"epoch {epoch}, this run's schedule has {stage.batch_size} and {stage.learning_rate_factor}; "
                     "resume with the same schedule, or begin a new run from the weights alone"
                 )
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def _split_at(self, trainer: Trainer, epoch: int) -> Split:
         return self._split(trainer, stage_at(self.schedule, epoch).batch_size)
