@@ -16,13 +16,17 @@ from .._lightning import last_micro_batch_size, micro_batch_size, planned_micro_
 from ..data._planned_loader import PlannedLoader
 
 
-def last_batches(trainer: Trainer) -> dict[int, int]:
-    """Samples of an epoch's last batch on one process, for each batch size of the run of which it is known."""
+def smallest_batches(trainer: Trainer) -> dict[int, int]:
+    """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size where it is known."""
     size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
     sizes = planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())
     found = {planned: _last_batch_of(trainer, planned) for planned in sizes}
     if size is not None and (found.get(size) is None or not isinstance(trainer.train_dataloader, PlannedLoader)):
         found[size] = last  # which knows of limits, too
+    batches = getattr(trainer.train_dataloader, "batch_sampler", None)
+    if isinstance(batches, list | tuple) and batches:  # written out: any of them may be the smallest
+        met = batches[: int(min(len(batches), trainer.num_training_batches))]
+        found[len(batches[0])] = min(map(len, met))
     return {size: last for size, last in found.items() if last is not None}
 
 
@@ -59,14 +63,14 @@ def watch_for_single_values(
         What to remove after the first batch.
     """
 
-    def check(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        shape = args[0].shape
+    def check(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        shape = (*args, *named.values())[0].shape
         if layer.training and len(shape) > 1 and shape[0] == samples and math.prod(shape[2:]) == 1:
             sizes = " and ".join(map(str, sizes_that_leave_one))
             raise ValueError(
-                f"an epoch in batches of {sizes} samples ends in a batch of one, which {layers[layer]} could not "
+                f"an epoch in batches of {sizes} samples has a batch of one, which {layers[layer]} could not "
                 f"normalise: its input of shape {tuple(shape)} would hold one value per channel; use drop_last=True "
                 "in the loader or another batch_size"
             )
 
-    return [layer.register_forward_pre_hook(check) for layer in layers]
+    return [layer.register_forward_pre_hook(check, with_kwargs=True) for layer in layers]

@@ -24,7 +24,7 @@ from ..functional.ghost_copies import mark, marked, new_swap, take_back
 from ..functional.ghost_swap import swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
 from ._callback import GapCallback
-from ._last_batch import last_batches, watch_for_single_values
+from ._last_batch import smallest_batches, watch_for_single_values
 
 _log = logging.getLogger(__name__)
 
@@ -97,16 +97,17 @@ class GhostBatchNormSwap(GapCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        size, lasts = micro_batch_size(trainer), last_batches(trainer)
+        size, smallest = micro_batch_size(trainer), smallest_batches(trainer)
         self._asks_the_batch = size is None
         for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):
             self._check_batch(planned)
             ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
-        for last in lasts.values():
-            ghost_runs(last, self.ghost_batch_size, self.leftover, positions=2)  # raises where it must be whole ghosts
-        leave_one = sorted(planned for planned, last in lasts.items() if last == 1)
-        if leave_one and size is not None:
-            self._watches = watch_for_single_values(self._layers, samples=size, sizes_that_leave_one=leave_one)
+        for samples in smallest.values():  # raises where it must be whole ghosts
+            ghost_runs(samples, self.ghost_batch_size, self.leftover, positions=2)
+        leave_one = sorted(planned for planned, samples in smallest.items() if samples == 1)
+        if leave_one:
+            present = size if size is not None else leave_one[0]
+            self._watches = watch_for_single_values(self._layers, samples=present, sizes_that_leave_one=leave_one)
         pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -48,13 +48,13 @@ class _GhostBatchNorm(_BatchNorm):
         """Whether BatchNorm is to say what it says: to an empty batch, and in its errors."""
         return input.dim() < 2 or input.numel() == 0 or not input.is_floating_point()
 
-    def _as_node(self, *inputs: Any) -> Any:
+    def _as_node(self, *inputs: Any, **named: Any) -> Any:
         """For `torch.fx`: this layer as one node of the graph, as BatchNorm is; ``None`` for anything but proxies."""
-        proxy = next((value for value in inputs if isinstance(value, fx.Proxy)), None)
+        proxy = next((value for value in (*inputs, *named.values()) if isinstance(value, fx.Proxy)), None)
         if proxy is None:
             return None
         tracer = cast("fx.Tracer", proxy.tracer)
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, named)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Asked for by `torch.jit.script`, which could not script how a ghost layer trains."""

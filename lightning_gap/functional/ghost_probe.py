@@ -95,7 +95,7 @@ class _Trial:
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], list(layer.buffers())
 
     def _treats_samples_alike(self, x: Tensor) -> bool:
-        order = torch.arange(_SAMPLES).view(2, -1).t().flatten()  # each half gets some of both
+        order = torch.arange(_SAMPLES, device="cpu").view(2, -1).t().flatten()  # each half gets some of both
         output, buffers = self._run(None, x)
         permuted, same_buffers = self._run(None, x[order])
         if not _equal([output[order], *buffers], [permuted, *same_buffers]):
@@ -139,10 +139,12 @@ def _prototype(layer: _BatchNorm) -> _BatchNorm:
         for name, tensor in group.items():
             if tensor is None or name not in ("weight", "bias", "running_mean", "running_var"):
                 continue
-            value = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)  # weights may be all zero
+            value = 0.5 + torch.rand(
+                tensor.shape, generator=generator, dtype=torch.float64, device="cpu"
+            )  # weights may be all zero
             group[name] = nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value  # type: ignore[assignment]
     if made.num_batches_tracked is not None:
-        made.num_batches_tracked = torch.tensor(3)
+        made.num_batches_tracked = torch.tensor(3, device="cpu")
     return made
 
 
@@ -154,8 +156,8 @@ def _inputs(plain: type[nn.Module], channels: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(1)
     for sizes in shapes:
         for shape in {(channels, *sizes), (*sizes, channels)}:
-            x = torch.randn(_SAMPLES, *shape, generator=generator, dtype=torch.float64)
-            yield x + torch.linspace(0, 2, _SAMPLES, dtype=torch.float64).view(-1, *[1] * len(shape))
+            x = torch.randn(_SAMPLES, *shape, generator=generator, dtype=torch.float64, device="cpu")
+            yield x + torch.linspace(0, 2, _SAMPLES, dtype=torch.float64, device="cpu").view(-1, *[1] * len(shape))
 
 
 def _equal(found: list[Tensor], wanted: list[Tensor]) -> bool:

@@ -38,7 +38,7 @@ class _SlicedGhosts(_GhostBatchNorm):
     """Runs the forward pass of the class that follows it in the ancestry on each ghost."""
 
     def forward(self, input: Tensor, *others: Any, **named: Any) -> Tensor:
-        if (node := self._as_node(input, *others)) is not None:
+        if (node := self._as_node(input, *others, **named)) is not None:
             return node  # type: ignore[no-any-return]
         runs = self._ghosts_of(input)
         forward = super().forward
@@ -131,7 +131,7 @@ def _new_twin(plain: type[nn.Module], way: Way) -> type[nn.Module]:
         return made
 
     def forward(self: _GhostBatchNorm, *inputs: Any, **named: Any) -> Any:
-        node = self._as_node(*inputs)
+        node = self._as_node(*inputs, **named)
         return super(twin, self).forward(*inputs, **named) if node is None else node  # type: ignore[misc]
 
     def refuse_to_be_scripted(self: nn.Module) -> None:

@@ -564,15 +564,16 @@ class Steps(Callback):
         (lambda: tiny.loader(33), []),
         (lambda: ResumableLoader(tiny.dataset(33), batch_size=16), []),
         (lambda: tiny.loader(41, batch_size=8), []),
+        (lambda: DataLoader(tiny.dataset(33), batch_sampler=[range(16), range(16, 17), range(17, 33)]), []),
         (lambda: tiny.loader(41, batch_size=16), [BatchSizeScheduler({0: 16, 1: 40})]),
         (lambda: ResumableLoader(tiny.dataset(41), batch_size=16), [BatchSizeScheduler({0: 16, 1: 40})]),
     ],
-    ids=["stock", "ours", "smaller", "scheduled", "ours scheduled"],
+    ids=["stock", "ours", "smaller", "written out", "scheduled", "ours scheduled"],
 )
 def test_a_last_batch_of_one_sample_is_refused_before_the_first_step(make_loader, more):
     module, steps = tiny.TinyClassifier(), Steps()
     weights = [parameter.detach().clone() for parameter in module.parameters()]
-    message = r"ends in a batch of one, which net\.1 could not normalise: .*use drop_last=True in the loader or another"
+    message = r"has a batch of one, which net\.1 could not normalise: .*use drop_last=True in the loader or another"
     with pytest.raises(ValueError, match=message):
         tiny.trainer(GhostBatchNormSwap(4), steps, *more).fit(module, make_loader())
     assert steps.count == 0

@@ -64,3 +64,11 @@ def test_an_output_that_is_no_tensor_of_the_samples_is_not_cut():
 
     for kind in (Pooled, Pair):
         assert "does not return one tensor with the samples of its input" in swap_batch_norm(kind(4), 4).skipped[""]
+
+
+def test_a_trial_is_on_the_cpu_whatever_the_default_device_and_the_number_of_threads_stays():
+    threads = torch.get_num_threads()
+    layer = NormAct(4)
+    with torch.device("meta"):
+        assert swap_batch_norm(layer, 4).converted == ("",)
+    assert torch.get_num_threads() == threads
