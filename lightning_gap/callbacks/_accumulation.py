@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -51,18 +51,23 @@ class ExactWindows:
         self._window, self.scale = AccumulationWindow(), 1.0
         self.after_backward()
 
-    def see(self, trainer: Trainer, callback: Callback, batch: Any, batch_idx: int) -> None:
+    def see(self, trainer: Trainer, batch: Any, batch_idx: int, *, weighs: bool) -> None:
         """Keep the batch that comes next until its loss is there; counted only where it matters.
+
+        Args:
+            trainer: Hands it out.
+            batch: As `training_step` gets it.
+            batch_idx: Its number in the epoch.
+            weighs: Whether `weigh` will be called with its loss: of several callbacks one does it.
 
         Raises:
             ValueError: With the first batch, if it must be counted in this run and cannot be.
         """
-        self.after_backward()  # what an exception has left
         self._batch = batch
         self.counter.see(trainer, batch, batch_idx)
         if self._first_batch:
             self._first_batch = False
-            if is_first_that(trainer, callback, "weighs_accumulation") and _will_be_weighed(trainer):
+            if weighs and _will_be_weighed(trainer):
                 raise_on_all_processes(trainer, self._check_first_batch)
 
     def weigh(self, trainer: Trainer, loss: Tensor) -> None:
@@ -94,9 +99,10 @@ class ExactWindows:
 
     def after_backward(self) -> None:
         """The next gradient counts again."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        if self._hooks:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
 
     def step(self, trainer: Trainer) -> None:
         """The optimizer steps; a window whose last micro-batch had no loss (`training_step` gave None) ends here."""

@@ -60,6 +60,7 @@ class BatchSizeCallback(GapCallback):
         self.batch_arg_name = batch_arg_name
         self.count = count
         self._windows = ExactWindows(count)
+        self._weighs = False
         self._one_sample = SingleSamples()
         self._loader: TrainLoaderSize | None = None
         self._users_accumulation = 1
@@ -105,6 +106,7 @@ class BatchSizeCallback(GapCallback):
             go_on_where_saved(trainer)
         self._accumulate(trainer)
         self._windows.start(trainer)
+        self._weighs = is_first_that(trainer, self, "weighs_accumulation")
         self._check_run(trainer)
         self._check_loader(trainer)
         known = (nominal_size(trainer.train_dataloader), self.micro_batch_size_set)
@@ -119,16 +121,17 @@ class BatchSizeCallback(GapCallback):
         self._windows.begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._windows.see(trainer, self, batch, batch_idx)
+        self._windows.see(trainer, batch, batch_idx, weighs=self._weighs)
         if self._checks_batch and self._set is not None:
             self._checks_batch = False
             self._check_batch(trainer, self._set.micro_batch_size)
         self._first_batch = False
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if is_first_that(trainer, self, "weighs_accumulation"):
+        if self._weighs:
             self._windows.weigh(trainer, loss)
-        self._one_sample.check()
+        if self._one_sample.watches:
+            self._one_sample.check()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._windows.after_backward()

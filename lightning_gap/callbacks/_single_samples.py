@@ -22,6 +22,7 @@ class SingleSamples:
     """
 
     def __init__(self) -> None:
+        self.watches = False
         self._hooks: list[Any] = []
         self._layers: list[str] = []
         self._size = 0
@@ -37,7 +38,7 @@ class SingleSamples:
         size = _first_that_leaves_one(trainer, planned)
         if size is None:
             return
-        self._size = size
+        self._size, self.watches = size, True
         for name, layer in trainer.lightning_module.named_modules():
             if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):
                 self._hooks.append(layer.register_forward_pre_hook(self._watch(name)))
@@ -57,7 +58,7 @@ class SingleSamples:
         """Watch no more."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._layers = [], []
+        self._hooks, self._layers, self.watches = [], [], False
 
     def _watch(self, name: str) -> Any:
         def see(layer: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -49,6 +49,7 @@ class ExactAccumulation(GapCallback):
         check_count(count)
         self.count = count
         self._windows = ExactWindows(count)
+        self._weighs = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -66,15 +67,16 @@ class ExactAccumulation(GapCallback):
         super().on_train_start(trainer, pl_module)
         go_on_where_saved(trainer)
         self._windows.start(trainer)
+        self._weighs = is_first_that(trainer, self, "weighs_accumulation")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._windows.begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._windows.see(trainer, self, batch, batch_idx)
+        self._windows.see(trainer, batch, batch_idx, weighs=self._weighs)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if is_first_that(trainer, self, "weighs_accumulation"):
+        if self._weighs:
             self._windows.weigh(trainer, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
