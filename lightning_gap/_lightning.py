@@ -4,64 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch.distributed import ProcessGroup
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import BatchSampler, Subset, SubsetRandomSampler
+from torch.utils.data import Subset, SubsetRandomSampler
 
-from .data._planned_loader import PlannedLoader
+from ._batches import drops_last_batch as drops_last_batch
+from ._batches import last_micro_batch_size as last_micro_batch_size
+from ._batches import micro_batch_size as micro_batch_size
+from ._batches import samples_in as samples_in
+from ._batches import samples_per_process as samples_per_process
+from ._batches import stated_micro_batch_size as stated_micro_batch_size
+from ._batches import states_its_batches as states_its_batches
 from .functional import processes
-
-
-def micro_batch_size(trainer: Trainer) -> int | None:
-    """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
-    loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
-        plan = loader.plan  # of the largest share: a small data set may leave smaller ones
-        return math.ceil(min(plan.samples, plan.samples_per_batch) / plan.processes)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    sampler = getattr(batch_sampler, "sampler", getattr(loader, "sampler", None))
-    samples = len(sampler) if isinstance(sampler, Sized) else sys.maxsize  # a small data set makes one smaller batch
-    for source in (batch_sampler, loader):
-        size = getattr(source, "batch_size", None)
-        if isinstance(size, int):
-            return min(size, samples)
-    return None
-
-
-def last_micro_batch_size(trainer: Trainer) -> int | None:
-    """Samples of the last batch of an epoch on one process; ``None`` where only the batches themselves would tell."""
-    loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
-        return loader.plan.size(min(len(loader), int(trainer.num_training_batches)) - 1)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    if type(batch_sampler) is not BatchSampler or not isinstance(batch_sampler.sampler, Sized):
-        return None
-    size, samples = batch_sampler.batch_size, len(batch_sampler.sampler)
-    steps_end_sooner = 0 <= trainer.max_steps * trainer.accumulate_grad_batches < len(batch_sampler)
-    if batch_sampler.drop_last or trainer.num_training_batches < len(batch_sampler) or steps_end_sooner:
-        return min(size, samples)
-    return samples % size or size
-
-
-def samples_in(batch: Any) -> int | None:
-    """Samples in a batch, as Lightning guesses for its logs: the first tensor's first axis; ``None`` without one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return extract_batch_size(batch)
-        except (MisconfigurationException, RecursionError):
-            return None
 
 
 def samples_served(loader: Any, dataset: Any) -> Any:
@@ -79,13 +40,19 @@ def to_device(trainer: Trainer, batch: Any) -> Any:
 
 
 def largest_learning_rate(trainer: Trainer) -> float:
-    """The largest rate of all parameter groups, unscaled; between the steps, where callbacks leave it alone."""
+    """The largest learning rate of all parameter groups, unscaled, between the steps, where callbacks leave it alone.
+
+    NaN where there is none: optimizers that find their own step size hold none or None, and a Trainer may have no
+    optimizer.
+    """
     groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
-    return max((float(group["lr"]) for group in groups if "lr" in group), default=0.0)
+    return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)
 
 
 def learning_rate_scale_in_use(trainer: Trainer) -> float:
-    """What callbacks multiplied the optimizers' rates by in the last step."""
+    """What callbacks multiplied the learning rates by in the last step; NaN where there is no learning rate."""
+    if math.isnan(largest_learning_rate(trainer)):
+        return math.nan
     return math.prod(getattr(callback, "current_scale", 1.0) for callback in callbacks_of(trainer))
 
 
@@ -129,28 +96,12 @@ def zeroes_gradients(trainer: Trainer) -> bool:
     return trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0
 
 
-def processes_hold_equally_many(trainer: Trainer) -> bool:
-    """Whether it is known that all processes have batches of one size now: before the last batch of stock samplers."""
-    if trainer.world_size == 1:
-        return True
-    return states_its_batches(trainer) and trainer.fit_loop.batch_idx + 1 < trainer.num_training_batches
-
-
 def sum_over_processes(trainer: Trainer, value: float) -> float:
     """The sum of every process's value, on all of them."""
     device = trainer.strategy.root_device
     group = process_group(trainer)
     (total,), _ = processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
     return total
-
-
-def samples_per_process(trainer: Trainer) -> int | None:
-    """Samples of an epoch on one process, or ``None`` where the loader does not say."""
-    loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
-        return len(loader.dataset) // trainer.world_size
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", getattr(loader, "sampler", None))
-    return len(sampler) if isinstance(sampler, Sized) else None
 
 
 def mean_over_processes(trainer: Trainer, value: float) -> float:
@@ -174,18 +125,6 @@ def validation_interval(trainer: Trainer) -> int | None:
     interval: object = trainer.val_check_interval
     counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
     return int(trainer.val_check_interval) if counts else None
-
-
-def drops_last_batch(trainer: Trainer) -> bool:
-    """Whether the train loader leaves out what does not fill a batch."""
-    loader = trainer.train_dataloader
-    return bool(getattr(getattr(loader, "batch_sampler", None) or loader, "drop_last", False))
-
-
-def states_its_batches(trainer: Trainer) -> bool:
-    """Whether the train loader's batches are known to have its batch size."""
-    loader = trainer.train_dataloader
-    return isinstance(loader, PlannedLoader) or type(getattr(loader, "batch_sampler", None)) is BatchSampler
 
 
 def step_schedulers_with_a_length(trainer: Trainer) -> list[tuple[str, int, int]]:
@@ -235,6 +174,16 @@ def log_now(trainer: Trainer, values: dict[str, float]) -> None:
         connector.log_metrics(metrics, step=max(0, trainer.global_step - 1))
 
 
+def attributes_of_run(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """What a `training_step` can set on the Trainer, its loops and its metrics, by where it is."""
+    return {
+        "self.trainer": trainer.__dict__,
+        "self.trainer.fit_loop": trainer.fit_loop.__dict__,
+        "self.trainer.fit_loop.epoch_loop": trainer.fit_loop.epoch_loop.__dict__,
+        "self.trainer.callback_metrics": trainer._logger_connector.__dict__,
+    }
+
+
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
@@ -253,6 +202,24 @@ def writes_logs_now(trainer: Trainer) -> bool:
 def uses_sync_batch_norm(trainer: Trainer) -> bool:
     """Whether the Trainer will turn BatchNorm layers into SyncBatchNorm."""
     return getattr(trainer.strategy, "_layer_sync", None) is not None
+
+
+def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
+    """What was passed to `fit` to train and to validate with; None where module or data module make the loaders."""
+    sources = trainer.fit_loop._data_source, trainer.fit_loop.epoch_loop.val_loop._data_source
+    train, val = (None if source.is_module() else source.instance for source in sources)
+    return train, val
+
+
+def is_lightnings(thing: object, name: str) -> bool:
+    """Whether it is an instance of the class of Lightning's, or of a subclass, under either of Lightning's names.
+
+    `lightning.pytorch` and `pytorch_lightning` hold the same classes twice; `isinstance` knows one of them.
+    """
+    return any(
+        kind.__name__ == name and kind.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(thing).__mro__
+    )
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 
-from ._lightning import callbacks_of, uses_sync_batch_norm
-
-
-def refuse_different_settings(trainer: Trainer, callback: Callback, settings: object) -> None:
-    """Raise on every process if the processes were given different settings; each would train its own way."""
-    if trainer.world_size == 1:
-        return
-    everyone: list[object] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, settings)
-    if any(other != everyone[0] for other in everyone):
-        raise ValueError(
-            f"{type(callback).__name__} has different settings on different processes: "
-            + ", ".join(f"{settings} on rank {rank}" for rank, settings in enumerate(everyone))
-            + "; give all of them the same"
-        )
+from ._lightning import callbacks_of, is_lightnings, uses_sync_batch_norm
 
 
 def refuse_several_that(trainer: Trainer, does: str, *, because: str) -> None:
@@ -34,9 +18,9 @@ def refuse_other_accumulation(trainer: Trainer, callback: Callback) -> None:
     """Raise if the batch size is also set by one of Lightning's callbacks, by its strategy, or by hand."""
     name = type(callback).__name__
     for other in callbacks_of(trainer):
-        if isinstance(other, GradientAccumulationScheduler):
+        if is_lightnings(other, "GradientAccumulationScheduler"):
             raise ValueError(f"{name} and GradientAccumulationScheduler both set accumulate_grad_batches; keep one")
-        if isinstance(other, BatchSizeFinder):
+        if is_lightnings(other, "BatchSizeFinder"):
             raise ValueError(
                 f"{name} and BatchSizeFinder both set the batch size; find the largest that fits first, with "
                 "Tuner.scale_batch_size, and pass it as max_micro_batch"

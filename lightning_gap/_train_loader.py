@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sized
+import random
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from types import GeneratorType
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from ._lightning import micro_batch_size
+from ._batches import batch_sampler_of, micro_batch_size, nominal_size, samplers_of, stated_batches
+from ._lightning import same_random_numbers
 from .data._planned_loader import PlannedLoader
+from .functional._sample_count import guess_samples
 
 
 class TrainLoaderSize:
@@ -77,12 +84,53 @@ class TrainLoaderSize:
 
     def check(self, micro_batch_size_set: int) -> None:
         """Raise if the loader that Lightning built has another size."""
+        _refuse_several(self._trainer.train_dataloader)
         found = micro_batch_size(self._trainer)
         if found not in (None, micro_batch_size_set):
             raise ValueError(
                 f"the batch size was set to {micro_batch_size_set} samples for each process and batch, but "
                 f"train_dataloader() gave a loader with {found}; let it read its batch size from "
                 f"self.{self._attribute}, or pass batch_arg_name=... with the attribute that it does read"
+            )
+
+    def prove(self, micro_batch_sizes: Iterable[int]) -> None:
+        """Raise if the loader will not follow when one of these sizes is set: ask for it now, and put all back.
+
+        Raises:
+            ValueError: If the loader that is made with a size has another one, or cannot be made.
+        """
+        for size in micro_batch_sizes:
+            if self._source.is_module():
+                self._prove_that_the_hook_follows(size)
+            elif not isinstance(self._given, PlannedLoader):
+                _prove_that_the_sampler_follows(_resized(self._given, size, self._trainer), size)
+
+    def _prove_that_the_hook_follows(self, size: int) -> None:
+        trainer, before = self._trainer, [_get(holder, self._attribute) for holder in self._holders]
+        owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
+        now = trainer.train_dataloader
+        with same_random_numbers(), _unchanged(*owners, now, *samplers_of(now)):
+            try:
+                for holder in self._holders:
+                    _set(holder, self._attribute, size)
+                loader = self._source.dataloader()
+                found = _first_indices(loader) or nominal_size(loader)
+                if found is None and loader is not now:  # it states no size; its first batch may
+                    found = _first_batch_size(loader)
+            except Exception as error:
+                raise ValueError(
+                    f"the batch size will be set to {size} samples for each process and batch, and train_dataloader() "
+                    f"cannot make a loader with {self._attribute}={size}: {error}"
+                ) from error
+            finally:
+                for holder, value in zip(self._holders, before, strict=True):
+                    _set(holder, self._attribute, value)
+        if found not in (None, size):
+            again = ", the same as before" if loader is now else ""
+            raise ValueError(
+                f"the batch size will be set to {size} samples for each process and batch, but train_dataloader() then "
+                f"gives a loader with {found}{again}; let it make a new loader each time it is called and read its "
+                f"batch size from self.{self._attribute}, or pass batch_arg_name=... with the attribute that it reads"
             )
 
     def hide_from(self, checkpoint: dict[str, Any]) -> None:
@@ -110,18 +158,36 @@ class TrainLoaderSize:
 
 def _size_of(loader: Any) -> int:
     """The batch size of a loader that was given to `fit`."""
-    if isinstance(loader, list | tuple | dict) or type(loader).__name__ == "CombinedLoader":
-        raise ValueError(
-            f"the batch size of several train loaders at once ({type(loader).__name__}) cannot be set; train with one"
-        )
-    if isinstance(loader, PlannedLoader | DataLoader):
-        size = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
-        if isinstance(size, int):
-            return size
+    _refuse_several(loader)
+    size = None
+    if isinstance(loader, PlannedLoader):
+        size = loader.batch_size
+    elif isinstance(loader, DataLoader):
+        size = getattr(batch_sampler_of(loader), "batch_size", None)
+        kept = [
+            name
+            for name, value in vars(loader).items()
+            if name != "_iterator" and isinstance(value, _BaseDataLoaderIter | GeneratorType)
+        ]
+        if kept:
+            raise ValueError(
+                f"the batch size of {_description(loader)} cannot be set: it keeps one iterator for all epochs, in "
+                f"{kept[0]!r}, whose batches are made already; use a plain DataLoader, with persistent_workers=True if "
+                "its workers are to live on"
+            )
+    if isinstance(size, int):
+        return size
     raise ValueError(
         f"the batch size of {_description(loader)} cannot be set; use a DataLoader with batch_size=..., a "
         "lightning_gap.ResumableLoader, or a module or data module whose train_dataloader() reads an attribute"
     )
+
+
+def _refuse_several(loader: Any) -> None:
+    if isinstance(loader, list | tuple | dict) or type(loader).__name__ == "CombinedLoader":
+        raise ValueError(
+            f"the batch size of several train loaders at once ({type(loader).__name__}) cannot be set; train with one"
+        )
 
 
 def _description(loader: Any) -> str:
@@ -138,11 +204,12 @@ def _resized(loader: DataLoader[Any], size: int, trainer: Trainer) -> DataLoader
             f"the batch size of {_description(loader)} cannot be set on {trainer.world_size} processes, where "
             "Lightning makes the batch sampler anew; use batch_size=... with a sampler, or a ResumableLoader"
         )
-    batch_sampler = copy.copy(loader.batch_sampler)
+    batch_sampler = copy.copy(batch_sampler_of(loader))
     vars(batch_sampler)["batch_size"] = size
     resized = copy.copy(loader)
     # Not by attribute, which a DataLoader refuses once it is made.
-    vars(resized).update(batch_sampler=batch_sampler, _iterator=None)
+    place = "sampler" if loader.batch_sampler is None else "batch_sampler"  # of a loader with batch_size=None
+    vars(resized).update({place: batch_sampler, "_iterator": None})
     if loader.batch_size is not None:
         vars(resized)["batch_size"] = size
     if isinstance(loader.dataset, Sized) and len(loader.dataset) < size and loader.drop_last:
@@ -151,6 +218,73 @@ def _resized(loader: DataLoader[Any], size: int, trainer: Trainer) -> DataLoader
             "batch size or drop_last=False"
         )
     return resized
+
+
+def _prove_that_the_sampler_follows(resized: DataLoader[Any], size: int) -> None:
+    """Raise if a batch sampler of the user's gives other batches than it was set to."""
+    found = _first_indices(resized)
+    samples = len(resized.dataset) if isinstance(resized.dataset, Sized) else None
+    if found not in (None, size) and not (samples is not None and samples < size):
+        raise ValueError(
+            f"the batch size of {_description(resized)} cannot be set: it was set to {size} samples for each process "
+            f"and batch, but a batch holds {found}; let it read self.batch_size when it is iterated"
+        )
+
+
+def _first_indices(loader: Any) -> int | None:
+    """Samples in the first batch of a batch sampler of the user's; ``None`` with torch's own, which is as it says."""
+    batch_sampler = batch_sampler_of(loader) if isinstance(loader, DataLoader) else None
+    if batch_sampler is None or stated_batches(loader) is not None:
+        return None
+    with same_random_numbers(), _unchanged(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
+        first = next(iter(batch_sampler), None)
+    return len(first) if isinstance(first, Sized) else None
+
+
+def _first_batch_size(loader: Any) -> int | None:
+    """Samples in the first batch of a loader that states no size; ``None`` where it can be read once only."""
+    iterator = iter(loader)
+    return None if iterator is loader else guess_samples(next(iterator, None))
+
+
+@contextmanager
+def _unchanged(*owners: Any) -> Iterator[None]:
+    """Put the attributes of these objects back: lists and dicts among them, and the state of random generators."""
+    attributes = [vars(owner) for owner in owners if hasattr(owner, "__dict__")]
+    before = [dict(live) for live in attributes]
+    values = [value for kept in before for value in kept.values()]
+    contents = [(value, value.copy()) for value in values if type(value) in (list, dict, set)]
+    generators = [(value, _generator_state(value)) for value in values]
+    try:
+        yield
+    finally:
+        for live, kept in zip(attributes, before, strict=True):
+            live.clear()
+            live.update(kept)
+        for value, content in contents:
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
+        for value, state in generators:
+            if state is not None:
+                _set_generator_state(value, state)
+
+
+def _generator_state(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, random.Random):
+        return value.getstate()
+    of_numpy = type(value).__module__.startswith("numpy.random")
+    return getattr(getattr(value, "bit_generator", None), "state", None) if of_numpy else None
+
+
+def _set_generator_state(value: Any, state: Any) -> None:
+    if isinstance(value, torch.Generator):
+        value.set_state(state)
+    elif isinstance(value, random.Random):
+        value.setstate(state)
+    else:
+        value.bit_generator.state = state
 
 
 def _get(holder: Any, attribute: str) -> Any:

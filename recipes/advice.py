@@ -51,7 +51,8 @@ class Advice:
     """What the measurements come to.
 
     Attributes:
-        scale: Simple noise scale, samples; averaged, the last measurement counting half, the one before a quarter.
+        scale: Simple noise scale, samples; averaged, the last measurement counting half, the one before a quarter,
+            whatever the size of the gradient.
         critical: Critical batch, averaged alike; NaN where it cannot be told.
         lowest: Smallest scale of a single measurement.
         highest: Largest.
@@ -99,8 +100,10 @@ def advise(measurements: list[Measurement], training_samples: int) -> Advice:
     simple, critical = RatioAverage(0.5), RatioAverage(0.5)
     for measured in measurements:
         noise = measured.noise
-        simple.update(noise.variance, noise.gradient_norm_squared)
-        critical.update(noise.curvature_variance, noise.gradient_curvature)
+        if noise.measured_norm_squared > 0 and noise.variance > 0:  # else it shows no noise
+            size = noise.measured_norm_squared  # not to let the large gradients of the first steps decide
+            simple.update(noise.variance, noise.gradient_norm_squared, scale=size)
+            critical.update(noise.curvature_variance, noise.gradient_curvature, scale=size)
     scale = simple.ratio
     if math.isnan(scale):
         raise ValueError(

@@ -37,6 +37,7 @@ from lightning_gap.recipes.results import (
     write_table,
 )
 from lightning_gap.recipes.results_folder import claim_folder, release_folder
+from lightning_gap.recipes.stopping import exit_status, kept, stoppable
 from lightning_gap.recipes.terms import terms
 
 _LIGHTNINGS_TALK = (
@@ -58,12 +59,12 @@ def main(args: Sequence[str] | None = None) -> int:
     if command == "list":
         print_list()
         return 0
-    with _spoken_plainly():
+    with _spoken_plainly(), stoppable():
         return _run(given)
 
 
 def _run(given: Namespace) -> int:
-    command = given.subcommand
+    command, made = given.subcommand, None
     try:
         if command == "copy":
             print(f"written: {copy_recipe(given.copy.recipe, given.copy.folder)}")
@@ -75,15 +76,23 @@ def _run(given: Namespace) -> int:
             claim_folder(made)
         return _execute(made)
     except CannotStartError as error:
-        if is_first_process():
+        if made is not None and is_first_process():
             release_folder(made)
         return _refused(command, error)
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _refused(command, error)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status = exit_status(stop)
+        if status is None:
+            raise
+        if is_first_process():
+            told = "stopped; nothing is kept" if command == "advise" else kept(made)
+            print(f"lightning-gap {command}: {told}", file=sys.stderr)
+        return status
 
 
 def _refused(command: str, error: Exception) -> int:
-    print(f"lightning-gap {command}: error: {error}", file=sys.stderr)
+    print(f"lightning-gap {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 
@@ -144,11 +153,7 @@ def _settings(given: Namespace) -> Settings:
 def _execute(made: Plan) -> int:
     first = is_first_process()
     console = Console(highlight=False, quiet=not first)
-    try:
-        outcomes = run_all(made, console.print)
-    except (KeyboardInterrupt, SystemExit):
-        console.print(f"stopped; go on with the same command and --output {made.output} --resume")
-        raise
+    outcomes = run_all(made, console.print)
     if not first:
         return 0
     table = rows(made, outcomes)

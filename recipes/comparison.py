@@ -71,9 +71,10 @@ def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: 
             progress=progress,
             trainer=settings.trainer,
         )
-    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+    except Exception as error:  # of whatever type Lightning, a network or a callback ends with
         if progress.last_epoch is None:  # no batch was trained on: what was asked for cannot work
-            raise CannotStartError(" ".join(f"{name}: {error}".split())) from error
+            kind = "" if isinstance(error, ValueError | MisconfigurationException) else f"{type(error).__name__}: "
+            raise CannotStartError(" ".join(f"{name}: {kind}{error}".split())) from error
         raise
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_gap import BatchPlan, GhostBatchNormSwap
+from lightning_gap import BatchPlan, GhostBatchNormSwap, LearningRateScaling
 from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.catalogue import recipe
 from lightning_gap.recipes.checks import check_numbers, check_settings, completed
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import DATASETS, FolderData, FolderImages, InMemoryData, Splits
+from lightning_gap.recipes.network_check import check_network
 from lightning_gap.recipes.recipe import Numbers, Recipe, chosen
 from lightning_gap.recipes.regimes import REGIMES, Regime
 from lightning_gap.recipes.trainer import check_trainer, instantiated
@@ -178,13 +179,19 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def _check_network(plan: Plan) -> nn.Module:
-    """Build it once, on no device, with the user's options."""
+    """Build it once with the user's options, and let it take two samples."""
+    settings, splits = plan.settings, plan.splits
+    two = [splits.train[index] for index in (0, len(splits.train) - 1)]
+    batch = (
+        torch.stack([torch.as_tensor(inputs) for inputs, _ in two]),
+        torch.tensor([int(target) for _, target in two]),
+    )
     try:
-        with torch.device("meta"):
-            return plan.new_network(0)
-    except Exception as error:  # of whatever type a network, the user's own too, fails with
-        options = ", ".join(f"{name}={value!r}" for name, value in plan.settings.network.items())
-        raise ValueError(f"{plan.settings.recipe} cannot be built with network options {options}: {error}") from error
+        return check_network(lambda: plan.new_network(0), batch, classes=splits.num_classes)
+    except ValueError as error:
+        options = ", ".join(f"{name}={value!r}" for name, value in settings.network.items())
+        given = f" with network options {options}" if options else ""
+        raise ValueError(f"the network of {settings.recipe}{given}, on {plan.data_name}: {error}") from error
 
 
 def _check_regime(plan: Plan, name: str, network: nn.Module) -> None:
@@ -209,13 +216,36 @@ def _check_callbacks(plan: Plan, name: str, regime: Regime) -> None:
     ours = {
         type(callback) for callback in (*regime.callbacks, *monitors(plan.data(regime, 0), plan.settings.epsilon, 1))
     }
-    users = instantiated(plan.settings.trainer).get("callbacks") or []
-    for callback in users if isinstance(users, list) else [users]:
+    found = instantiated(plan.settings.trainer).get("callbacks") or []
+    users = found if isinstance(found, list) else [found]
+    for callback in users:
         if type(callback) in ours:
             raise ValueError(
                 f"trainer.callbacks has a {type(callback).__name__}, and the regime {name!r} brings its own; leave "
                 "yours out, or change the recipe's numbers"
             )
+    if all(type(callback).__module__.startswith("lightning.pytorch.callbacks") for callback in users):
+        logged = _logged_every_epoch(plan, regime)  # nobody else logs
+        for callback in users:
+            wanted = getattr(callback, "monitor", None)
+            if isinstance(wanted, str) and wanted not in logged and getattr(callback, "strict", True):
+                raise ValueError(
+                    f"trainer.callbacks has a {type(callback).__name__} on {wanted!r}, which is not logged in every "
+                    f"epoch; these are: {', '.join(logged)}"
+                )
+
+
+def _logged_every_epoch(plan: Plan, regime: Regime) -> list[str]:
+    """The names that a callback can find at the end of the first epoch, and of each other."""
+    data, settings = plan.data(regime, 0), plan.settings
+    splits = ["train", *(["validation"] if len(data.validation) else [])]
+    logged = [f"{split}/{value}" for split in splits for value in ("loss", "accuracy")]
+    if (settings.measure_every_n_epochs or 1) * regime.epochs // plan.numbers.epochs == 1:
+        keys = (key for monitor in monitors(data, settings.epsilon, 1) for key in getattr(monitor, "keys", ()))
+        logged += [key for key in keys if "/log_" not in key and "_final" not in key]  # which take more than one epoch
+    if any(isinstance(callback, LearningRateScaling) for callback in regime.callbacks):
+        logged += ["lr/effective", "lr/scale", "batch/effective"]
+    return logged
 
 
 def _check_ghosts(plan: Plan, regime: Regime) -> None:

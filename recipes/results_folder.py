@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import yaml
 
+from lightning_gap.recipes.checkpoints import newest_checkpoint
 from lightning_gap.recipes.plan import Plan
-from lightning_gap.recipes.training import OUTCOME, UNREADABLE, WEIGHTS, Outcome, newest_checkpoint
+from lightning_gap.recipes.training import OUTCOME, UNREADABLE, WEIGHTS, Outcome
 
 CONFIG = "config.yaml"
 _MAY_CHANGE = {"regimes", "trials", "data_dir", "download", "num_workers", "output", "resume"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -67,6 +68,9 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
             f"trainer.precision={users['precision']!r} keeps the weights in half precision, in which no sharpness can "
             "be measured; use 16-mixed or bf16-mixed"
         )
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "max_steps", "limit_train_batches"):
+        if users.get(name) == 0 or (name.endswith(("batches", "epoch")) and _is_negative(users.get(name))):
+            raise ValueError(f"trainer.{name}={users[name]} cannot be used here; use more than 0, or leave it out")
     try:
         return Trainer(max_epochs=1, **{**OURS, **instantiated(users), "logger": False})
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
@@ -84,13 +88,25 @@ def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
         chosen("argument of the Trainer", name, signature(Trainer).parameters)
     if not users:
         return {}
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
     try:
         parsed = make(parser.parse_object({"trainer": dict(users)}))["trainer"]
-    except ArgumentError as error:
-        raise ValueError(" ".join(str(error).partition("Errors:")[0].split())) from error
+    except Exception as error:  # of whatever type a class of the user's choice ends with
+        raise ValueError(_reason(error)) from error
     return {name: parsed[name] for name in users}
+
+
+def _reason(error: Exception) -> str:
+    """Of what jsonargparse tells of every type that a value could have had: what was wrong with the class."""
+    told = re.search(
+        r"Errors:\s*- (?!Expected|Not a valid)(.*?)(?:\n\s*- (?:Expected|Not a valid)|$)", str(error), re.DOTALL
+    )
+    return " ".join((told[1] if told else str(error).partition("Errors:")[0]).split())
+
+
+def _is_negative(value: Any) -> bool:
+    return isinstance(value, int | float) and value < 0

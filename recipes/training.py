@@ -13,8 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.distributed import barrier, is_available, is_initialized, new_group
@@ -30,8 +29,16 @@ from lightning_gap.functional import (
     recomputed_statistics,
     sharpness_profile,
 )
+from lightning_gap.recipes.checkpoints import (
+    check_fits,
+    newest_checkpoint,
+    remove_checkpoints,
+    savers,
+    write_whole_files,
+)
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import Batch, FolderData, InMemoryData
+from lightning_gap.recipes.first_process import is_first_process
 from lightning_gap.recipes.networks import zero_last_gammas
 from lightning_gap.recipes.progress import EpochProgress
 from lightning_gap.recipes.regimes import Regime
@@ -39,8 +46,6 @@ from lightning_gap.recipes.trainer import make_trainer
 
 OUTCOME, WEIGHTS = "outcome.json", "weights.pt"
 UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, UnpicklingError, ValueError)  # what a damaged file ends in
-SAVED_EVERY = timedelta(minutes=5)
-ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def train(
 ) -> Outcome | None:
     """Train ``network`` from the weights it holds and measure the result.
 
-    Goes on from the newest checkpoint in ``folder``, if there is one. When the run is done the folder holds
+    Goes on from the newest whole checkpoint in ``folder``, if there is one. When the run is done the folder holds
     ``weights.pt``, the final `state_dict`, and ``outcome.json``.
 
     Returns:
@@ -122,11 +127,14 @@ def train(
     initial = [weight.detach().clone() for weight in network.parameters()]
     module = Classifier(network, regime.numbers, [*regime.callbacks, *monitors(data, epsilon, measure_every_n_epochs)])
     users = trainer or {}
-    saving = _checkpoints(folder, regime.epochs) if users.get("enable_checkpointing", True) else []
+    newest = newest_checkpoint(folder, warn=is_first_process())
+    check_fits(newest, module)
+    saving = savers(folder, regime.epochs) if users.get("enable_checkpointing", True) else []
     fitting = make_trainer(
         users, {"max_epochs": regime.epochs, **regime.trainer}, callbacks=[progress, *saving], logger=logger
     )
-    fitting.fit(module, data, ckpt_path=newest_checkpoint(folder))
+    write_whole_files(fitting)
+    fitting.fit(module, data, ckpt_path=newest)
     with _others_waiting():
         if not fitting.is_global_zero:
             return None
@@ -134,8 +142,7 @@ def train(
         outcome = _measure(network, initial, data, epsilon, regime=regime, trainer=fitting, progress=progress)
         torch.save(network.cpu().state_dict(), folder / WEIGHTS)
         outcome.save(folder / OUTCOME)
-        for used in folder.glob("*.ckpt"):
-            used.unlink()
+        remove_checkpoints(folder)
         return outcome
 
 
@@ -180,44 +187,6 @@ def monitors(data: InMemoryData | FolderData, epsilon: tuple[float, ...], every:
     if len(data.validation):
         found.append(GeneralizationGapMonitor(every_n_epochs=every, max_time_share=None))
     return found
-
-
-def _checkpoints(folder: Path, epochs: int) -> list[ModelCheckpoint]:
-    """At the ends of epochs, and by the clock where epochs are long."""
-    return [
-        ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, epochs // 10)),
-        _InsideEpochs(folder, filename="{epoch}-inside", train_time_interval=SAVED_EVERY),
-    ]
-
-
-class _InsideEpochs(ModelCheckpoint):
-    """Save after whole optimizer steps, and not with an epoch's last batch, from where Lightning resumes wrongly."""
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        done = batch_idx + 1
-        if done < trainer.num_training_batches and done % (ASKED_EVERY * trainer.accumulate_grad_batches) == 0:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of a run with the most steps, if it has one.
-
-    Raises:
-        ValueError: If one is damaged.
-    """
-
-    def steps(path: Path) -> int:
-        try:
-            return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-        except UNREADABLE as error:
-            raise ValueError(
-                f"the checkpoint {str(path)!r} cannot be read ({type(error).__name__}); delete it to go on from the "
-                "one before, or from the beginning"
-            ) from error
-
-    return max(folder.glob("epoch=*.ckpt"), key=steps, default=None)
 
 
 def _be_ready_to_measure(network: nn.Module, device: torch.device) -> None:

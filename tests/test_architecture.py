@@ -10,13 +10,16 @@ THIRD_PARTY = {
     "functional": {"torch"},
     "data": {"torch"},
     "logging": {"torch", "matplotlib"},
-    "callbacks": {"torch", "lightning", "lightning_utilities", "numpy"},
+    "callbacks": {"torch", "torchmetrics", "lightning", "lightning_utilities", "numpy"},
 }
 OURS = {
     "functional": {"functional"},
     "data": {"data", "functional"},
     "logging": {"logging", "functional"},
-    "callbacks": {"callbacks", "functional", "data", "logging", "_lightning", "_refusals", "_resume", "_train_loader"},
+    "callbacks": {
+        *("callbacks", "functional", "data", "logging"),
+        *("_batches", "_checkpoint_file", "_lightning", "_refusals", "_resume", "_train_loader", "_trained"),
+    },
 }
 STANDARD = set(__import__("sys").stdlib_module_names)
 

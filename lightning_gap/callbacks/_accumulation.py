@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from .._lightning import (
+    callbacks_of,
     ends_accumulation,
-    processes_hold_equally_many,
-    samples_in,
-    sum_over_processes,
+    is_first_that,
+    process_group,
     zeroes_gradients,
 )
 from ..functional.accumulation import AccumulationWindow
+from ..functional.processes import sum_over_processes
+from ._sample_counter import Count, SampleCounter, number_counted
 
 
 class ExactWindows:
@@ -25,52 +29,136 @@ class ExactWindows:
         count: What the mean of the loss is taken over, from a batch; the samples by default.
     """
 
-    def __init__(self, count: Callable[[Any], float] | None = None) -> None:
+    def __init__(self, count: Count | None = None) -> None:
         self._count = count
+        self.counter = SampleCounter()
+        self.scale = 1.0  # what the gradients before the last micro-batch were multiplied by
         self._window = AccumulationWindow()
         self._batch: Any = None
+        self._failure: Exception | None = None
+        self._hooks: list[Any] = []
+        self._first_batch = self._told = False
+
+    def start(self, trainer: Trainer) -> None:
+        """Training begins."""
+        self.counter.start(told=bool(_counts_given(trainer)))
+        self.begin()
+        self._first_batch, self._told, self._failure = True, False, None
 
     def begin(self) -> None:
-        """Forget a window that was left unfinished."""
-        self._window = AccumulationWindow()
+        """An epoch begins; a window that was left unfinished is forgotten."""
+        self.counter.begin_pass()
+        self._window, self.scale = AccumulationWindow(), 1.0
+        self.after_backward()
 
-    def see(self, batch: Any) -> None:
-        """Keep the batch that comes next until its loss is there; counted only where it matters."""
+    def see(self, trainer: Trainer, batch: Any, batch_idx: int, *, weighs: bool) -> None:
+        """Keep the batch that comes next until its loss is there; counted only where it matters.
+
+        Args:
+            trainer: Hands it out.
+            batch: As `training_step` gets it.
+            batch_idx: Its number in the epoch.
+            weighs: Whether `weigh` will be called with its loss: of several callbacks one does it.
+
+        Raises:
+            ValueError: With the first batch, if it must be counted in this run and cannot be.
+        """
         self._batch = batch
+        self.counter.see(trainer, batch, batch_idx)
+        if self._first_batch:
+            self._first_batch = False
+            if weighs and _will_be_weighed(trainer):
+                raise_on_all_processes(trainer, self._check_first_batch)
 
     def weigh(self, trainer: Trainer, loss: Tensor) -> None:
         """Weigh a loss that is about to go backward, and with the last one of a window all that came before."""
         divisor = trainer.accumulate_grad_batches
         self._refuse_or_clear(trainer)
-        if divisor == 1 and trainer.world_size == 1 and self._window.micro_batches == 0:
+        alone = divisor == 1 and trainer.world_size == 1 and self._window.micro_batches == 0
+        if alone and self._count is None:
             return
-        weight = self._window.add(self._samples_in(self._batch), divisor=divisor)
+        samples = self._samples(trainer)
+        weight = self._window.add(samples, divisor=divisor)
         if ends_accumulation(trainer):
-            alike = self._count is None and processes_hold_equally_many(trainer)
+            is_last = trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches  # whose shares may differ
+            alike = trainer.world_size == 1 or (self._count is None and self.counter.is_certain and not is_last)
             own = self._window.samples
-            total = own * trainer.world_size if alike else sum_over_processes(trainer, own)
+            total = own * trainer.world_size if alike else self._sum(trainer, own)
             scale = self._window.finish(total, processes=trainer.world_size)
             if self._window.micro_batches > 1:
                 _scale_gradients(trainer, scale)
+                self.scale = scale
+            if total == 0:
+                self._say_that_nothing_counts()
             weight *= scale
             self._window = AccumulationWindow()
-        if weight != 1.0:
+        if samples == 0:
+            self._leave_out(trainer)
+        elif weight != 1.0:
             loss.register_hook(lambda gradient: gradient * weight)  # type: ignore[no-untyped-call]
+
+    def after_backward(self) -> None:
+        """The next gradient counts again."""
+        if self._hooks:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
 
     def step(self, trainer: Trainer) -> None:
         """The optimizer steps; a window whose last micro-batch had no loss (`training_step` gave None) ends here."""
         if self._window.micro_batches:
             _scale_gradients(trainer, self._window.finish(self._window.samples))
+            if self._window.samples == 0:
+                self._say_that_nothing_counts()
             self._window = AccumulationWindow()
 
-    def _samples_in(self, batch: Any) -> float:
-        samples = samples_in(batch) if self._count is None else float(self._count(batch))
-        if samples is None:
+    def _samples(self, trainer: Trainer) -> float:
+        if self._window.micro_batches == 0:
+            self.scale = 1.0
+        try:
+            return self.counter.samples_or_latest() if self._count is None else number_counted(self._count(self._batch))
+        except Exception as error:
+            if trainer.world_size == 1:
+                raise
+            self._failure = error  # raised with the sum over processes, where the others wait
+            return 0.0
+
+    def _sum(self, trainer: Trainer, own: float) -> float:
+        """The samples of a window over all processes."""
+
+        def compute() -> tuple[list[float], list[Tensor]]:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            return [own], []
+
+        group, device = process_group(trainer), trainer.strategy.root_device
+        (total,), _ = sum_over_processes(compute, numbers=1, process_group=group, device=device)
+        return total
+
+    def _check_first_batch(self) -> None:
+        if self._count is not None:
+            number_counted(self._count(self._batch))
+        elif self.counter.samples() is None:
             raise ValueError(
-                f"cannot tell how many samples a {type(batch).__name__} holds, by which micro-batches are weighed; add "
-                "ExactAccumulation(count=...) with a function of the batch"
+                f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
+                "weighed: the loader does not state it, and the first axes of its tensors differ or may be something "
+                "else; pass count=..., a function of the batch, to this callback or ExactAccumulation(count=...)"
             )
-        return samples
+
+    def _leave_out(self, trainer: Trainer) -> None:
+        """Let the next gradient be zero, also where the loss is 0 / 0 and its gradient is NaN."""
+        for weight in _weights_of_optimizers(trainer):
+            if weight.requires_grad:
+                self._hooks.append(weight.register_hook(torch.zeros_like))  # type: ignore[no-untyped-call]
+
+    def _say_that_nothing_counts(self) -> None:
+        if not self._told:
+            self._told = True
+            rank_zero_warn(
+                "every micro-batch of a step counts for nothing: count gave 0 for all of them, so that the gradient of "
+                "the step is zero; leave such batches out if the optimizer's momentum and weight decay are to wait too"
+            )
 
     def _refuse_or_clear(self, trainer: Trainer) -> None:
         """Lightning zeroes gradients where the batch index is a multiple of the factor, wherever a window begins."""
@@ -86,8 +174,61 @@ class ExactWindows:
             )
 
 
+def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
+    """Run a check on each process; what fails on one of them ends on all of them."""
+
+    def compute() -> tuple[list[float], list[Tensor]]:
+        check()
+        return [], []
+
+    group, device = process_group(trainer), trainer.strategy.root_device
+    sum_over_processes(compute, numbers=0, process_group=group, device=device)
+
+
+def refuse_different_counts(trainer: Trainer) -> None:
+    """Raise if callbacks were given different functions to count a batch with; only one of them weighs it."""
+    counts = _counts_given(trainer)
+    if any(count != counts[0][1] for _, count in counts):
+        names = " and ".join(name for name, _ in counts)
+        raise ValueError(
+            f"{names} have different count functions, and a batch is weighed once; give count to one of them"
+        )
+
+
+def scale_of_last_window(trainer: Trainer) -> float:
+    """What the micro-batches' gradients before the last one were multiplied by when their window ended."""
+    for other in callbacks_of(trainer):
+        if getattr(other, "weighs_accumulation", False) and is_first_that(trainer, other, "weighs_accumulation"):
+            windows = getattr(other, "_windows", None)
+            return windows.scale if isinstance(windows, ExactWindows) else 1.0
+    return 1.0
+
+
+def _counts_given(trainer: Trainer) -> list[tuple[str, Count]]:
+    """The functions by which users count batches, with the callback that they were given to."""
+    same = [other for other in callbacks_of(trainer) if getattr(other, "weighs_accumulation", False)]
+    counts = [(type(other).__name__, getattr(other, "count", None)) for other in same]
+    return [(name, count) for name, count in counts if count is not None]
+
+
+def _will_be_weighed(trainer: Trainer) -> bool:
+    """Whether micro-batches are weighed at some time of this run, as far as it is known."""
+    factors = [trainer.accumulate_grad_batches, trainer.world_size]
+    for other in callbacks_of(trainer):
+        factors.append(int(getattr(other, "most_accumulation_planned", 1)))
+        if any(kind.__name__ == "GradientAccumulationScheduler" for kind in type(other).__mro__):
+            factors += getattr(other, "scheduling", {}).values()
+    return max(factors) > 1 or bool(_counts_given(trainer))
+
+
 def _scale_gradients(trainer: Trainer, scale: float) -> None:
     if scale != 1.0:
-        for parameter in trainer.lightning_module.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
+        for weight in _weights_of_optimizers(trainer):
+            if weight.grad is not None:
+                weight.grad.mul_(scale)
+
+
+def _weights_of_optimizers(trainer: Trainer) -> Iterator[Tensor]:
+    """What the optimizers train, each once; the gradients of other weights are nobody's."""
+    groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+    yield from {id(weight): weight for group in groups for weight in group["params"]}.values()

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from typing import Any, TypeVar
 
+from torch import Tensor
 
-def check_counts(**counts: int) -> None:
-    """Raise the one error that names the argument if a count is not a whole number of at least 1."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+from ..functional._validation import function
+from ..functional.counts import check_counts as check_counts
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def check_batches(**given: Iterable[Any] | None) -> None:
-    """Raise if batches come as an iterator, which would be used up by the first fit."""
+    """Raise if batches come as one batch, or as an iterator, which would be used up by the first fit."""
     for name, batches in given.items():
         if isinstance(batches, Iterator):
             raise ValueError(
                 f"{name} is a {type(batches).__name__}, which can be read once only; pass a list of batches"
             )
+        one = isinstance(batches, Tensor | str | bytes | Mapping | Set) or hasattr(batches, "__array__")
+        if batches is not None and (one or not _can_be_read(batches)):
+            raise ValueError(f"{name} must be a list of batches, got a {type(batches).__name__}; pass {name}=[batch]")
+
+
+def optional_function(name: str, value: Function | None, takes: str = "(module, batch)") -> Function | None:
+    """Give back a function or None; raise if it is neither."""
+    return None if value is None else function(name, value, takes)
+
+
+def _can_be_read(batches: Any) -> bool:
+    return isinstance(batches, Iterable) or hasattr(batches, "__getitem__")

@@ -5,34 +5,40 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .._lightning import (
-    averages_weights_now,
+from .._batches import (
     drops_last_batch,
-    is_first_that,
     micro_batch_size,
-    samples_in,
+    nominal_size,
+    samples_of_last_batch,
     samples_per_process,
     states_its_batches,
+)
+from .._lightning import (
+    averages_weights_now,
+    is_first_that,
     step_schedulers_with_a_length,
     validation_interval,
     writes_logs_now,
 )
-from .._refusals import refuse_different_settings, refuse_other_accumulation, refuse_several_that
-from .._resume import epoch_of, go_on_where_saved
+from .._refusals import refuse_other_accumulation, refuse_several_that
+from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
 from .._train_loader import TrainLoaderSize
 from ..functional.batch_size import Split, split_batch
-from ._accumulation import ExactWindows
+from ._accumulation import ExactWindows, raise_on_all_processes, refuse_different_counts
 from ._arguments import check_counts
+from ._callback import GapCallback
+from ._sample_counter import Count, check_count
+from ._single_samples import SingleSamples
 
 
-class BatchSizeCallback(Callback):
+class BatchSizeCallback(GapCallback):
     """Sets the batch size of each epoch: the size of the loader, and how many of its batches make a step.
 
     The size of the first epoch is set before the loader is made; those of later epochs as soon as the epoch before is
@@ -42,19 +48,27 @@ class BatchSizeCallback(Callback):
 
     sets_batch_size = True
     weighs_accumulation = True
+    may_change: ClassVar[tuple[str, ...]] = ("max_micro_batch", "batch_arg_name")
 
-    def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str) -> None:
+    def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
         if max_micro_batch is not None:
             check_counts(max_micro_batch=max_micro_batch)
-        self.max_micro_batch = max_micro_batch
+        if not isinstance(batch_arg_name, str):
+            raise ValueError(f"batch_arg_name must be the name of an attribute, got {batch_arg_name!r}")
+        check_count(count)
+        self.max_micro_batch = None if max_micro_batch is None else int(max_micro_batch)
         self.batch_arg_name = batch_arg_name
-        self._windows = ExactWindows()
+        self.count = count
+        self._windows = ExactWindows(count)
+        self._weighs = False
+        self._one_sample = SingleSamples()
         self._loader: TrainLoaderSize | None = None
         self._users_accumulation = 1
         self._set: Split | None = None  # what loader and Trainer were told
-        self._checks_batch = False
+        self._checks_batch = self._first_batch = self._told = False
         self._plan: list[Split] = []  # as far as it is known
         self.planned_micro_batch_sizes: set[int] = set()  # in it
+        self.most_accumulation_planned = 1
 
     @abstractmethod
     def _split_at(self, trainer: Trainer, epoch: int) -> Split | None:
@@ -65,33 +79,39 @@ class BatchSizeCallback(Callback):
             return
         refuse_several_that(trainer, "sets_batch_size", because="each would undo what the other sets")
         refuse_other_accumulation(trainer, self)
+        refuse_different_counts(trainer)
         self._users_accumulation = trainer.accumulate_grad_batches
         self._loader = TrainLoaderSize(trainer, self.batch_arg_name)
         self._set = None
         self._plan = self._planned(trainer)
         self.planned_micro_batch_sizes = {split.micro_batch_size for split in self._plan}
+        self.most_accumulation_planned = max((split.accumulate for split in self._plan), default=1)
         self._prepare(trainer, trainer.current_epoch)
         self._accumulate(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        recall_epoch(trainer, checkpoint)
         if self._loader is not None:  # the fit's own, not one of `validate` or `test`
             self._recall(trainer, checkpoint)
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
             self._accumulate(trainer)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._plan)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         loader = self._its_loader
         go_on_where_saved(trainer)
         if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
             loader.reload_now()
             go_on_where_saved(trainer)
         self._accumulate(trainer)
-        self._windows.begin()
+        self._windows.start(trainer)
+        self._weighs = is_first_that(trainer, self, "weighs_accumulation")
         self._check_run(trainer)
         self._check_loader(trainer)
+        known = (nominal_size(trainer.train_dataloader), self.micro_batch_size_set)
+        loader.prove(size for size in self._sizes_to_prove(trainer) if size not in known)
+        self._first_batch, self._told = True, False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._its_loader.reloaded()
@@ -101,20 +121,20 @@ class BatchSizeCallback(Callback):
         self._windows.begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._windows.see(batch)
+        self._windows.see(trainer, batch, batch_idx, weighs=self._weighs)
         if self._checks_batch and self._set is not None:
             self._checks_batch = False
-            size, wanted = samples_in(batch), self._set.micro_batch_size
-            short = trainer.num_training_batches == 1 and (size or 0) < wanted
-            if size not in (None, wanted) and not short:
-                raise ValueError(
-                    f"the batch size was set to {self._set.micro_batch_size} samples for each process and batch, but a "
-                    f"batch holds {size}; let train_dataloader() read its batch size from self.{self.batch_arg_name}"
-                )
+            self._check_batch(trainer, self._set.micro_batch_size)
+        self._first_batch = False
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if is_first_that(trainer, self, "weighs_accumulation"):
+        if self._weighs:
             self._windows.weigh(trainer, loss)
+        if self._one_sample.watches:
+            self._one_sample.check()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._windows.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._windows.step(trainer)
@@ -137,8 +157,14 @@ class BatchSizeCallback(Callback):
         self._restore(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        keep_epoch(trainer, checkpoint)
         if self._loader is not None:
             self._loader.hide_from(checkpoint)
+
+    def _settings_of_process(self, trainer: Trainer) -> dict[str, Any]:
+        plan = [[split.micro_batch_size, split.accumulate] for split in self._plan]
+        return super()._settings_of_process(trainer) | {"micro-batches and their sizes": plan}
 
     def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         """Take what decides about the size from a checkpoint."""
@@ -194,6 +220,32 @@ class BatchSizeCallback(Callback):
         if self._set is not None:
             self._its_loader.check(self._set.micro_batch_size)
 
+    def _check_batch(self, trainer: Trainer, wanted: int) -> None:
+        """Whether the first batch of an epoch has the size that was set; an error only before the first step."""
+        size = self._windows.counter.samples()
+        short = trainer.num_training_batches == 1 and (size or 0) < wanted
+        text = (
+            f"the batch size was set to {wanted} samples for each process and batch, but a batch holds {size}; let "
+            f"train_dataloader() read its batch size from self.{self.batch_arg_name}"
+        )
+
+        def check() -> None:
+            if size not in (None, wanted) and not short:
+                raise ValueError(text)
+
+        if self._first_batch:
+            raise_on_all_processes(trainer, check)
+        elif size not in (None, wanted) and not short and not self._told:
+            self._told = True
+            rank_zero_warn(text)
+
+    def _sizes_to_prove(self, trainer: Trainer) -> list[int]:
+        """Of the sizes to come a few, for which the loader is made as a trial: the next, the largest, the smallest."""
+        sizes = [split.micro_batch_size for split in self._plan]
+        now = sizes[0] if self._set is None and sizes else self.micro_batch_size_set
+        following = [size for size in sizes if size != now][:1]
+        return list(dict.fromkeys([*following, max(sizes), min(sizes)])) if sizes else []
+
     def _check_run(self, trainer: Trainer) -> None:
         """Raise before the first step where a size that comes later cannot work."""
         samples = samples_per_process(trainer)
@@ -213,6 +265,9 @@ class BatchSizeCallback(Callback):
                 f"{max(self.planned_micro_batch_sizes)} samples, {fewest}; use a fraction, at most {fewest}, or "
                 "check_val_every_n_epoch=None"
             )
+        self._one_sample.begin(
+            trainer, [(split, samples_of_last_batch(trainer, split.micro_batch_size)) for split in self._plan]
+        )
         if trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and len(planned) == trainer.max_epochs:
             lengths = ((_batches(trainer, samples, split.micro_batch_size), split.accumulate) for split in self._plan)
             self._check_schedulers(trainer, sum(math.ceil(batches / window) for batches, window in lengths))
@@ -242,6 +297,7 @@ class BatchSizeCallback(Callback):
         trainer.accumulate_grad_batches = self._users_accumulation if self._set is None else self._set.accumulate
 
     def _restore(self, trainer: Trainer) -> None:
+        self._one_sample.end()
         if self._loader is not None:
             self._loader.restore()
             self._loader = None

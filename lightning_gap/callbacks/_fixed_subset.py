@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.data import extract_batch_size
-from torch.utils.data import DataLoader, IterableDataset
 
-from .._lightning import same_random_numbers, samples_served
-from ..functional.fixed_subset import FixedSubset
+from .._lightning import same_random_numbers
+from ..functional._sample_count import guess_samples
+from ._loader_subset import LoaderSubset, loader_subset
+
+Count = Callable[[Any], int]
 
 
 class Batches(NamedTuple):
@@ -22,79 +22,90 @@ class Batches(NamedTuple):
 
 
 def fixed_subsets(
-    sources: Mapping[str, tuple[Iterable[Any] | None, Any]], *, samples: int, chunk_size: int, seed: int
+    sources: Mapping[str, tuple[Iterable[Any] | None, Any]],
+    *,
+    samples: int,
+    chunk_size: int,
+    seed: int,
+    count: Count | None = None,
 ) -> dict[str, Batches]:
     """Fix the batches that a monitor measures on: those the user gave, or equally many samples drawn from each loader.
 
-    A loader itself is never iterated, which would move its generator and its workers: samples are taken from the data
-    set behind it and collated into nearly equal chunks. Random transforms in the data set are applied once and stay.
+    The loader of the run is never iterated, which would move its generator and its workers; see `loader_subset`.
+    Random transforms in the data set are applied once and stay.
 
     Args:
         sources: For each argument of the callback the batches given in it, or ``None``, and the loader to draw from.
         samples: Samples to draw; fewer if one of the data sets is smaller.
         chunk_size: Most samples in one batch.
         seed: Seed of the draw, and of random transforms.
+        count: What a batch counts for in the mean; the samples drawn for it by default.
 
     Returns:
         For each argument its batches.
 
     Raises:
-        ValueError: If a loader has no indexable data set, there is nothing to measure on, or the number of samples
-            in a batch cannot be told.
+        ValueError: If no samples can be drawn from a loader, there is nothing to measure on, or the number of samples
+            in a batch that was given cannot be told.
     """
-    loaders = {name: loader for name, (given, loader) in sources.items() if given is None}
-    size = min([samples, *(len(_dataset(loader, name)) for name, loader in loaders.items())])
-    found: dict[str, Batches] = {}
+    subsets = {
+        name: subset(loader, name, samples, chunk_size, seed)
+        for name, (given, loader) in sources.items()
+        if given is None
+    }
+    size = min([samples, *(sum(found.sizes) for found in subsets.values())])
+    fixed: dict[str, Batches] = {}
     with same_random_numbers():
         torch.manual_seed(seed)
-        for name, (given, _) in sources.items():
+        for name, (given, loader) in sources.items():
+            drawn_sizes = None
             if given is None:
-                given = subset(loaders[name], name, size, chunk_size, seed) if size else ()
+                found = subset(loader, name, size, chunk_size, seed)
+                given, drawn_sizes = found, found.sizes
             batches = list(given)
             if not batches:
                 raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
-            found[name] = Batches(batches, _sizes(batches, name))
-    return found
+            fixed[name] = Batches(batches, _sizes(batches, name, drawn_sizes, count))
+    return fixed
 
 
-def drawn(loader: Any, argument: str, samples: int, chunk_size: int, seed: int) -> Batches:
+def drawn(loader: Any, argument: str, samples: int, chunk_size: int, seed: int, count: Count | None = None) -> Batches:
     """Samples of the loader's data set, read once and held."""
     with same_random_numbers():
         torch.manual_seed(seed)
-        batches = list(subset(loader, argument, samples, chunk_size, seed))
-    return Batches(batches, _sizes(batches, argument))
+        found = subset(loader, argument, samples, chunk_size, seed)
+        batches = list(found)
+    return Batches(batches, _sizes(batches, argument, found.sizes, count))
 
 
-def subset(loader: Any, argument: str, samples: int | None, chunk_size: int, seed: int) -> FixedSubset:
+def subset(loader: Any, argument: str, samples: int | None, chunk_size: int, seed: int) -> LoaderSubset:
     """Samples of the loader's data set, read when asked for; for one seed a smaller choice begins a larger one."""
-    dataset = _dataset(loader, argument)
-    collate = getattr(_single(loader), "collate_fn", None)
-    return FixedSubset(dataset, samples=samples, chunk_size=chunk_size, seed=seed, collate_fn=collate)
+    return loader_subset(loader, argument, samples=samples, chunk_size=chunk_size, seed=seed)
 
 
-def _sizes(batches: list[Any], argument: str) -> list[int]:
-    try:
-        return [extract_batch_size(batch) for batch in batches]
-    except (MisconfigurationException, RecursionError) as error:
+def _sizes(batches: list[Any], argument: str, drawn_sizes: list[int] | None, count: Count | None) -> list[int]:
+    """What each batch counts for: what the user says, the samples that were drawn for it, or what it says itself."""
+    if count is not None:
+        return [counted(count, batch) for batch in batches]
+    if drawn_sizes is not None:
+        return drawn_sizes
+    sizes = [guess_samples(batch) for batch in batches]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        unknown = batches[sizes.index(None)]
         raise ValueError(
-            f"cannot tell how many samples a {type(batches[0]).__name__} holds; pass {argument}=..., a list of batches "
-            "made of tensors, lists, tuples and dicts"
-        ) from error
-
-
-def _single(loader: Any) -> Any:
-    """A list of one loader, as Lightning accepts it for validation, is that loader."""
-    return loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader
-
-
-def _dataset(loader: Any, argument: str) -> Any:
-    loader = _single(loader)
-    dataset = getattr(loader, "dataset", None)
-    of_single_samples = not (isinstance(loader, DataLoader) and loader.batch_sampler is None)
-    indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if not (indexable and of_single_samples) or isinstance(dataset, IterableDataset):
-        raise ValueError(
-            f"cannot draw a fixed subset from {type(loader).__name__}: it has no data set of single samples to "
-            f"index; pass {argument}=..., a list of batches to measure on"
+            f"cannot tell how many samples a {type(unknown).__name__} of {argument} holds: its tensors do not agree on "
+            "a first axis; pass count=..., a function of the batch"
         )
-    return samples_served(loader, dataset)
+    return known
+
+
+def counted(count: Count, batch: Any) -> int:
+    """What the user says that a batch counts for, checked."""
+    number = count(batch)
+    if isinstance(number, bool) or int(number) != number or number < 1:
+        raise ValueError(
+            f"count must give a whole number of at least 1 for each batch to measure on, got {number!r} for a "
+            f"{type(batch).__name__}"
+        )
+    return int(number)

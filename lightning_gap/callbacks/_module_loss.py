@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
+from torch import Tensor, nn
 
-from .._lightning import process_group, to_device
+from .._lightning import process_group
 from .._refusals import refuse_sync_batch_norm
+from .._trained import trained_weights as weights_of_optimizers
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ..functional.loss_surface import checked_params, loss_surface
 from ._arguments import check_batches, check_counts
-from ._fixed_subset import Batches, fixed_subsets
+from ._evaluations import Evaluations, LossFunction, Seeded, one_line
+from ._fixed_subset import Batches, Count, counted, drawn, fixed_subsets, subset
 from ._undisturbed import undisturbed
-
-LossFunction = Callable[[LightningModule, Any], Tensor]
 
 
 def check_measurable(module: LightningModule, loss_fn: LossFunction | None) -> None:
@@ -33,41 +31,9 @@ def check_measurable(module: LightningModule, loss_fn: LossFunction | None) -> N
         )
 
 
-def trained_weights(module: LightningModule) -> dict[str, Tensor]:
+def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
     """The weights that are trained, by name, each checked to be one that can be moved."""
-    return checked_params({name: weight for name, weight in module.named_parameters() if weight.requires_grad})
-
-
-def module_loss(
-    trainer: Trainer,
-    module: LightningModule,
-    given: Batches,
-    *,
-    loss_fn: LossFunction | None,
-    seed: int,
-    batch_norm: BatchNormMode = "running",
-    alone: bool = False,
-) -> DatasetLoss:
-    """The module's mean loss on these batches, dealt out between the processes unless each is to be ``alone``.
-
-    Use it inside `undisturbed`.
-
-    Random numbers that a data set or a `training_step` draws from the global generators are the same every time.
-    Gradients are not turned off: a `training_step` may need them, for a gradient penalty.
-    """
-
-    def compute(module: LightningModule, indexed: tuple[int, Any]) -> Tensor:
-        index, stored = indexed
-        return batch_loss(module, to_device(trainer, stored), index, loss_fn)
-
-    batches = Seeded(given.batches, seed)
-    group = None if alone else process_group(trainer)
-    return DatasetLoss(module, compute, batches, sizes=given.sizes, batch_norm=batch_norm, process_group=group)
-
-
-def batch_loss(module: LightningModule, batch: Any, index: int, loss_fn: LossFunction | None) -> Tensor:
-    """Mean loss of one batch that is on the module's device."""
-    return loss_fn(module, batch) if loss_fn else _training_step_loss(module, batch, index)
+    return checked_params(weights_of_optimizers(trainer, module))
 
 
 class MeasuredLoss:
@@ -86,6 +52,7 @@ class MeasuredLoss:
         chunk_size: int,
         batch_norm: BatchNormMode,
         seed: int,
+        count: Count | None = None,
     ) -> None:
         check_counts(samples=samples, chunk_size=chunk_size)
         check_batches(data=data)
@@ -93,10 +60,12 @@ class MeasuredLoss:
         self._data = data
         self._loss_fn = loss_fn
         self._samples = samples
-        self._chunk_size = chunk_size
         self._batch_norm: BatchNormMode = batch_norm
         self._seed = seed
+        self._count = count
+        self.chunk_size = chunk_size
         self._batches: Batches | None = None
+        self._evaluations: Evaluations | None = None
 
     def refuse(self, trainer: Trainer) -> None:
         """Raise if the Trainer's BatchNorm cannot be evaluated as asked."""
@@ -106,72 +75,127 @@ class MeasuredLoss:
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         """Fix the batches, when training starts."""
         check_measurable(module, self._loss_fn)
-        trained_weights(module)
-        source = {"data": (self._data, trainer.train_dataloader)}
-        found = fixed_subsets(source, samples=self._samples, chunk_size=self._chunk_size, seed=self._seed)
+        trained_weights(trainer, module)
+        found = fixed_subsets(
+            {"data": (self._data, trainer.train_dataloader)},
+            samples=self._samples,
+            chunk_size=self.chunk_size,
+            seed=self._seed,
+            count=self._count,
+        )
         self._batches = found["data"]
+
+    @property
+    def sizes(self) -> list[int]:
+        """What each of the drawn batches counts for."""
+        assert self._batches is not None, "monitors measure inside fit"
+        return self._batches.sizes
+
+    def draw_more(self, trainer: Trainer, samples: int) -> Batches:
+        """Other samples of the training set, more of them."""
+        return drawn(trainer.train_dataloader, "data", samples, self.chunk_size, self._seed, self._count)
+
+    def everything(self, trainer: Trainer) -> Batches:
+        """All training samples, read whenever they are evaluated."""
+        found = subset(trainer.train_dataloader, "data", None, self.chunk_size, self._seed)
+        return Batches(found, found.sizes if self._count is None else [counted(self._count, batch) for batch in found])
+
+    def halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Measure the same samples in chunks of half the size; whether that is possible and the same measurement."""
+        if self._data is not None or self._batch_norm == "batch" or self.chunk_size == 1:
+            return False
+        self.chunk_size = math.ceil(self.chunk_size / 2)
+        self.draw(trainer, module)
+        return True
 
     def forget(self) -> None:
         """Let go of the batches."""
         self._batches = None
 
+    @contextmanager
+    def undisturbed(self, trainer: Trainer, module: LightningModule) -> Iterator[Evaluations]:
+        """Measure inside the block, and leave the run as it is."""
+        with undisturbed(trainer, module, batch_norm_apart=self._batch_norm != "running") as remembered:
+            self._evaluations = Evaluations(trainer, module, remembered, self._loss_fn)
+            try:
+                yield self._evaluations
+            finally:
+                self._evaluations = None
+
     def on(
         self, trainer: Trainer, module: LightningModule, batches: Batches | None = None, *, alone: bool = False
     ) -> DatasetLoss:
-        """The loss on the drawn batches, or on others; use it inside `undisturbed`."""
-        batches = batches or self._batches
-        assert batches is not None, "monitors measure inside fit"
-        return module_loss(
-            trainer,
+        """The mean loss on the drawn batches, or on others; for use inside `undisturbed` of this object.
+
+        Dealt out between the processes, unless each is to be ``alone``. Random numbers that a data set or a
+        `training_step` draws from the global generators are the same every time. Gradients are not turned off: a
+        `training_step` may need them, for a gradient penalty.
+        """
+        given, evaluations = batches or self._batches, self._evaluations
+        assert given is not None, "monitors measure inside fit"
+
+        assert evaluations is not None, "monitors measure inside `undisturbed`"
+
+        def compute(_: nn.Module, indexed: tuple[int, Any]) -> Tensor:
+            index, stored = indexed
+            return evaluations.loss(stored, index)
+
+        return DatasetLoss(
             module,
-            batches,
-            loss_fn=self._loss_fn,
-            seed=self._seed,
+            compute,
+            Seeded(given.batches, self._seed),
+            sizes=given.sizes,
             batch_norm=self._batch_norm,
-            alone=alone,
+            process_group=None if alone else process_group(trainer),
+            evaluation_mode=_as_it_is,  # `undisturbed` has asked the module's own hook
         )
 
-    def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """Raise if the loss of the smallest batch cannot be measured: none at all, without a gradient, or random.
+    def check(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
+        """Raise if the loss of the smallest batch cannot be measured.
 
-        A missing attribute is left to the measurement: the module's own hooks come after the callbacks' and may set it.
+        There is none or no gradient, it is random, or evaluating it changes what cannot be put back. A missing
+        attribute is left to the measurement: the module's own hooks come after the callbacks' and may set it.
         """
         assert self._batches is not None, "monitors measure inside fit"
         batches, sizes = self._batches
         i = min(range(len(sizes)), key=sizes.__getitem__)
-        with suppress(AttributeError), undisturbed(trainer, module):
+        with suppress(AttributeError), said_of_samples(sizes[i]), self.undisturbed(trainer, module) as evaluations:
             loss = self.on(trainer, module, Batches(batches[i : i + 1], sizes[i : i + 1]), alone=True)
-            with loss_surface(loss, trained_weights(module)) as surface:
+            with loss_surface(loss, trained_weights(trainer, module)) as surface:
                 surface.loss_and_gradient()
+                written = [not torch.equal(w, x) for w, x in zip(surface.weights, surface.centre, strict=True)]
+                if any(written):
+                    name = list(trained_weights(trainer, module))[written.index(True)]
+                    raise ValueError(
+                        f"training_step writes to the trained weight {name}, so that there is no loss of given weights "
+                        "to measure; pass loss_fn=..., a function of (module, batch) that does not"
+                    )
                 surface.check_repeatable()
+                evaluations.check_state(self._batches, training_batch)
 
 
-class Seeded(Sequence[tuple[int, Any]]):
-    """Batches with their index; the global generators are seeded anew before each is read."""
-
-    def __init__(self, batches: Sequence[Any], seed: int) -> None:
-        self._batches = batches
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, index: Any) -> Any:
-        seed = (self._seed + index) % 2**32
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the generator that a data set's transforms would draw from
-        random.seed(seed)
-        return index, self._batches[index]
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        return (self[i] for i in range(len(self)))
+@contextmanager
+def said_of_samples(samples: int) -> Iterator[None]:
+    """Let what a user's step raises on its first evaluation say where it comes from."""
+    try:
+        yield
+    except (RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"the loss of {samples} samples cannot be measured in evaluation mode: {type(error).__name__}: "
+            f"{one_line(error)}; pass a loss_fn or accuracy_fn that takes (module, batch), another chunk_size, or "
+            "batches of your own"
+        ) from error
 
 
-def _training_step_loss(module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
-    """Mean loss of one batch from the user's own `training_step`."""
-    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-    output = module.training_step(batch, batch_idx) if takes_index else module.training_step(batch)
-    loss = output.get("loss") if isinstance(output, Mapping) else output
-    if not isinstance(loss, Tensor):
-        raise ValueError(f"training_step gave no loss but {output!r}; pass loss_fn=..., a function of (module, batch)")
-    return loss
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def _as_it_is(module: nn.Module) -> None:
+    """Stand in for what puts a module in evaluation mode."""

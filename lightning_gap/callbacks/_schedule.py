@@ -11,22 +11,31 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import is_last_planned
-from ._arguments import check_counts
+from ..functional._validation import real_number, whole_number
 
 EveryNEpochs = int | Literal["log"]
 
 FREE_SECONDS = 10.0
 
 
-def check_every_n_epochs(every_n_epochs: EveryNEpochs) -> None:
-    """Raise if it is neither a whole number of at least 1 nor "log"."""
-    if every_n_epochs != "log":
-        check_counts(every_n_epochs=every_n_epochs)
+def check_every_n_epochs(every_n_epochs: EveryNEpochs) -> EveryNEpochs:
+    """The value as a plain int, or "log"; raise if it is neither."""
+    if isinstance(every_n_epochs, str) and every_n_epochs == "log":
+        return "log"
+    return whole_number("every_n_epochs", every_n_epochs, hint='or "log" for epochs 1, 2, 4, 8, ...')
 
 
-def is_regular(trainer: Trainer, every_n_epochs: EveryNEpochs) -> bool:
-    """Whether this is an n-th epoch, or with "log" epoch 1, 2, 4, 8, ..."""
-    done = trainer.current_epoch + 1
+def check_time_share(max_time_share: float | None) -> float | None:
+    """The value as a plain float, or None; raise if it is neither."""
+    if max_time_share is None:
+        return None
+    hint = "a share of the training time such as 0.1, or None for no limit"
+    return real_number("max_time_share", max_time_share, above=0, hint=hint)
+
+
+def is_regular(epoch: int, every_n_epochs: EveryNEpochs) -> bool:
+    """Whether this epoch, counted from 0, is an n-th one, or with "log" epoch 1, 2, 4, 8, ..."""
+    done = epoch + 1
     return done & (done - 1) == 0 if every_n_epochs == "log" else done % every_n_epochs == 0
 
 
@@ -42,23 +51,17 @@ class Schedule:
     """
 
     def __init__(self, every_n_epochs: EveryNEpochs, max_time_share: float | None = None) -> None:
-        check_every_n_epochs(every_n_epochs)
-        number = isinstance(max_time_share, int | float) and not isinstance(max_time_share, bool)
-        if max_time_share is not None and not (number and max_time_share > 0):
-            raise ValueError(
-                f"max_time_share must be a positive share of the training time, or None for no limit, "
-                f"got {max_time_share!r}; the default is 0.1"
-            )
-        self._every_n_epochs = every_n_epochs
-        self._share = max_time_share
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self._share = check_time_share(max_time_share)
         self._began = self._spent = self._last = 0.0
-        self._measured_step = self._first_epoch = 0
+        self.measured_step = self._first_epoch = 0
         self._told = self._batch_seen = False
 
-    def begin(self, trainer: Trainer) -> None:
-        """Start the clock: training begins."""
+    def begin(self, trainer: Trainer, measured_step: int | None = None) -> None:
+        """Start the clock: training begins, after what a checkpoint says was measured last."""
         self._began, self._spent, self._last = time.perf_counter(), 0.0, 0.0
-        self._measured_step, self._first_epoch = trainer.global_step, trainer.current_epoch
+        self.measured_step = trainer.global_step if measured_step is None else measured_step
+        self._first_epoch = trainer.current_epoch
         self._told = self._batch_seen = False
 
     def is_first_batch(self) -> bool:
@@ -70,12 +73,12 @@ class Schedule:
         """Whether to measure at the end of this epoch; all processes decide alike."""
         if is_last_planned(trainer):
             return True
-        due = is_regular(trainer, self._every_n_epochs)
+        due = is_regular(trainer.current_epoch, self.every_n_epochs)
         return due and (self._share is None or self._is_within_budget(trainer, name, self._share))
 
     def is_left(self, trainer: Trainer) -> bool:
         """Whether the run ends with optimizer steps that no measurement has seen."""
-        return trainer.global_step > self._measured_step
+        return trainer.global_step > self.measured_step
 
     @contextmanager
     def measuring(self, trainer: Trainer) -> Iterator[None]:
@@ -84,7 +87,7 @@ class Schedule:
         yield
         self._last = time.perf_counter() - began
         self._spent += self._last
-        self._measured_step = trainer.global_step
+        self.measured_step = trainer.global_step
 
     def _is_within_budget(self, trainer: Trainer, name: str, share: float) -> bool:
         trained = time.perf_counter() - self._began - self._spent

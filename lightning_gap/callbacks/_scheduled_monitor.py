@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import log_now
+from .._lightning import log_now, process_group
 from .._refusals import refuse_same_keys, refuse_sharded_weights
-from ._module_loss import MeasuredLoss
-from ._schedule import Schedule
+from ..functional.curvature import UndefinedCurvatureError
+from ..functional.gradient_noise import UndefinedNoiseError
+from ..functional.processes import FailedElsewhereError
+from ..functional.sharpness import UndefinedSharpnessError
+from ._callback import GapCallback
+from ._evaluations import NoLossError
+from ._module_loss import MeasuredLoss, is_out_of_memory
+from ._schedule import Schedule, is_regular
+from ._stand_in import CannotBePutBackError
+
+T = TypeVar("T")
+
+_HALVINGS = 3
+_MEMORY, _UNDEFINED, _ELSEWHERE, _OTHER = "memory", "undefined", "elsewhere", "other"
+_UNDEFINED_ERRORS = (
+    *(UndefinedSharpnessError, UndefinedCurvatureError, UndefinedNoiseError),
+    *(NoLossError, CannotBePutBackError),
+)
 
 
-class ScheduledMonitor(Callback):
+class NoValueError(ValueError):
+    """There is no value to log, for a reason that does not end a run."""
+
+
+class ScheduledMonitor(GapCallback):
     """Logs its values before the first step if asked to, at the ends of epochs that are due, and when the run ends.
 
-    A monitor draws what it measures on in `on_train_start`, and hands it back in `_forget`.
+    A monitor draws what it measures on in `_draw`, tries it in `_check`, measures in `_values` and hands everything
+    back in `_forget`. What is no fault of the run does not end it: where there is no value, a loss that is not finite
+    or a batch without a loss, NaN is logged with the reason. Where memory runs out the chunks are halved, three times
+    at most. A measurement that a checkpoint came before, at the end of an epoch, is made up for after resuming.
     """
 
+    may_change = ("every_n_epochs", "at_start", "max_time_share")
     at_start: bool
+    suffix: str
+    _quantity: str  # for a warning
     _schedule: Schedule
+    _measured_step: int | None = None  # of the checkpoint that was resumed from
+    _owed_epoch: int | None = None
+    _resumed_step = 0
+    _in_training = False
 
     @property
     @abstractmethod
@@ -32,37 +66,122 @@ class ScheduledMonitor(Callback):
         """Measure now: a value for each key."""
 
     @abstractmethod
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        """Fix what to measure on."""
+
+    @abstractmethod
     def _forget(self) -> None:
         """Let go of what was drawn."""
 
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
+    def _check(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
         """Raise before the first step if something cannot be measured."""
+
+    def _halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Measure in smaller chunks from now on; whether that can be done and is the same measurement."""
+        return False
+
+    def _no_values(self, trainer: Trainer) -> dict[str, float]:
+        """What is logged where there is no value."""
+        return dict.fromkeys(self.keys, math.nan)
+
+    def _measure_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log what is measured only when the run is over."""
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(suffix=self.suffix)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured_step": self._schedule.measured_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._measured_step = state_dict.get("measured_step")
+        self._schedule.measured_step = self._measured_step or 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
+            self._measured_step = self._owed_epoch = None
+            self._in_training = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._owed_epoch = _epoch_without_its_end(checkpoint)
+        self._resumed_step = int(checkpoint.get("global_step", 0))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._schedule.begin(trainer)
+        super().on_train_start(trainer, pl_module)
+        self._in_training = True
+        self._draw(trainer, pl_module)
+        self._schedule.begin(trainer, self._measured_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._schedule.is_first_batch():
-            self._check(trainer, pl_module)
-            if self.at_start and trainer.global_step == 0:
-                log_now(trainer, self._values(trainer, pl_module))
+        if not self._schedule.is_first_batch():
+            return
+        self._attempt(lambda: self._check(trainer, pl_module, batch), trainer, pl_module)
+        if self._owes(trainer) or (self.at_start and trainer.global_step == 0):
+            log_now(trainer, self._measured(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._schedule.is_due(trainer, type(self).__name__):
-            pl_module.log_dict(self._values(trainer, pl_module), sync_dist=True)
+            pl_module.log_dict(self._measured(trainer, pl_module), sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._schedule.is_left(trainer):
-            log_now(trainer, self._values(trainer, pl_module))
+            log_now(trainer, self._measured(trainer, pl_module))
+        self._measure_end(trainer, pl_module)
+        self._forget()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that was resumed from after its last step has nothing to train, and Lightning calls no other hook.
+        if self._in_training or self._measured_step in (None, trainer.global_step):
+            return
+        trainer.strategy.model_to_device()
+        self._draw(trainer, pl_module)
+        log_now(trainer, self._measured(trainer, pl_module))
+        self._measure_end(trainer, pl_module)
         self._forget()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._forget()
+
+    def _owes(self, trainer: Trainer) -> bool:
+        """Whether the checkpoint was saved with an epoch's last step and before the measurement that was due then."""
+        if self._owed_epoch is None or self._measured_step in (None, trainer.global_step):
+            return False
+        return is_regular(self._owed_epoch, self._schedule.every_n_epochs)
+
+    def _epochs_begun(self, trainer: Trainer) -> int:
+        """Epochs that the training up to this measurement has taken; one that is made up for belongs to the last."""
+        if self._owed_epoch is not None and self._schedule.measured_step < trainer.global_step == self._resumed_step:
+            return self._owed_epoch + 1
+        return int(trainer.fit_loop.epoch_progress.current.ready)
+
+    def _measured(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        """The values, or NaN with a warning where there are none."""
+        with self._schedule.measuring(trainer):
+            try:
+                return self._attempt(lambda: self._values(trainer, module), trainer, module)
+            except NoValueError as error:  # a diverged run, a rare batch or a full device are not ours to stop
+                rank_zero_warn(f"{self._quantity} is logged as NaN: {error}")
+                return self._no_values(trainer)
+
+    def _attempt(self, function: Callable[[], T], trainer: Trainer, module: LightningModule) -> T:
+        """Call it, in smaller chunks where memory runs out; on several processes all do the same."""
+        for halvings_left in range(_HALVINGS, -1, -1):
+            try:
+                return function()
+            except Exception as error:
+                kind, reason = _kind_on_all(trainer, error), " ".join(str(error).split())
+                if kind not in (_MEMORY, _UNDEFINED):
+                    raise
+            # Outside of the handler, where nothing holds the memory any more.
+            if kind == _UNDEFINED:
+                raise NoValueError(reason)
+            if halvings_left == 0 or not self._halve_chunks(trainer, module):
+                raise NoValueError(f"memory ran out ({reason}); measure in smaller chunks, chunk_size=...")
+        raise AssertionError("the last attempt returns or raises")
 
 
 class LossMonitor(ScheduledMonitor):
@@ -75,12 +194,41 @@ class LossMonitor(ScheduledMonitor):
         if stage == "fit":
             self._loss.refuse(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loss.draw(trainer, pl_module)
-        super().on_train_start(trainer, pl_module)
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        self._loss.draw(trainer, module)
 
-    def _check(self, trainer: Trainer, module: LightningModule) -> None:
-        self._loss.check(trainer, module)
+    def _check(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
+        self._loss.check(trainer, module, training_batch)
+
+    def _halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
+        return self._loss.halve_chunks(trainer, module)
 
     def _forget(self) -> None:
         self._loss.forget()
+
+
+def _kind_on_all(trainer: Trainer, error: Exception) -> str:
+    """What the failure is about, agreed on by all processes: one of them may know of another's alone."""
+    own = _kind(error)
+    kinds = [own]
+    if process_group(trainer) is not None:
+        kinds = [""] * trainer.world_size
+        torch.distributed.all_gather_object(kinds, own)
+    known = {kind for kind in kinds if kind != _ELSEWHERE}
+    return known.pop() if len(known) == 1 else _OTHER
+
+
+def _kind(error: Exception) -> str:
+    if is_out_of_memory(error):
+        return _MEMORY
+    if isinstance(error, FailedElsewhereError):
+        return _ELSEWHERE
+    return _UNDEFINED if isinstance(error, _UNDEFINED_ERRORS) else _OTHER
+
+
+def _epoch_without_its_end(checkpoint: dict[str, Any]) -> int | None:
+    """The epoch with whose last batch a checkpoint was saved, before anything was done at its end."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    epochs = loops.get("epoch_progress", {}).get("current", {})
+    last = loops.get("epoch_loop.batch_progress", {}).get("is_last_batch", False)
+    return int(epochs["processed"]) if last and epochs.get("processed") != epochs.get("ready") else None

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from .._lightning import ends_accumulation, loss_scale, process_group
+from .._trained import trained_weights
 from ..functional.batch_tests import GradientStatistics, gradient_statistics
 
 
@@ -33,10 +34,16 @@ class SmallGradients:
         """Note what the last backward pass has added."""
         if trainer.world_size > 1 and ends_accumulation(trainer):
             return
-        total = torch.cat([_flat(parameter) for parameter in module.parameters() if parameter.requires_grad])
+        total = torch.cat([_flat(weight) for weight in trained_weights(trainer, module).values()])
         added = total if self._sum is None else total - self._sum
         self._sum = total
         self._rows.append(added * (trainer.accumulate_grad_batches / loss_scale(trainer)))
+
+    def rescale(self, scale: float) -> None:
+        """Follow a window whose gradients so far were multiplied by a number, because its micro-batches differ."""
+        if scale != 1.0 and self._sum is not None:
+            self._rows = [row * scale for row in self._rows]
+            self._sum = self._sum * scale
 
     def statistics(self, trainer: Trainer, micro_batch_size: int) -> GradientStatistics:
         """Of all micro-batches of all processes."""

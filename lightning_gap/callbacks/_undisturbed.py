@@ -2,61 +2,117 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._lightning import process_group, same_random_numbers
+from .._lightning import attributes_of_run, callbacks_of, process_group, same_random_numbers
+from .._trained import trained_weights
+from ..functional._uninterrupted import uninterrupted_exit
+from ._object_parts import is_of
+from ._remembered import Remembered
 
-_INTERNALS = frozenset(vars(nn.Module())) | {"_trainer", "_fabric"}
+_SILENCED = ("log", "log_dict", "all_gather")
 
 
-@contextmanager
-def undisturbed(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Run the block on ``module`` in evaluation mode, silenced, in full precision; then put everything back.
+@uninterrupted_exit
+def undisturbed(
+    trainer: Trainer, module: LightningModule, *, batch_norm_apart: bool = False, weights: bool = False
+) -> Iterator[Remembered]:
+    """Run the block as Lightning runs validation, silenced and in full precision; then put everything back.
 
-    Buffers, frozen parameters, gradients, the mode of every submodule, random-number generators, and the plain
-    attributes of every submodule (counters, lists, torchmetrics states; containers one level deep) end as they
-    began. Nothing is logged inside. Trained parameters are left to whoever perturbs them. On several processes all
-    measure with the buffers of the first: BatchNorm's differ after each step.
+    Evaluation mode is what the module's `on_validation_model_eval` says, and the Trainer's stage is that of validation,
+    so that what trains only, augmentation for instance, is off. Nothing is logged inside. Modes, gradients, buffers,
+    frozen parameters, random generators and what a `training_step` keeps in Python objects end as they began; see
+    `Remembered`, which the block gets to put that state back between evaluations. On several processes all measure
+    with the buffers of the first: BatchNorm's differ after each step.
+
+    Args:
+        trainer: In a fit.
+        module: Its module.
+        batch_norm_apart: Leave BatchNorm layers alone between evaluations, because something else sets them.
+        weights: Put the trained weights back too. Otherwise they are left to whoever moves them.
     """
-    modes = [(part, part.training) for part in module.modules()]
+    with ExitStack() as stack:
+        stack.enter_context(same_random_numbers())
+        _put_back_at_the_end(stack, trainer, module)
+        if not is_of(_owner(module, "on_validation_model_eval"), ("lightning", "pytorch_lightning")):
+            # The module's own hook may change more than modes, and has no counterpart that is sure to undo it.
+            stack.callback(_remember(trainer, module, weights=weights).release)
+        trainer.validating = True
+        trainer.loggers = [DummyLogger()] if trainer.loggers else []
+        module.on_validation_model_eval()
+        vars(module).update(log=_ignore, log_dict=_ignore)
+        for parameter in module.parameters():
+            parameter.grad = None  # a step that writes to gradients finds others
+        if process_group(trainer) is not None:
+            vars(module)["all_gather"] = _refuse_to_gather
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        apart = [part for part in module.modules() if isinstance(part, _BatchNorm)] if batch_norm_apart else []
+        remembered = _remember(trainer, module, apart=apart, weights=weights)
+        stack.callback(remembered.release)
+        stack.enter_context(torch.autocast(module.device.type, enabled=False))
+        yield remembered
+
+
+def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningModule) -> None:
+    """What is set for the measurement: modes, stage, loggers, silence, gradients, the buffers of the first process."""
+    wrapper = trainer.strategy.model  # DistributedDataParallel has a mode of its own
+    modes = [(part, part.training) for part in (*module.modules(), wrapper) if part is not None]
     gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    tensors = [*module.buffers(), *(p for p in module.parameters() if not p.requires_grad)]
-    originals = [tensor.detach().clone() for tensor in tensors]
-    attributes = [(vars(part), _snapshot(vars(part))) for part in module.modules()]
-    slots = [(part._buffers, dict(part._buffers)) for part in module.modules()]
-    loggers = trainer.loggers
-    try:
-        with same_random_numbers(), torch.autocast(module.device.type, enabled=False):
-            module.eval()
-            trainer.loggers = [DummyLogger()] if loggers else []
-            vars(module).update(log=_ignore, log_dict=_ignore)
-            if process_group(trainer) is not None:
-                vars(module)["all_gather"] = _refuse_to_gather
-                for buffer in module.buffers():
-                    torch.distributed.broadcast(buffer, src=0)
-            yield
-    finally:
-        trainer.loggers = loggers
+    silenced = {name: vars(module)[name] for name in _SILENCED if name in vars(module)}
+    buffers = list(module.buffers()) if process_group(trainer) is not None else []
+    own = [buffer.clone() for buffer in buffers]
+    loggers, stage = trainer.loggers, trainer.state.stage
+
+    def put_back() -> None:
+        trainer.loggers, trainer.state.stage = loggers, stage
         for part, mode in modes:
             part.training = mode
+        for name in _SILENCED:
+            vars(module).pop(name, None)
+        vars(module).update(silenced)
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for owner, saved in attributes:
-            _restore(owner, saved)
-        for buffers, before in slots:  # a step may put another tensor in a buffer's place
-            buffers.clear()
-            buffers.update(before)
         with torch.no_grad():
-            for tensor, original in zip(tensors, originals, strict=True):
-                tensor.copy_(original)
+            for buffer, value in zip(buffers, own, strict=True):
+                buffer.copy_(value)
+
+    stack.callback(put_back)
+
+
+def _remember(
+    trainer: Trainer, module: LightningModule, *, apart: Iterable[nn.Module] = (), weights: bool = False
+) -> Remembered:
+    """Everything a step of this module may change, but for its trained weights unless asked for."""
+    callbacks = tuple(each for each in callbacks_of(trainer) if not is_of(type(each), ("lightning_gap",)))
+    of_run = attributes_of_run(trainer)
+    return Remembered(
+        {
+            "self": module,
+            "self.trainer.callbacks": callbacks,
+            "self.trainer.datamodule": trainer.datamodule,  # type: ignore[attr-defined]
+            "self.trainer.optimizers": tuple(trainer.optimizers),
+            "self.lr_schedulers()": tuple(config.scheduler for config in trainer.lr_scheduler_configs),
+            **of_run,
+        },
+        apart=apart,
+        left=[] if weights else trained_weights(trainer, module).values(),
+        as_data=["self.trainer.callbacks", "self.trainer.datamodule"],
+        shallow=of_run,
+    )
+
+
+def _owner(module: LightningModule, method: str) -> type:
+    """The class that defines a method of the module."""
+    return next(kind for kind in type(module).__mro__ if method in vars(kind))
 
 
 def _refuse_to_gather(*_: Any, **__: Any) -> None:
@@ -69,31 +125,3 @@ def _refuse_to_gather(*_: Any, **__: Any) -> None:
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
     """Stand in for `log` and `log_dict`."""
-
-
-def _snapshot(owner: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute with a copy of its content, where it has a content that can change in place."""
-    return {name: (value, _content(value)) for name, value in owner.items() if name not in _INTERNALS}
-
-
-def _content(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return value.copy() if isinstance(value, list | dict | set | deque) else None
-
-
-def _restore(owner: dict[str, Any], saved: dict[str, tuple[Any, Any]]) -> None:
-    for name in owner.keys() - saved.keys() - _INTERNALS:
-        del owner[name]
-    for name, (value, content) in saved.items():
-        if isinstance(value, Tensor):
-            if not torch.equal(value, content):
-                with torch.no_grad():
-                    value.copy_(content)
-        elif isinstance(value, list | deque):
-            value.clear()
-            value.extend(content)
-        elif isinstance(value, dict | set):
-            value.clear()
-            value.update(content)
-        owner[name] = value

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
-from .._resume import go_on_where_saved
-from ._accumulation import ExactWindows
+from .._resume import go_on_where_saved, keep_epoch, recall_epoch
+from ._accumulation import ExactWindows, refuse_different_counts
+from ._callback import GapCallback
+from ._sample_counter import Count, check_count
 
 
-class ExactAccumulation(Callback):
+class ExactAccumulation(GapCallback):
     """Weigh every micro-batch by its samples, so that each step's gradient is the mean over the whole batch.
 
     Lightning divides each loss by `accumulate_grad_batches` and averages over processes. That is the mean over the
@@ -28,43 +29,58 @@ class ExactAccumulation(Callback):
 
     Args:
         count: What the mean of your loss is taken over, as a function of the batch: for instance the number of tokens
-            that are not padding. By default the samples, the first axis of the first tensor.
+            that are not padding. A batch for which it gives 0 counts for nothing. By default the samples: as many as
+            the loader states, and where it states nothing the first axis that all tensors of the batch have in common.
 
     Raises:
-        ValueError: Before the first step in manual optimization, if the strategy accumulates by itself, or with
-            a second one. In a step, if a batch does not say how many samples it holds, or
-            `accumulate_grad_batches` changes inside a window, where gradients would be lost.
+        ValueError: Before the first step in manual optimization, if the strategy accumulates by itself, with a
+            second one or one with another ``count``, or if neither the loader nor its first batch says how many
+            samples there are. In a step, if ``count`` gives no number of at least 0, or `accumulate_grad_batches`
+            changes inside a window, where gradients would be lost.
 
     Reference:
         Goyal et al. (2017), section 3, remark 3: normalise by the total number of samples.
     """
 
     weighs_accumulation = True
+    decides_training = ("count",)
 
-    def __init__(self, count: Callable[[Any], float] | None = None) -> None:
-        if count is not None and not callable(count):
-            raise ValueError(f"count must be a function of the batch, or None for its samples, got {count!r}")
+    def __init__(self, count: Count | None = None) -> None:
+        check_count(count)
         self.count = count
         self._windows = ExactWindows(count)
+        self._weighs = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_second(trainer, self, because="a batch would be weighed twice")
             refuse_manual_optimization(trainer, self)
+            refuse_different_counts(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        keep_epoch(trainer, checkpoint)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        recall_epoch(trainer, checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         go_on_where_saved(trainer)
-        self._windows.begin()
+        self._windows.start(trainer)
+        self._weighs = is_first_that(trainer, self, "weighs_accumulation")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._windows.begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._windows.see(batch)
+        self._windows.see(trainer, batch, batch_idx, weighs=self._weighs)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if is_first_that(trainer, self, "weighs_accumulation"):
+        if self._weighs:
             self._windows.weigh(trainer, loss)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._windows.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._windows.step(trainer)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import SGD
 
-from .._lightning import (
-    broadcast,
-    drops_last_batch,
-    ends_accumulation,
-    mean_over_processes,
-    samples_in,
-    samples_per_process,
-)
+from .._batches import drops_last_batch, samples_per_process
+from .._lightning import broadcast, ends_accumulation, mean_over_processes
 from .._resume import epoch_of
 from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
 from ..functional.batch_size import Split
+from ._accumulation import scale_of_last_window
 from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback
 from ._rates import used_rates
+from ._sample_counter import Count
 from ._small_gradients import SmallGradients
 
 
@@ -51,6 +48,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         micro_batches: Least micro-batches of a step on each process; two can be compared, more tell more.
         max_micro_batch: Most samples in one of them, for lack of memory.
         batch_arg_name: As in `BatchSizeScheduler`.
+        count: As in `ExactAccumulation`: what the mean of your loss is taken over, if not the samples.
 
     Raises:
         ValueError: If an argument is out of range. Before the first step as in `BatchSizeScheduler`, or if the
@@ -60,6 +58,19 @@ class AdaptiveBatchSize(BatchSizeCallback):
         Byrd, Chin, Nocedal and Wu (2012); Bollapragada, Byrd and Nocedal (2018); Balles, Romero and Hennig (2017);
         McCandlish, Kaplan and Amodei (2018), appendix A.1.
     """
+
+    decides_training = (
+        "batch_size",
+        "test",
+        "theta",
+        "nu",
+        "smoothing",
+        "measure_every_n_steps",
+        "decide_every_n_steps",
+        "monotone",
+        "max_growth",
+    )
+    may_change = (*BatchSizeCallback.may_change, "max_batch_size", "micro_batches")
 
     def __init__(
         self,
@@ -77,33 +88,39 @@ class AdaptiveBatchSize(BatchSizeCallback):
         micro_batches: int = 4,
         max_micro_batch: int | None = None,
         batch_arg_name: str = "batch_size",
+        count: Count | None = None,
     ) -> None:
-        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
         check_counts(batch_size=batch_size, max_batch_size=max_batch_size, measure_every_n_steps=measure_every_n_steps)
         if decide_every_n_steps is not None:
             check_counts(decide_every_n_steps=decide_every_n_steps)
         if max_batch_size < batch_size:
             raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
+        value: Any  # NumPy's numbers too
         for name, value in (("theta", theta), ("nu", nu), ("smoothing", smoothing), ("max_growth", max_growth)):
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise ValueError(f"{name} must be a number, got {value!r}")
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing!r}")
-        if isinstance(micro_batches, bool) or not isinstance(micro_batches, int) or micro_batches < 2:
+        value = micro_batches
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 2:
             raise ValueError(f"micro_batches must be at least 2, for gradients to compare, got {micro_batches!r}")
         if not 1 < max_growth < math.inf:
             raise ValueError(f"max_growth must be a factor larger than 1, got {max_growth!r}")
-        self.batch_size = batch_size
-        self.max_batch_size = max_batch_size
+        if monotone not in (True, False):
+            raise ValueError(f"monotone must be True or False, got {monotone!r}")
+        # NumPy's numbers become plain ones, which checkpoints can hold.
+        self.batch_size = int(batch_size)
+        self.max_batch_size = int(max_batch_size)
         self.test: TestName = test
-        self.theta = theta
-        self.nu = nu
-        self.smoothing = smoothing
-        self.measure_every_n_steps = measure_every_n_steps
-        self.decide_every_n_steps = decide_every_n_steps
-        self.monotone = monotone
-        self.max_growth = max_growth
-        self.micro_batches = micro_batches
+        self.theta = float(theta)
+        self.nu = float(nu)
+        self.smoothing = float(smoothing)
+        self.measure_every_n_steps = int(measure_every_n_steps)
+        self.decide_every_n_steps = None if decide_every_n_steps is None else int(decide_every_n_steps)
+        self.monotone = bool(monotone)
+        self.max_growth = float(max_growth)
+        self.micro_batches = int(micro_batches)
         self._gradients = SmallGradients()
         self._test = self._new_test()
         self._split_now: Split | None = None
@@ -142,7 +159,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
             fits = trainer.accumulate_grad_batches < remaining or math.isinf(remaining)  # the last may be smaller
             self._measures = fits and trainer.global_step % self.measure_every_n_steps == 0
         if self._measures and trainer.world_size == 1:  # several processes measure together or not at all
-            self._measures = samples_in(batch) in (None, self._its_split.micro_batch_size)
+            self._measures = self._windows.counter.samples() in (None, self._its_split.micro_batch_size)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._measures and self.test == "cabs":
@@ -150,8 +167,11 @@ class AdaptiveBatchSize(BatchSizeCallback):
         super().on_before_backward(trainer, pl_module, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_after_backward(trainer, pl_module)
         if not self._measures:
             return
+        if ends_accumulation(trainer):
+            self._gradients.rescale(scale_of_last_window(trainer))
         self._gradients.see_gradient(trainer, pl_module)
         if ends_accumulation(trainer):
             self._measure(trainer)
@@ -193,6 +213,13 @@ class AdaptiveBatchSize(BatchSizeCallback):
 
     def _planned(self, trainer: Trainer) -> list[Split]:
         return [self._split_at(trainer, self._epoch)]
+
+    def _sizes_to_prove(self, trainer: Trainer) -> list[int]:
+        """The sizes to come are not known; the largest that there may be stands for them."""
+        parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
+        largest = self.max_batch_size // parts
+        limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
+        return [max(1, min([largest, *limits]))] if self.max_batch_size > self.batch_size else []
 
     def _split_at(self, trainer: Trainer, epoch: int) -> Split:
         """The size of an epoch, decided when it is asked for the first time."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import is_trial
 from .._refusals import refuse_rescaling
+from .._resume import epochs_begun
 from ..functional.batch_growth import AdaBatch, SmithGrowth
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
-from ._rates import scaled_rates
+from ._rates import check_rates, scaled_rates, stop_scaling
+from ._sample_counter import Count
+from ._unscaled import UnscaledUpdates
 
 
 class BatchSizeScheduler(BatchSizeCallback):
@@ -30,16 +34,21 @@ class BatchSizeScheduler(BatchSizeCallback):
             ``None`` keeps the Trainer's `accumulate_grad_batches` and lets the loader's batches grow.
         batch_arg_name: Attribute of the module or data module that its `train_dataloader` reads its batch size
             from, as in Lightning's `BatchSizeFinder`. Not used for a loader that is passed to `fit`.
+        count: As in `ExactAccumulation`: what the mean of your loss is taken over, if not the samples.
 
     Raises:
         ValueError: If the schedule is empty, does not begin at epoch 0, has epochs that do not rise, or a size that is
             not a whole number of at least 1. Before the first step, if a size cannot be split equally, exceeds the
-            training set or leaves epochs shorter than `val_check_interval`, the loader has no batch size to set, a
-            step-wise scheduler was made for fewer steps, or something else sets the batch size.
+            training set, leaves epochs shorter than `val_check_interval` or BatchNorm a last batch of one sample, the
+            loader has no batch size to set or does not follow one that comes later, batches are to be accumulated
+            whose samples cannot be told, a step-wise scheduler was made for fewer steps, or something else sets the
+            batch size.
 
     Reference:
         Smith, Kindermans, Ying and Le (2018); Devarakonda, Naumov and Garland (2017); Friedlander and Schmidt (2012).
     """
+
+    decides_training = ("schedule",)
 
     def __init__(
         self,
@@ -47,17 +56,20 @@ class BatchSizeScheduler(BatchSizeCallback):
         *,
         max_micro_batch: int | None = None,
         batch_arg_name: str = "batch_size",
+        count: Count | None = None,
     ) -> None:
-        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
         if not callable(schedule) and not isinstance(schedule, Mapping):
             raise ValueError(
                 f"schedule must be batch sizes by epoch, for instance {{0: 128, 30: 512}}, or a function of the epoch, "
                 f"got {schedule!r}"
             )
         if isinstance(schedule, Mapping):
-            checked_milestones(schedule)
+            schedule = checked_milestones(schedule)
         self.schedule = schedule
         self._factor = 1.0
+        self._scales = False  # whether some factor is known not to be 1
+        self._watch: UnscaledUpdates | None = None  # while fit runs
 
     @property
     def current_scale(self) -> float:
@@ -68,16 +80,38 @@ class BatchSizeScheduler(BatchSizeCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             factors = (self._factor_at(epoch) for epoch in self._epochs_to_come(trainer))
-            if isinstance(self.schedule, SmithGrowth | AdaBatch) or any(factor != 1.0 for factor in factors):
+            self._scales = any(factor != 1.0 for factor in factors)
+            if self._scales or isinstance(self.schedule, SmithGrowth | AdaBatch):
                 refuse_rescaling(trainer, self)
             if isinstance(self.schedule, Mapping):
                 self._warn_of_milestones_after_the_run(trainer, max(self.schedule))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if callable(self.schedule):  # which may say what becomes of the rate
-            for optimizer in trainer.optimizers:
-                scaled_rates(optimizer).multiply(self, lambda: self._next_factor(trainer))
+        if callable(self.schedule):  # which may say what becomes of the learning rate
+            if self._scales:
+                for optimizer in trainer.optimizers:
+                    check_rates(optimizer, type(self).__name__)
+            self._multiply(trainer)
+            self._watch = UnscaledUpdates(scaled_rates(trainer), self)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        if callable(self.schedule) and not self._scales and self._factor_at(trainer.current_epoch) != 1.0:
+            self._scales = True  # in a run whose end is not known
+            self._multiply(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._watch is not None:
+            self._watch.before_batch(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._watch is not None:
+            self._watch.after_batch(trainer)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
@@ -87,11 +121,32 @@ class BatchSizeScheduler(BatchSizeCallback):
         super().on_exception(trainer, pl_module, exception)
         self._stop(trainer)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if callable(self.schedule):  # of a function, what it said so far
+            stages = (stage_at(self.schedule, epoch) for epoch in range(trainer.current_epoch + 1))
+            said = [[int(stage.batch_size), float(stage.learning_rate_factor)] for stage in stages]
+            checkpoint["BatchSizeScheduler"] = {"said": said}
+
+    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        said = checkpoint.get("BatchSizeScheduler", {}).get("said", ())
+        for epoch, (size, factor) in enumerate(said[: epochs_begun(checkpoint)]):
+            stage = stage_at(self.schedule, epoch)
+            if (stage.batch_size, stage.learning_rate_factor) != (size, factor):
+                raise ValueError(
+                    f"the checkpoint was trained with batches of {size} and a learning-rate factor of {factor} in "
+                    f"epoch {epoch}, this run's schedule has {stage.batch_size} and {stage.learning_rate_factor}; "
+                    "resume with the same schedule, or begin a new run from the weights alone"
+                )
+
     def _split_at(self, trainer: Trainer, epoch: int) -> Split:
         return self._split(trainer, stage_at(self.schedule, epoch).batch_size)
 
     def _factor_at(self, epoch: int) -> float:
         return stage_at(self.schedule, epoch).learning_rate_factor
+
+    def _multiply(self, trainer: Trainer) -> None:
+        scaled_rates(trainer).multiply(self, lambda: self._next_factor(trainer), certain=self._scales)
 
     def _next_factor(self, trainer: Trainer) -> float:
         self._factor = self._factor_at(trainer.current_epoch)
@@ -115,6 +170,6 @@ class BatchSizeScheduler(BatchSizeCallback):
             )
 
     def _stop(self, trainer: Trainer) -> None:
-        for optimizer in trainer.optimizers:
-            scaled_rates(optimizer).stop(optimizer, self)
+        self._watch = None
+        stop_scaling(trainer, self)
         self._factor = 1.0

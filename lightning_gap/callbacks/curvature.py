@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
     largest_learning_rate,
     learning_rate_scale_in_use,
     process_group,
 )
-from ..functional.curvature import Eigenvalues, Trace, UndefinedCurvatureError, hessian_eigenvalues, hessian_trace
+from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
+from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
-from ._arguments import check_counts
-from ._module_loss import LossFunction, MeasuredLoss, trained_weights
-from ._schedule import EveryNEpochs, Schedule
+from ._arguments import optional_function
+from ._evaluations import LossFunction
+from ._fixed_subset import Count
+from ._module_loss import MeasuredLoss, trained_weights
+from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor
-from ._undisturbed import undisturbed
 
 
 class CurvatureMonitor(LossMonitor):
@@ -50,6 +51,7 @@ class CurvatureMonitor(LossMonitor):
         seed: Seed of the subset and of the random vectors.
         data: Batches to measure on instead of the subset, as `training_step` takes them.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`.
         max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
             training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
@@ -62,6 +64,8 @@ class CurvatureMonitor(LossMonitor):
         Cohen, Kaur, Li, Kolter and Talwalkar (2021) on the edge of stability; see
         `lightning_gap.functional.hessian_eigenvalues` and `hessian_trace`.
     """
+
+    _quantity = "curvature"
 
     def __init__(
         self,
@@ -77,32 +81,36 @@ class CurvatureMonitor(LossMonitor):
         seed: int = 0,
         data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
+        count: Count | None = None,
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        check_counts(max_products=max_products)
-        if probes != 0:
-            check_counts(probes=probes)
-        if not (isinstance(tolerance, float) and 0 < tolerance < 1):
-            raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance!r}; try 1e-2")
-        self.every_n_epochs = every_n_epochs
-        self.at_start = at_start
-        self.samples = samples
-        self.chunk_size = chunk_size
-        self.batch_norm = batch_norm
-        self.tolerance = tolerance
-        self.max_products = max_products
-        self.probes = probes
-        self.seed = seed
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.at_start = flag("at_start", at_start)
+        self.samples = whole_number("samples", samples)
+        self.chunk_size = whole_number("chunk_size", chunk_size)
+        self.batch_norm: BatchNormMode = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
+        self.tolerance = real_number("tolerance", tolerance, above=0, below=1, hint="try 1e-2")
+        self.max_products = whole_number("max_products", max_products)
+        self.probes = whole_number("probes", probes, 0, hint="0 logs no trace")
+        self.seed = seed_number("seed", seed)
         self.data = data
-        self.loss_fn = loss_fn
-        self.max_time_share = max_time_share
-        self.suffix = suffix
-        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.count = optional_function("count", count, "the batch")
+        self.max_time_share = check_time_share(max_time_share)
+        self.suffix = text("suffix", suffix)
+        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
         self._loss = MeasuredLoss(
-            data=data, loss_fn=loss_fn, samples=samples, chunk_size=chunk_size, batch_norm=batch_norm, seed=seed
+            data=data,
+            loss_fn=self.loss_fn,
+            samples=self.samples,
+            chunk_size=self.chunk_size,
+            batch_norm=batch_norm,
+            seed=self.seed,
+            count=self.count,
         )
-        self._rate = 0.0
+        self._rate = 0.0  # the largest in the last step, scaled
+        self._unscaled_rate = 0.0
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -112,9 +120,28 @@ class CurvatureMonitor(LossMonitor):
         names = (*ends, *trace, "loss", "gradient_norm", "two_over_lr", "edge")
         return tuple(f"curvature/{name}{self.suffix}" for name in names)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._rate = 0.0
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
+        self._unscaled_rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
+        if not trainer.global_step:
+            self._rate = self._unscaled_rate
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._rate = self._unscaled_rate * learning_rate_scale_in_use(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"learning_rate": self._rate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._rate = state_dict.get("learning_rate", 0.0)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
         """Measure now, inside fit; nothing is logged.
@@ -122,8 +149,8 @@ class CurvatureMonitor(LossMonitor):
         Raises:
             UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
         """
-        group, weights = process_group(trainer), trained_weights(pl_module)
-        with undisturbed(trainer, pl_module):
+        group, weights = process_group(trainer), trained_weights(trainer, pl_module)
+        with self._loss.undisturbed(trainer, pl_module):
             loss = self._loss.on(trainer, pl_module)
             eigenvalues = hessian_eigenvalues(
                 loss,
@@ -142,13 +169,8 @@ class CurvatureMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        with self._schedule.measuring(trainer):
-            rate = self._rate * learning_rate_scale_in_use(trainer)
-            try:
-                ends, trace = self.measure(trainer, module)
-            except UndefinedCurvatureError as error:  # a diverged run is not ours to stop
-                rank_zero_warn(f"curvature is logged as NaN: {error}")
-                return dict.fromkeys(self.keys, math.nan)
+        rate = self._rate
+        ends, trace = self.measure(trainer, module)
         found = [ends.largest, ends.smallest, ends.largest_residual]
         found += [trace.trace, trace.standard_error] if trace else []
         found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -18,17 +18,18 @@ from .._lightning import (
     samples_in,
     uses_sync_batch_norm,
 )
-from .._refusals import refuse_different_settings, refuse_second
+from .._refusals import refuse_second
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
 from ..functional.ghost_copies import mark, marked, new_swap, take_back
 from ..functional.ghost_swap import swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from ._callback import GapCallback
 from ._last_batch import smallest_batches, watch_for_single_values
 
 _log = logging.getLogger(__name__)
 
 
-class GhostBatchNormSwap(Callback):
+class GhostBatchNormSwap(GapCallback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
     The layers are converted in place when fit starts and are BatchNorm again when it ends, and so are copies made in
@@ -53,6 +54,8 @@ class GhostBatchNormSwap(Callback):
     Reference:
         Hoffer, Hubara and Soudry (2017), section 4.
     """
+
+    may_change = ("ghost_batch_size", "leftover", "running_stats")  # told in words of their own
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class GhostBatchNormSwap(Callback):
         self._swap(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_different_settings(trainer, self, self._settings)
+        super().on_fit_start(trainer, pl_module)
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
         self._refuse_unswappable(pl_module)
         if self._skipped:
@@ -93,6 +96,7 @@ class GhostBatchNormSwap(Callback):
             _log.debug(self._table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         size, smallest = micro_batch_size(trainer), smallest_batches(trainer)
         self._asks_the_batch = size is None
         for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import (
@@ -19,7 +19,8 @@ from .._lightning import (
     writes_logs_now,
 )
 from .._refusals import refuse_second
-from .._resume import go_on_where_saved
+from .._resume import go_on_where_saved, keep_epoch, recall_epoch
+from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
     Warmup,
@@ -28,13 +29,14 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ._arguments import check_counts
-from ._rates import scaled_rates, used_rates
+from ._callback import GapCallback
+from ._rates import check_rates, scaled_rates, stop_scaling
+from ._unscaled import UnscaledUpdates
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 
 
-class LearningRateScaling(Callback):
+class LearningRateScaling(GapCallback):
     """Multiply the learning rate by what the batch size calls for, whatever the optimizer and scheduler.
 
     The factor is applied around each optimizer step and taken back right after it, so schedulers and checkpoints
@@ -72,6 +74,18 @@ class LearningRateScaling(Callback):
         Goyal et al. (2017), sections 2.1, 2.2 and 3; Hoffer, Hubara and Soudry (2017), section 3; Smith et al. (2018).
     """
 
+    decides_training = (
+        "base_batch_size",
+        "rule",
+        "warmup_epochs",
+        "warmup_steps",
+        "warmup",
+        "warmup_start",
+        "when_batch_changes",
+        "momentum_correction",
+    )
+    may_change = ("micro_batch_size",)
+
     def __init__(
         self,
         base_batch_size: int = 256,
@@ -85,44 +99,31 @@ class LearningRateScaling(Callback):
         momentum_correction: bool = False,
         micro_batch_size: int | None = None,
     ) -> None:
-        learning_rate_scale(1, base_batch_size)
-        if micro_batch_size is not None:
-            check_counts(micro_batch_size=micro_batch_size)
-        if isinstance(warmup_epochs, str) or not 0 <= warmup_epochs < math.inf:
-            raise ValueError(
-                f"warmup_epochs must not be negative or infinite, got {warmup_epochs!r}; 0 means no warmup"
-            )
-        whole = isinstance(warmup_steps, int) and not isinstance(warmup_steps, bool)
-        if warmup_steps is not None and not (whole and warmup_steps >= 0):
-            raise ValueError(
-                f"warmup_steps must be a whole number, at least 0, got {warmup_steps!r}; 0 means no warmup"
-            )
-        if not 0 <= warmup_start <= 1:
-            raise ValueError(f"warmup_start must be a fraction of your rate, from 0 to 1, got {warmup_start!r}")
-        for name, value, known in (
-            ("warmup", warmup, get_args(Warmup)),
-            ("when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-        self.base_batch_size = base_batch_size
+        none = "0 means no warmup"
+        self.base_batch_size = whole_number("base_batch_size", base_batch_size, unit="samples")
         self.rule: Rule = checked_rule(rule)
-        self.warmup_epochs = warmup_epochs
-        self.warmup_steps = warmup_steps
-        self.warmup: Warmup = warmup
-        self.warmup_start = warmup_start
-        self.when_batch_changes: WhenBatchChanges = when_batch_changes
-        self.momentum_correction = momentum_correction
-        self.micro_batch_size = micro_batch_size
+        epochs = real_number("warmup_epochs", warmup_epochs, at_least=0, hint=none)
+        self.warmup_epochs = int(epochs) if epochs.is_integer() else epochs  # messages say 5, not 5.0
+        self.warmup_steps = None if warmup_steps is None else whole_number("warmup_steps", warmup_steps, 0, hint=none)
+        self.warmup: Warmup = one_of("warmup", warmup, get_args(Warmup))
+        self.warmup_start = real_number(
+            "warmup_start", warmup_start, at_least=0, at_most=1, hint="it is a fraction of your learning rate"
+        )
+        self.when_batch_changes: WhenBatchChanges = one_of(
+            "when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)
+        )
+        self.momentum_correction = flag("momentum_correction", momentum_correction)
+        self.micro_batch_size = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
         self._micro_batch_size = 0
         self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._factor = 1.0
+        self._watch: UnscaledUpdates | None = None  # while fit runs
 
     @property
     def current_scale(self) -> float:
-        """What the optimizer's rate was multiplied by in the last step."""
+        """What the optimizer's learning rate was multiplied by in the last step."""
         return self._factor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -132,19 +133,22 @@ class LearningRateScaling(Callback):
                 self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         go_on_where_saved(trainer)
+        self._refuse_other_micro_batch_size(trainer)
         self._read_batch_size(trainer)
         self._is_first_batch = True
         if self._first_batch_size is None:
             self._first_batch_size = self._batch_size(trainer)
         self._check_warmup(trainer)
-        for index, optimizer in enumerate(trainer.optimizers):
+        for optimizer in trainer.optimizers:
             self._check_optimizer(optimizer)
-            rates = scaled_rates(optimizer)
-            rates.corrects_momentum = self.momentum_correction
-            if index < len(self._rates_before):
-                rates.used = self._rates_before[index]
-            rates.multiply(self, lambda: self._next_factor(trainer))
+        rates = scaled_rates(trainer)
+        rates.corrects_momentum = self.momentum_correction
+        for optimizer, used in zip(trainer.optimizers, self._rates_before, strict=False):
+            rates.remember(optimizer, used)
+        rates.multiply(self, lambda: self._next_factor(trainer), certain=self._changes_rates)
+        self._watch = UnscaledUpdates(rates, self)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._read_batch_size(trainer)
@@ -153,15 +157,20 @@ class LearningRateScaling(Callback):
         if self._is_first_batch:  # a resumed epoch may not start, and a later callback may have set its batch size
             self._is_first_batch = False
             self._read_batch_size(trainer)
+        if self._watch is not None:
+            self._watch.before_batch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._watch is not None:
+            self._watch.after_batch(trainer)
         if writes_logs_now(trainer):
-            used = [rate for optimizer in trainer.optimizers for rate in used_rates(optimizer)]
+            used = self._rates_used(trainer)
             rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in enumerate(used)}
+            rates = {name: rate for name, rate in rates.items() if not math.isnan(rate)}
             terms = {"lr/scale": self._factor, "batch/effective": float(self._batch_size(trainer))}
-            if used:
+            if rates:
                 pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -172,6 +181,8 @@ class LearningRateScaling(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        keep_epoch(trainer, checkpoint)
         self._remember_rates(trainer)
         checkpoint["LearningRateScaling"] = {
             "first_batch_size": self._first_batch_size,
@@ -179,6 +190,8 @@ class LearningRateScaling(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        recall_epoch(trainer, checkpoint)
         saved = checkpoint.get("LearningRateScaling", {})
         self._first_batch_size = saved.get("first_batch_size")
         self._rates_before = saved.get("rates", [])
@@ -191,6 +204,15 @@ class LearningRateScaling(Callback):
                 "pass micro_batch_size=..., the samples per batch and process"
             )
         self._micro_batch_size = micro
+
+    def _refuse_other_micro_batch_size(self, trainer: Trainer) -> None:
+        stated = None if self.micro_batch_size is None or micro_batch_size_set(trainer) else micro_batch_size(trainer)
+        if stated not in (None, self.micro_batch_size):
+            raise ValueError(
+                f"micro_batch_size={self.micro_batch_size} is not what {type(trainer.train_dataloader).__name__} "
+                f"states, {stated} samples per batch and process; leave micro_batch_size out, or give the loader "
+                f"batches of {self.micro_batch_size}"
+            )
 
     def _batch_size(self, trainer: Trainer) -> int:
         return self._micro_batch_size * trainer.accumulate_grad_batches * trainer.world_size
@@ -210,6 +232,11 @@ class LearningRateScaling(Callback):
             scale = ramp(step, length, scale, start=self.warmup_start)
         self._factor = scale * growth
         return self._factor
+
+    @property
+    def _changes_rates(self) -> bool:
+        length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
+        return self.rule != "none" or length > 0 or self.when_batch_changes == "replace_decay"
 
     def _warms_up(self, scale: float) -> bool:
         length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
@@ -246,9 +273,8 @@ class LearningRateScaling(Callback):
 
     def _check_optimizer(self, optimizer: Any) -> None:
         name = type(optimizer).__name__
+        check_rates(optimizer, "LearningRateScaling")
         for group in optimizer.param_groups:
-            if "lr" not in group:
-                raise ValueError(f"{name} has no 'lr' to scale; remove LearningRateScaling or use another optimizer")
             if self.momentum_correction and not group.get("momentum"):
                 raise ValueError(
                     f"momentum_correction=True corrects the buffer of an optimizer with momentum, and {name} has none; "
@@ -260,12 +286,18 @@ class LearningRateScaling(Callback):
                 "rate; use momentum_correction=False"
             )
 
+    def _rates_used(self, trainer: Trainer) -> list[float]:
+        """By parameter group: the Trainer's optimizers first, then those that the module steps by hand."""
+        rates = scaled_rates(trainer)
+        used = [rates.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
+        return [rate for group in used for rate in group] + rates.used_by_others()
+
     def _remember_rates(self, trainer: Trainer) -> None:
-        if self._micro_batch_size:  # while it runs: a checkpoint may be saved after the fit
-            self._rates_before = [used_rates(optimizer) for optimizer in trainer.optimizers]
+        if self._watch is not None:  # while it runs: a checkpoint may be saved after the fit
+            self._rates_before = [scaled_rates(trainer).used(optimizer) for optimizer in trainer.optimizers]
 
     def _stop(self, trainer: Trainer) -> None:
         self._remember_rates(trainer)
+        self._watch = None
         self._micro_batch_size = 0
-        for optimizer in trainer.optimizers:
-            scaled_rates(optimizer).stop(optimizer, self)
+        stop_scaling(trainer, self)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import process_group
+from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
 from ..functional.dataset_loss import BatchNormMode
-from ..functional.gradient_noise import UndefinedNoiseError, gradient_noise
-from ..functional.hessian_products import UndefinedCurvatureError
+from ..functional.gradient_noise import gradient_noise
 from ..functional.noise_scale import GradientNoise, RatioAverage
-from ._arguments import check_counts
-from ._fixed_subset import subset
-from ._module_loss import LossFunction, MeasuredLoss, trained_weights
-from ._schedule import EveryNEpochs, Schedule
+from ._arguments import optional_function
+from ._evaluations import LossFunction
+from ._fixed_subset import Count, subset
+from ._module_loss import MeasuredLoss, trained_weights
+from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor
-from ._undisturbed import undisturbed
+
+_Scale = Literal["simple_scale", "critical_batch"]
+_SCALES: tuple[_Scale, ...] = get_args(_Scale)
 
 
 class GradientNoiseScaleMonitor(LossMonitor):
@@ -30,11 +33,14 @@ class GradientNoiseScaleMonitor(LossMonitor):
     from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of the training data;
     ``loss_fn`` overrides it. The run is bit for bit the same with and without the monitor.
 
-    Logs at the end of an epoch ``noise/simple_scale`` = tr(Sigma) / |G|^2 and ``noise/critical_batch`` =
-    tr(H Sigma) / (G . H G), both in samples, with G the gradient, Sigma the covariance of the gradient of one sample
-    and H the Hessian; and the parts of the first, ``noise/gradient_norm_squared`` and ``noise/variance``. All are
-    averages over the measurements, taken of numerators and denominators apart. A scale is left out, with one warning,
-    while one of its averages is not positive.
+    Logs at the end of an epoch, in samples, tr(Sigma) / |G|^2 and tr(H Sigma) / (G . H G), with G the gradient, Sigma
+    the covariance of the gradient of one sample and H the Hessian. ``noise/simple_scale_now`` and
+    ``noise/critical_batch_now`` are those of this measurement alone, ``noise/simple_scale`` and
+    ``noise/critical_batch`` their running means: of numerators and denominators apart, each divided by the squared
+    gradient norm of its measurement, and weighted by the epochs that it stands for, so that neither large early
+    gradients nor left-out measurements decide them. ``noise/gradient_norm_squared`` and ``noise/variance`` are the
+    parts of ``noise/simple_scale_now``. A scale whose numerator or denominator is not positive is NaN, and one warning
+    says why.
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
@@ -44,10 +50,12 @@ class GradientNoiseScaleMonitor(LossMonitor):
         chunk_size: Samples in each of the small gradients that are compared, and most in memory at a time.
         batch_norm: ``"running"``, ``"batch"`` or ``"recomputed"`` statistics, as in `SharpnessMonitor`.
         probes: Random vectors for the critical batch, each with a product with the Hessian; 0 logs none.
-        decay: Weight of the earlier measurements in the averages, from 0 (each stands alone) to below 1.
+        decay: Weight of what was measured one epoch ago in the running means, from 0 (each measurement stands alone)
+            to below 1.
         seed: Seed of the subset and of the random vectors.
         data: Batches to measure on instead of the subset, at least two, as `training_step` takes them.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
+        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`; the scales are in its unit.
         max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
             training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
         suffix: Appended to the keys, so that two monitors can stand side by side.
@@ -60,6 +68,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
     Reference:
         McCandlish, Kaplan and Amodei (2018); see `lightning_gap.functional.gradient_noise`.
     """
+
+    _quantity = "gradient noise"
 
     def __init__(
         self,
@@ -74,26 +84,32 @@ class GradientNoiseScaleMonitor(LossMonitor):
         seed: int = 0,
         data: Iterable[Any] | None = None,
         loss_fn: LossFunction | None = None,
+        count: Count | None = None,
         max_time_share: float | None = 0.1,
         suffix: str = "",
     ) -> None:
-        if probes != 0:
-            check_counts(probes=probes)
-        self.every_n_epochs = every_n_epochs
-        self.at_start = at_start
-        self.samples = samples
-        self.chunk_size = chunk_size
-        self.batch_norm = batch_norm
-        self.probes = probes
-        self.decay = decay
-        self.seed = seed
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.at_start = flag("at_start", at_start)
+        self.samples = whole_number("samples", samples)
+        self.chunk_size = whole_number("chunk_size", chunk_size)
+        self.batch_norm: BatchNormMode = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
+        self.probes = whole_number("probes", probes, 0, most=10_000, hint="0 logs no critical batch")
+        self.decay = real_number("decay", decay, at_least=0, below=1, hint="try 0.5")
+        self.seed = seed_number("seed", seed)
         self.data = data
-        self.loss_fn = loss_fn
-        self.max_time_share = max_time_share
-        self.suffix = suffix
-        self._schedule = Schedule(every_n_epochs, max_time_share)
+        self.loss_fn = optional_function("loss_fn", loss_fn)
+        self.count = optional_function("count", count, "the batch")
+        self.max_time_share = check_time_share(max_time_share)
+        self.suffix = text("suffix", suffix)
+        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
         self._loss = MeasuredLoss(
-            data=data, loss_fn=loss_fn, samples=samples, chunk_size=chunk_size, batch_norm=batch_norm, seed=seed
+            data=data,
+            loss_fn=self.loss_fn,
+            samples=self.samples,
+            chunk_size=self.chunk_size,
+            batch_norm=batch_norm,
+            seed=self.seed,
+            count=self.count,
         )
         self._population: int | None = None
         self._begin()
@@ -101,32 +117,34 @@ class GradientNoiseScaleMonitor(LossMonitor):
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys this monitor logs."""
-        critical = ("critical_batch",) if self.probes else ()
-        names = ("simple_scale", *critical, "gradient_norm_squared", "variance")
+        critical = ("critical_batch", "critical_batch_now") if self.probes else ()
+        names = ("simple_scale", "simple_scale_now", *critical, "gradient_norm_squared", "variance")
         return tuple(f"noise/{name}{self.suffix}" for name in names)
-
-    @property
-    def state_key(self) -> str:
-        return self._generate_state_key(suffix=self.suffix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             self._begin()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._check_parts(trainer, pl_module)
-        if self.data is None:  # the gradient to be told from its noise is that of the whole training set
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        super()._draw(trainer, module)
+        self._check_parts()
+        if (
+            self.data is None and self.count is None
+        ):  # the gradient to be told from its noise is that of the whole training set
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
-            self._population = len(served.dataset)
+            self._population = served.population
 
     def state_dict(self) -> dict[str, Any]:
-        return {"simple": self._simple.state_dict(), "critical": self._critical.state_dict()}
+        own = {"simple": self._simple.state_dict(), "critical": self._critical.state_dict(), "step": self._step}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._simple.load_state_dict(state_dict["simple"])
-        self._critical.load_state_dict(state_dict["critical"])
+        super().load_state_dict(state_dict)
+        if "step" in state_dict:  # else from a version whose averages were of another kind: they begin anew
+            self._simple.load_state_dict(state_dict["simple"])
+            self._critical.load_state_dict(state_dict["critical"])
+            self._step = state_dict["step"]
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> GradientNoise:
         """Measure now, inside fit; nothing is logged, and no average moved.
@@ -135,11 +153,11 @@ class GradientNoiseScaleMonitor(LossMonitor):
             UndefinedNoiseError: If the loss at the weights, or the gradient of a part of it, is not finite.
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
-        with undisturbed(trainer, pl_module):
+        with self._loss.undisturbed(trainer, pl_module):
             loss = self._loss.on(trainer, pl_module)
             return gradient_noise(
                 loss,
-                trained_weights(pl_module),
+                trained_weights(trainer, pl_module),
                 sizes=loss.sizes,
                 probes=self.probes,
                 population=self._population,
@@ -148,48 +166,54 @@ class GradientNoiseScaleMonitor(LossMonitor):
             )
 
     def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        with self._schedule.measuring(trainer):
-            try:
-                noise = self.measure(trainer, module)
-            except (UndefinedNoiseError, UndefinedCurvatureError) as error:  # a diverged run is not ours to stop
-                rank_zero_warn(f"gradient noise is logged as NaN: {error}")
-                return dict.fromkeys(self.keys, math.nan)
-        self._simple.update(noise.variance, noise.gradient_norm_squared)
-        variance, norm_squared = self._simple.averages
-        found = {"simple_scale": self._simple.ratio, "gradient_norm_squared": norm_squared, "variance": variance}
-        if self.probes:
-            self._critical.update(noise.curvature_variance, noise.gradient_curvature)
-            found["critical_batch"] = self._critical.ratio
-        for name in [name for name, value in found.items() if math.isnan(value)]:
-            del found[name]
-            self._tell(name)
+        noise = self.measure(trainer, module)
+        self._take_in(noise, trainer)
+        found = {
+            "simple_scale": self._simple.ratio,
+            "simple_scale_now": noise.simple_scale,
+            "critical_batch": self._critical.ratio,
+            "critical_batch_now": noise.critical_batch,
+            "gradient_norm_squared": noise.gradient_norm_squared,
+            "variance": noise.variance,
+        }
+        if not self.probes:
+            del found["critical_batch"], found["critical_batch_now"]
+        for name in _SCALES:
+            if math.isnan(found.get(name, 0.0) + found.get(f"{name}_now", 0.0)):
+                self._tell(name, noise)
         return {f"noise/{name}{self.suffix}": value for name, value in found.items()}
 
-    def _tell(self, name: str) -> None:
-        """Say once what it means that a scale cannot be told."""
+    def _take_in(self, noise: GradientNoise, trainer: Trainer) -> None:
+        """Move the averages on, by the epochs since the measurement before."""
+        step, epochs = trainer.global_step, self._epochs_begun(trainer)
+        terms = {"scale": noise.measured_norm_squared, "elapsed": (step - self._step) * epochs / step if step else 0.0}
+        self._step = step
+        if noise.measured_norm_squared > 0 and noise.variance > 0:
+            self._simple.update(noise.variance, noise.gradient_norm_squared, **terms)
+            if math.isfinite(noise.curvature_variance):  # NaN without probes
+                self._critical.update(noise.curvature_variance, noise.gradient_curvature, **terms)
+
+    def _tell(self, name: _Scale, noise: GradientNoise) -> None:
+        """Say once why a scale is not known."""
         if name in self._told:
             return
         self._told.add(name)
-        averages = (self._simple if name == "simple_scale" else self._critical).averages
-        reason = (
-            f"samples={self.samples} do not tell the gradient from its noise"
-            if name == "simple_scale"
-            else f"the loss curves down along its gradient, or samples={self.samples} and probes={self.probes} do not "
-            "tell the curvature there from its noise"
-        )
+        numerator, denominator = (self._simple if name == "simple_scale" else self._critical).averages
+        reason = noise.reason(name) or f"the averages so far come to {numerator:.3g} / {denominator:.3g}"
         rank_zero_warn(
-            f"noise/{name}{self.suffix} is left out while it is not positive, {averages[0]:.3g} / {averages[1]:.3g}: "
-            f"{reason}; measure more samples, or raise decay to average longer"
+            f"noise/{name}{self.suffix} or noise/{name}_now{self.suffix} is NaN, which is said once: {reason}; measure "
+            "more samples in ten chunks or more, or raise decay for the mean"
         )
 
     def _begin(self) -> None:
         self._simple, self._critical = RatioAverage(self.decay), RatioAverage(self.decay)
+        self._step = 0  # of the last measurement
         self._told: set[str] = set()
 
-    def _check_parts(self, trainer: Trainer, module: LightningModule) -> None:
-        loss = self._loss.on(trainer, module, alone=True)  # the parts of all processes
-        if len(loss.sizes) < 2:
+    def _check_parts(self) -> None:
+        sizes = self._loss.sizes  # of all processes
+        if len(sizes) < 2:
             raise ValueError(
-                f"the gradient noise shows between batches, and the {loss.samples} samples are one; pass a smaller "
+                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
                 f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
             )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
+import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, weights_in
 from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
 from .._resume import ends_epoch, go_on_from
 from ..functional.batch_size import Split
 from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback
+from ._sample_counter import Count
 
 OptimizerState = Literal["keep", "reset"]
 Mode = Literal["weights", "continue"]
@@ -41,6 +43,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         mode: What is taken from it, ``"weights"`` or ``"continue"``.
         max_micro_batch: Most samples that one process works on at a time; larger batches are accumulated.
         batch_arg_name: As in `BatchSizeScheduler`.
+        count: As in `ExactAccumulation`: what the mean of your loss is taken over, if not the samples.
 
     Raises:
         ValueError: If ``optimizer_state`` is not stated, neither or both of ``switch_epoch`` and ``source_checkpoint``
@@ -52,6 +55,9 @@ class PiggybackWarmStart(BatchSizeCallback):
         Keskar et al. (2017), section 4, figure 5.
     """
 
+    decides_training = ("switch_epoch", "large_batch_size", "optimizer_state", "mode")
+    may_change = (*BatchSizeCallback.may_change, "source_checkpoint")
+
     def __init__(
         self,
         switch_epoch: int | None,
@@ -62,15 +68,17 @@ class PiggybackWarmStart(BatchSizeCallback):
         mode: Mode = "weights",
         max_micro_batch: int | None = None,
         batch_arg_name: str = "batch_size",
+        count: Count | None = None,
     ) -> None:
-        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name)
+        super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
         check_counts(large_batch_size=large_batch_size)
         if (switch_epoch is None) == (source_checkpoint is None):
             raise ValueError(
                 "the small batch comes either before switch_epoch or from source_checkpoint, got "
                 f"switch_epoch={switch_epoch!r} and source_checkpoint={source_checkpoint!r}; give one of them"
             )
-        whole = isinstance(switch_epoch, int) and not isinstance(switch_epoch, bool)
+        number: Any = switch_epoch  # NumPy's too
+        whole = isinstance(number, Integral) and not isinstance(number, bool)
         if switch_epoch is not None and not (whole and switch_epoch >= 1):
             raise ValueError(
                 "switch_epoch must be a whole number, at least 1, for the small batch to come first, got "
@@ -88,8 +96,8 @@ class PiggybackWarmStart(BatchSizeCallback):
                 "mode='weights' takes nothing but the weights from the checkpoint, so that no optimizer_state can be "
                 "kept; use optimizer_state='reset' or mode='continue'"
             )
-        self.switch_epoch = switch_epoch
-        self.large_batch_size = large_batch_size
+        self.switch_epoch = None if switch_epoch is None else int(switch_epoch)
+        self.large_batch_size = int(large_batch_size)
         self.optimizer_state = optimizer_state
         self.source_checkpoint = None if source_checkpoint is None else str(source_checkpoint)
         self.mode: Mode = mode
@@ -106,7 +114,7 @@ class PiggybackWarmStart(BatchSizeCallback):
             return
         if self.source_checkpoint is not None:
             refuse_sharded_weights(trainer, self)
-            if Path(self.source_checkpoint).exists():  # now, before others take note of the initial weights
+            if os.path.exists(self.source_checkpoint):  # now, before others take note of the initial weights
                 _load_weights(pl_module, self.source_checkpoint)
         elif not is_trial(trainer) and 0 <= (trainer.max_epochs or -1) <= (self.switch_epoch or 0):
             raise ValueError(
@@ -119,11 +127,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         if self.source_checkpoint is not None and not self._resumed:
             checkpoint = _load_weights(pl_module, self.source_checkpoint)  # again: configure_model may have made them
             if self.mode == "continue":
-                if not ends_epoch(checkpoint):
-                    raise ValueError(
-                        f"source_checkpoint={self.source_checkpoint!r} was saved inside an epoch, whose rest cannot "
-                        "go on in larger batches; use one from the end of an epoch, or mode='weights'"
-                    )
+                _check_continues(checkpoint, self.source_checkpoint, optimizers=self.optimizer_state == "keep")
                 go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,17 +172,15 @@ class PiggybackWarmStart(BatchSizeCallback):
 
 def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
     """Put the weights of a checkpoint into the module; the whole checkpoint."""
-    file = Path(path)
-    if not file.is_file():
-        stored = sorted(other.name for other in file.parent.glob("*.ckpt")) if file.parent.is_dir() else []
-        there = f"{file.parent} holds {', '.join(stored)}" if stored else f"{file.parent} holds no checkpoint"
-        raise FileNotFoundError(
-            f"source_checkpoint={path!r} does not exist: {there}; save the small-batch run's epochs with "
-            "ModelCheckpoint(every_n_epochs=1, save_top_k=-1)"
-        )
     try:
-        checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        checkpoint: dict[str, Any] = read_checkpoint(path)
+        weights = weights_in(checkpoint)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"source_checkpoint={path!r} does not exist: {stored_beside(path)}; save the small-batch run's epochs with "
+            "ModelCheckpoint(every_n_epochs=1, save_top_k=-1)"
+        ) from error
+    except ValueError as error:
         raise ValueError(
             f"source_checkpoint={path!r} cannot be read: {error}; it must be whole, saved by Lightning, and hold "
             "nothing but tensors and plain values, hyper-parameters included"
@@ -186,10 +188,26 @@ def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
     if next(module.parameters(), None) is None:
         return checkpoint  # not made yet
     try:
-        module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
-    except (RuntimeError, KeyError) as error:
+        load_weights(weights, module, strict=module.strict_loading)
+    except ValueError as error:
         raise ValueError(
             f"source_checkpoint={path!r} does not fit {type(module).__name__}: {error}; use a checkpoint of the same "
             "architecture"
         ) from error
     return checkpoint
+
+
+def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool) -> None:
+    """Refuse, for mode="continue", what holds weights alone or stopped inside an epoch."""
+    needed = ["loops", "global_step", *(["optimizer_states", "lr_schedulers"] if optimizers else [])]
+    missing = [name for name in needed if name not in checkpoint]
+    if missing or not isinstance(checkpoint["loops"], dict):
+        raise ValueError(
+            f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run goes "
+            "on; use one that Lightning saved with save_weights_only=False, or mode='weights'"
+        )
+    if not ends_epoch(checkpoint):
+        raise ValueError(
+            f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
+            "from the end of an epoch, or mode='weights'"
+        )

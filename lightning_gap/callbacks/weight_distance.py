@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from .._checkpoint_file import listed, read_checkpoint, told
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
+from .._trained import trained_weights
+from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ._callback import GapCallback
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
-class WeightDistanceMonitor(Callback):
+class WeightDistanceMonitor(GapCallback):
     """Log the Euclidean distance of all parameters from their values when fit began.
 
     Logs at the end of an epoch ``weights/distance_from_init``, and from the third point on ``weights/log_slope`` and
@@ -48,6 +51,8 @@ class WeightDistanceMonitor(Callback):
         Hoffer, Hubara and Soudry (2017), section 3; Keskar et al. (2017), section 4.
     """
 
+    may_change = ("per_layer", "compare_with")
+
     def __init__(
         self,
         *,
@@ -56,12 +61,14 @@ class WeightDistanceMonitor(Callback):
         compare_with: str | os.PathLike[str] | None = None,
         suffix: str = "",
     ) -> None:
-        check_every_n_epochs(every_n_epochs)
-        self.every_n_epochs = every_n_epochs
-        self.per_layer = per_layer
+        if not isinstance(compare_with, str | os.PathLike | None) or compare_with == "":
+            raise ValueError(f"compare_with must be the path of a file, or None, got {shown(compare_with)}")
+        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
+        self.per_layer = flag("per_layer", per_layer)
         self.compare_with = compare_with
-        self.suffix = suffix
+        self.suffix = text("suffix", suffix)
         self._start: dict[str, Tensor] = {}
+        self._trained: set[str] = set()  # names of weights that an optimizer has held
         self._points: dict[int, float] = {}  # distance by optimizer step, in the order of the steps
         self._other_distance: float | None = None
         self._unlogged: dict[str, float] = {}
@@ -81,8 +88,10 @@ class WeightDistanceMonitor(Callback):
             refuse_sharded_weights(trainer, self)
             refuse_same_keys(trainer, self, self.keys)
             self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
+            self._trained = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         _refuse_lazy(pl_module)
         if self._start:
             _refuse_other_names(self._start, pl_module)
@@ -103,7 +112,7 @@ class WeightDistanceMonitor(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # measured after every epoch: at the end of the run, weight averaging may have replaced the weights
         values = self._values(trainer, self._measure(trainer, pl_module, True))
-        if is_regular(trainer, self.every_n_epochs) or is_last_planned(trainer):
+        if is_regular(trainer.current_epoch, self.every_n_epochs) or is_last_planned(trainer):
             pl_module.log_dict(values, sync_dist=True)
             values = {}
         self._unlogged = values
@@ -113,20 +122,28 @@ class WeightDistanceMonitor(Callback):
             log_now(trainer, self._unlogged)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self._start, "steps": list(self._points), "distances": list(self._points.values())}
+        return {
+            "start": self._start,
+            "steps": list(self._points),
+            "distances": list(self._points.values()),
+            "trained": sorted(self._trained),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = dict(state_dict["start"])
+        self._trained = set(state_dict.get("trained", ()))
         self._points = dict(zip(state_dict["steps"], state_dict["distances"], strict=True))
 
     def _is_point(self, trainer: Trainer, epoch_ends: bool) -> bool:
         """Whether the line gets a point here; not at the last planned epoch, of which a longer run knows nothing."""
         step, last = trainer.global_step, next(reversed(self._points), 0)
         passes_power_of_two = step.bit_length() > last.bit_length()  # several optimizers may step over it
-        return step > last and (passes_power_of_two or (epoch_ends and is_regular(trainer, self.every_n_epochs)))
+        return step > last and (
+            passes_power_of_two or (epoch_ends and is_regular(trainer.current_epoch, self.every_n_epochs))
+        )
 
     def _measure(self, trainer: Trainer, module: LightningModule, epoch_ends: bool) -> dict[str, float]:
-        """Distances of all layers: a frozen one adds nothing, and may be unfrozen on the way."""
+        """Distances of all layers by the weights that an optimizer holds or has held; others are not trained."""
         weights = {name: weight for name, weight in module.named_parameters() if name in self._start}
         gone = self._start.keys() - weights.keys()
         if gone:
@@ -134,7 +151,9 @@ class WeightDistanceMonitor(Callback):
                 f"WeightDistanceMonitor misses {', '.join(sorted(gone))}: something renamed these parameters after fit "
                 "began, as pruning does; apply it before fit, or remove one of the two callbacks"
             )
-        layers = layer_distances(weights, self._start)
+        self._trained |= trained_weights(trainer, module).keys() & weights.keys()  # some are unfrozen on the way
+        moved = {name: weight if name in self._trained else self._start[name] for name, weight in weights.items()}
+        layers = layer_distances(moved, self._start)
         if self._is_point(trainer, epoch_ends):
             self._points[trainer.global_step] = math.hypot(*layers.values())
         return layers
@@ -169,14 +188,9 @@ def _refuse_other_names(start: Mapping[str, Tensor], module: LightningModule) ->
     different = start.keys() ^ dict(module.named_parameters()).keys()
     if different:
         raise ValueError(
-            f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {_listed(different)}; "
+            f"the checkpoint's WeightDistanceMonitor and the model differ in parameters: {listed(different)}; "
             "resume with the same model, or load only its weights"
         )
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Tensor], module: LightningModule) -> float:
@@ -185,16 +199,18 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
         weights = _stored_weights(path)
         different = (start.keys() - weights.keys()) | (weights.keys() - module.state_dict().keys())
         if different:
-            raise ValueError(f"its names differ from the model's in {_listed(different)}")
+            raise ValueError(f"its names differ from the model's in {listed(different)}")
         shapes = [name for name in start if weights[name].shape != start[name].shape]
         if shapes:
-            raise ValueError(f"its shapes differ from the model's in {_listed(shapes)}")
+            raise ValueError(f"its shapes differ from the model's in {listed(shapes)}")
         distance = weight_distance([weights[name] for name in start], start.values())
         if not 0 < distance < math.inf:
             raise ValueError(f"its distance from the start of this run is {distance}")
     except Exception as error:  # an unreadable file raises whatever its bytes lead to
+        own = isinstance(error, ValueError | FileNotFoundError)
+        reason = " ".join(str(error).split()) if own else told(error)
         raise ValueError(
-            f"compare_with={os.fspath(path)!r} cannot be compared with this run: {error}; give the final weights of a "
+            f"compare_with={os.fspath(path)!r} cannot be compared with this run: {reason}; give the final weights of a "
             "run of the same network from the same start: a Lightning checkpoint, or what "
             "torch.save(module.state_dict(), path) wrote"
         ) from error
@@ -202,7 +218,7 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
 
 
 def _stored_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    stored = read_checkpoint(path)
     weights = stored.get("state_dict", stored) if isinstance(stored, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(f"it holds a {type(stored).__name__}, not weights by name")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,24 +15,38 @@ from .batch_plan import BatchPlan
 
 
 class EpochClock:
-    """The epoch that a loader serves; Lightning calls `set_epoch` on the `sampler` of every loader."""
+    """The epoch that a loader serves next; Lightning calls `set_epoch` on the `sampler` of every loader."""
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.times_set = 0  # tells a choice from an epoch that came by itself
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to serve next."""
         self.epoch = epoch
+        self.times_set += 1
+
+
+@dataclass(frozen=True)
+class _HandedOut:
+    """The last batch that was handed out: of which batches, which one, and what `set_epoch` had said by then."""
+
+    plan: BatchPlan
+    epoch: int
+    position: int
+    times_set: int
 
 
 class PlannedLoader:
     """Serve the batches of a `BatchPlan`, from where a checkpoint stopped, to each process its share.
 
-    ``batch_size`` may be set between epochs. `state_dict` counts the batches that were handed out, not those that
-    workers have prepared.
+    A pass that has handed out its last batch leads on to the next epoch; one that was broken off begins again, unless
+    `set_epoch` chooses another, as Lightning does before every pass. ``batch_size`` may be set between epochs.
+    `state_dict` counts the batches that were handed out, not those that workers have prepared.
     """
 
     batch_sampler = None  # Lightning reads it wherever there is a sampler
+    augment: Any = None  # of loaders that vary their batches
 
     def __init__(
         self, dataset: Any, *, batch_size: int, shuffle: bool, seed: int, drop_last: bool, reseed: bool
@@ -40,9 +55,9 @@ class PlannedLoader:
         self.shuffle, self.seed, self.drop_last, self.reseed = shuffle, seed, drop_last, reseed
         self.sampler = EpochClock()
         self._batch_size = batch_size
-        self._served = 0  # batches of this epoch handed out so far
-        self._pass = BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)  # that is or was served
+        self._last: _HandedOut | None = None
         self._resume: tuple[int, int] | None = None  # epoch and position to go on from
+        BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)  # refuses what cannot be planned
 
     @property
     def batch_size(self) -> int:
@@ -65,9 +80,9 @@ class PlannedLoader:
         self.sampler.set_epoch(epoch)
 
     def seek(self, epoch: int, position: int) -> None:
-        """Begin the next pass, if it is over this epoch, at this batch."""
-        self._resume = epoch, position
-        self._served = position
+        """Begin the next pass with this batch of this epoch, unless `set_epoch` chooses another epoch by then."""
+        self.sampler.epoch = epoch
+        self._resume, self._last = (epoch, position), None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -76,56 +91,82 @@ class PlannedLoader:
         # A generator: nothing happens before the first batch is asked for, because Lightning makes iterators that it
         # never uses, and sets the position only after it has made the one that it does use.
         plan, epoch = self.plan, self.sampler.epoch
-        resume, self._resume = self._resume, None
-        start = resume[1] if resume is not None and resume[0] == epoch else 0
-        self._served, self._pass = start, plan
-        for batch in self._fetch(plan, epoch, start):
+        position, self._resume = self._start(plan), None
+        if position == len(plan):  # resumed after the last batch: what is left of this epoch is nothing
+            self.sampler.epoch += 1
+            return
+        handed_out = None
+        for batch in self._fetch(plan, epoch, position):
             if self.reseed:
-                _seed_all(plan.random_seed(epoch, self._served, "model"))
-            self._served += 1
+                _seed_all(plan.random_seed(epoch, position, "model"))
+            position += 1
+            if position == len(plan) and self.sampler.epoch == epoch:
+                self.sampler.epoch += 1
+            self._last = handed_out = _HandedOut(plan, epoch, position, self.sampler.times_set)
             yield batch
+        if self._last is handed_out:  # and no other pass has begun since
+            self._last = None
+
+    def _start(self, plan: BatchPlan) -> int:
+        """Where a pass that begins now begins."""
+        if self._resume is None or self._resume[0] != self.sampler.epoch:
+            return 0
+        return min(self._resume[1], len(plan))
 
     def state_dict(self) -> dict[str, int]:
-        """Plain numbers: where this pass is, and of which batches, whatever the batch size has become since."""
-        return _state(self._pass, self.sampler.epoch, self._served)
+        """Plain numbers: the epoch, batches of it that were handed out, and of which batches, as they were then."""
+        last = self._last
+        if last is not None and last.times_set == self.sampler.times_set:
+            return self._state(last.plan, last.epoch, last.position)
+        plan = self.plan  # of the pass that comes next
+        return self._state(plan, self.sampler.epoch, self._start(plan))
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the last batch that was handed out.
+        """Go on after the last batch that was handed out, with what is left of its epoch.
 
         Raises:
             ValueError: If this loader would cut the rest of the epoch into other batches, or the state is of another.
         """
-        own = _state(self.plan, 0, 0)
-        if state.keys() != own.keys():
+        own = self._state(self.plan, 0, 0)
+        found = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+        if not isinstance(state, Mapping) or not own.keys() - _SINCE <= state.keys() <= own.keys():
             raise ValueError(
-                f"the checkpoint holds the state of another loader than {type(self).__name__}: {sorted(state)} where "
+                f"the checkpoint holds the state of another loader than {type(self).__name__}: {found} where "
                 f"{sorted(own)} were expected; train with that one, or from a checkpoint of this"
             )
-        if not 0 < state["position"] < state["batches"]:
-            return  # between two epochs
-        for name in ("samples", "samples_per_batch", "seed"):
-            if state[name] != own[name]:
-                raise ValueError(
-                    f"the checkpoint was saved inside an epoch with {name}={state[name]}, this loader has "
-                    f"{name}={own[name]}, so that its batches are others; use the same, or a checkpoint from the end "
-                    "of an epoch"
-                )
-        self.seek(state["epoch"], state["position"])
+        position = state["position"]
+        differing = [name for name in own if name not in _MAY_DIFFER and state.get(name, own[name]) != own[name]]
+        if position >= state["batches"]:
+            position = sys.maxsize  # the end of the epoch, whatever its length is here
+        elif position and differing:
+            there, here = ", ".join(f"{n}={state[n]}" for n in differing), ", ".join(f"{n}={own[n]}" for n in differing)
+            raise ValueError(
+                f"the checkpoint was saved inside an epoch with {there}, this loader has {here}, so that the rest of "
+                "the epoch would be another; use the same, or a checkpoint from the end of an epoch"
+            )
+        self.seek(state["epoch"], position)
 
     @abstractmethod
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
         """The batches from ``start`` on."""
 
+    def _state(self, plan: BatchPlan, epoch: int, position: int) -> dict[str, int]:
+        return {
+            "epoch": epoch,
+            "position": position,
+            "batches": len(plan),
+            "samples": plan.samples,
+            "samples_per_batch": plan.samples_per_batch,
+            "seed": plan.seed,
+            "shuffle": plan.shuffle,
+            "drop_last": plan.drop_last,
+            "reseed": self.reseed,
+            "augment": self.augment is not None,
+        }
 
-def _state(plan: BatchPlan, epoch: int, position: int) -> dict[str, int]:
-    return {
-        "epoch": epoch,
-        "position": position,
-        "batches": len(plan),
-        "samples": plan.samples,
-        "samples_per_batch": plan.samples_per_batch,
-        "seed": plan.seed,
-    }
+
+_SINCE = {"shuffle", "drop_last", "reseed", "augment"}  # not in the states of version 0.1
+_MAY_DIFFER = {"epoch", "position", "batches"}
 
 
 def seed_cpu(seed: int) -> None:

@@ -17,7 +17,8 @@ class InMemoryLoader(PlannedLoader):
     """Yield batches cut straight from tensors: no sample is touched alone, no global random number is drawn.
 
     Stands in for a `DataLoader` in `Trainer.fit`; the monitors find its samples, not augmented, through `dataset`.
-    Resumes inside an epoch where it stopped, and serves each process its share of every batch; see `BatchPlan`.
+    Resumes inside an epoch where it stopped, and serves each process its share of every batch; see `BatchPlan`. A pass
+    that is over leads on to the next epoch; one that is broken off begins again.
 
     Args:
         samples: Tensors with the same first dimension, for instance inputs (N, ...) and targets (N,); or a data set

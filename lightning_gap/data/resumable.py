@@ -18,12 +18,13 @@ from .batch_plan import BatchPlan
 class ResumableLoader(PlannedLoader):
     """A `DataLoader` whose batches are a function of seed, epoch and position, and whose samples of seed and epoch.
 
-    Stands in for a `DataLoader` in `Trainer.fit`. A run that is resumed from a checkpoint inside an epoch gets the
-    batches that would have come, with any number of workers, and each process its share of every batch; see
-    `BatchPlan`. Random transforms of the data set, in workers or not, draw from torch's, NumPy's and Python's global
-    generators, which are seeded for each sample: what a sample looks like in an epoch is the same in every batch, on
-    every process and after resuming. The collate function, and a data set that makes whole batches in
-    `__getitems__`, find generators seeded once for the batch and process.
+    Stands in for a `DataLoader` in `Trainer.fit`, and in a plain loop. A run that is resumed from inside an
+    epoch gets the batches that would have come, with any number of workers, and each process its share of every batch;
+    see `BatchPlan`. A pass that is over leads on to the next epoch; one that is broken off begins again. Random
+    transforms of the data set, in workers or not, draw from torch's, NumPy's and Python's global generators, which are
+    seeded for each sample: what a sample looks like in an epoch is the same in every batch, on every process and after
+    resuming. The collate function, and a data set that makes whole batches in `__getitems__`, find generators seeded
+    once for the batch and process.
 
     Args:
         dataset: Samples by index, with a length.
@@ -90,25 +91,42 @@ class ResumableLoader(PlannedLoader):
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
         self._requests.begin(plan, epoch, start)
-        yield from self._workers
+        this_pass, batches = self._requests.passes, iter(self._workers)
+        while True:
+            if self._workers.persistent_workers and self._requests.passes != this_pass:
+                raise RuntimeError(
+                    "persistent_workers=True serves one pass at a time, and another has begun before this one was "
+                    "over; end one before the other, or use persistent_workers=False"
+                )
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
 
 
 Request = tuple[BatchPlan, int, int, list[int]]  # with epoch, position and the samples there
 
 
 class _Requests:
-    """The batches of one pass as workers are asked for them."""
+    """The batches of the pass that began last, as workers are asked for them."""
+
+    passes = 0
 
     def begin(self, plan: BatchPlan, epoch: int, start: int) -> None:
-        self._plan, self._epoch, self._start = plan, epoch, start
+        self._now = plan, epoch, start
+        self.passes += 1
 
     def __iter__(self) -> Iterator[Request]:
-        batches = self._plan.batches(self._epoch, self._start)
-        for position, batch in enumerate(batches, start=self._start):
-            yield self._plan, self._epoch, position, batch.tolist()
+        return _requests(*self._now)  # at once: another pass may begin before this one is over
 
     def __len__(self) -> int:
-        return len(self._plan) - self._start
+        return len(self._now[0]) - self._now[2]
+
+
+def _requests(plan: BatchPlan, epoch: int, start: int) -> Iterator[Request]:
+    for position, batch in enumerate(plan.batches(epoch, start), start=start):
+        yield plan, epoch, position, batch.tolist()
 
 
 class _SeededDataset(Dataset[Any]):

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 _MOST_FIELDS = 4  # of a batch that is a plain list or tuple; a longer one holds samples, not fields
 
@@ -33,7 +34,11 @@ def guess_samples(batch: Any) -> int | None:
 
 def _first_axes(part: Any, *, outermost: bool = False) -> Iterator[int | None]:
     """The first axis of each array in ``part``, or ``None`` once for what hides how many samples there are."""
-    if _is_array(part):
+    if isinstance(part, PackedSequence):
+        yield int(part.batch_sizes[0])  # sequences that have a first element: all of them
+    elif isinstance(part, Tensor) and part.is_nested:
+        yield int(part.size(0))  # its other axes are ragged, so that it has no shape
+    elif _is_array(part):
         if len(part.shape):
             yield int(part.shape[0])
     elif isinstance(part, Mapping):

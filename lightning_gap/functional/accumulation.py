@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class AccumulationWindow:
     """One optimizer step's micro-batches on one process, as they come.
@@ -29,22 +31,23 @@ class AccumulationWindow:
         """Weight on the loss of the next micro-batch: ``n_i k_i / (n_1 k_1)``.
 
         Args:
-            samples: Samples that the loss is a mean over.
+            samples: Samples that the loss is a mean over. 0 for a micro-batch that counts for nothing: the mean of
+                nothing is 0 / 0, so leave its gradient out instead of multiplying it by the weight.
             divisor: What the loop divides this loss by.
 
         Returns:
-            The weight, dimensionless; 1 for the first.
+            The weight, dimensionless; 1 for the first micro-batch with samples, 0 for one without.
 
         Raises:
-            ValueError: If there are no samples.
+            ValueError: If ``samples`` is negative, infinite or NaN.
         """
-        if not samples > 0:
-            raise ValueError(f"samples must be positive, got {samples!r}; a loss over nothing has no mean")
-        if self.micro_batches == 0:
+        if not 0 <= samples < math.inf:
+            raise ValueError(f"samples must be a number of at least 0, got {samples!r}")
+        if self._unit == 0:
             self._unit = samples * divisor
         self.micro_batches += 1
         self.samples += samples
-        return samples * divisor / self._unit
+        return samples * divisor / self._unit if samples else 0.0
 
     def finish(self, samples_of_all: float, *, processes: int = 1) -> float:
         """Factor on the whole window: ``W n_1 k_1 / N``.
@@ -54,6 +57,9 @@ class AccumulationWindow:
             processes: Processes W that average their gradients.
 
         Returns:
-            The factor, dimensionless; 1 where all micro-batches are equal and none is missing.
+            The factor, dimensionless; 1 where all micro-batches are equal and none is missing, 0 where no process has
+            a sample.
         """
+        if samples_of_all == 0:
+            return 0.0
         return processes * self._unit / samples_of_all

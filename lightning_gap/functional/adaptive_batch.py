@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
+from ._validation import flag, one_of, real_number, whole_number
 from .batch_tests import GradientStatistics
 from .noise_scale import RatioAverage
 
@@ -47,14 +48,9 @@ class BatchSizeTest:
     """
 
     def __init__(self, test: TestName, *, theta: float = 0.9, nu: float = 5.84, smoothing: float = 0.95) -> None:
-        if test not in get_args(TestName):
-            raise ValueError(f"test must be one of {', '.join(map(repr, get_args(TestName)))}, got {test!r}")
-        for name, value in (("theta", theta), ("nu", nu)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
-        self.test: TestName = test
-        self.theta = theta
-        self.nu = nu
+        self.test: TestName = one_of("test", test, get_args(TestName))
+        self.theta = real_number("theta", theta, above=0)
+        self.nu = real_number("nu", nu, above=0)
         self._main = RatioAverage(smoothing)
         self._across = RatioAverage(smoothing)
 
@@ -80,6 +76,7 @@ class BatchSizeTest:
             learning_rate: SGD's rate in this step, for ``cabs``.
             loss: Mean loss of the batch, for ``cabs``.
         """
+        batch_size = whole_number("batch_size", batch_size, unit="samples")
         noise = statistics.noise
         length = noise.gradient_norm_squared + noise.variance / batch_size  # |g|^2 of the whole batch
         pairs = {
@@ -131,6 +128,16 @@ def next_batch_size(
         >>> [next_batch_size(wanted, 64, smallest=32, largest=1000, multiple_of=8) for wanted in (10, 70, 900)]
         [64, 72, 128]
     """
+    current, smallest, largest, multiple_of = (
+        whole_number(name, value)
+        for name, value in {
+            "current": current,
+            "smallest": smallest,
+            "largest": largest,
+            "multiple_of": multiple_of,
+        }.items()
+    )
+    max_growth, monotone = real_number("max_growth", max_growth, at_least=1), flag("monotone", monotone)
     if math.isnan(wanted) or (monotone and wanted <= current):
         return current
     low = current if monotone else max(smallest, math.ceil(current / max_growth))

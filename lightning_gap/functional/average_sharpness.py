@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch.distributed import ProcessGroup
 
-from .counts import check_counts
+from ._validation import flag, seeded, whole_number
 from .loss_surface import LossFunction, Params, loss_surface
 from .neighbourhood import Neighbourhood
-from .sharpness import check_epsilons
+from .sharpness import checked_epsilons
 from .sharpness_result import UndefinedSharpnessError
 
 
@@ -22,7 +22,7 @@ class AverageSharpness:
     """Result of `average_sharpness`.
 
     Attributes:
-        rise: Mean of ``f(x + d) - f(x)`` over the directions; may be negative.
+        rise: Mean of ``f(x + d) - f(x)`` over the directions; may be negative. Infinite or NaN where a loss was.
         standard_error: Of that mean; NaN for a single direction.
         loss: Loss at the weights.
         directions: How many were drawn.
@@ -64,9 +64,10 @@ def average_sharpness(
         >>> round(found.rise, 3)  # the variance of each coordinate
         0.01
     """
-    check_counts(directions=directions)
-    check_epsilons((epsilon,))
-    generator = generator or torch.Generator().manual_seed(0)
+    directions = whole_number("directions", directions)
+    (epsilon,) = checked_epsilons((epsilon,))
+    relative = flag("relative", relative)
+    generator = seeded("generator", generator)
     rises: list[float] = []
     with loss_surface(loss_fn, params, process_group=process_group) as surface:
         loss = surface.loss()
@@ -86,7 +87,7 @@ def average_sharpness(
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation, NaN for a single value or where one is not finite."""
+    """Mean and sample standard deviation, NaN for a single value; where one is not finite the mean is not either."""
     if not all(map(math.isfinite, values)):
-        return math.nan, math.nan
+        return sum(values), math.nan  # infinite, or NaN where one is
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 from .counts import check_counts
 
@@ -50,16 +52,17 @@ def stage_at(schedule: Schedule | Mapping[int, int], epoch: int) -> Stage:
     else:
         asked = schedule(epoch)
     stage = asked if isinstance(asked, Stage) else Stage(asked)
-    size, factor = stage.batch_size, stage.learning_rate_factor
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    size: Any = stage.batch_size
+    factor: Any = stage.learning_rate_factor
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise ValueError(f"schedule gives {size!r} in epoch {epoch}; it must be a whole number of samples, at least 1")
-    if not 0 < factor < math.inf:
+    if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < float(factor) < math.inf:
         raise ValueError(f"schedule multiplies the learning rate by {factor!r} in epoch {epoch}; it must be positive")
-    return stage
+    return Stage(int(size), float(factor))  # NumPy's numbers become plain ones, which checkpoints can hold
 
 
-def checked_milestones(milestones: Mapping[int, int]) -> Mapping[int, int]:
-    """Give batch sizes by epoch back if they are a schedule.
+def checked_milestones(milestones: Mapping[int, int]) -> dict[int, int]:
+    """Give batch sizes by epoch back in plain numbers if they are a schedule.
 
     Raises:
         ValueError: If there are none, they do not begin at epoch 0, an epoch is no whole number, or the epochs do
@@ -68,16 +71,15 @@ def checked_milestones(milestones: Mapping[int, int]) -> Mapping[int, int]:
     epochs = list(milestones)
     if not epochs:
         raise ValueError("schedule is empty; give batch sizes by epoch, for instance {0: 128, 30: 512}")
-    for epoch in epochs:
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"schedule has epoch {epoch!r}; epochs are whole numbers from 0")
+    number: Any  # NumPy's too
+    for number in epochs:
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+            raise ValueError(f"schedule has epoch {number!r}; epochs are whole numbers from 0")
     if epochs[0] != 0:
         raise ValueError(f"schedule begins at epoch {epochs[0]}; say the batch size of epoch 0 too")
     if epochs != sorted(epochs):
         raise ValueError(f"schedule has its epochs in the order {epochs}; write them in rising order")
-    for epoch in epochs:
-        stage_at(milestones, epoch)
-    return milestones
+    return {int(epoch): stage_at(milestones, epoch).batch_size for epoch in epochs}
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.distributed import ProcessGroup, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ._uninterrupted import uninterrupted_exit
 from .ghost_batch_norm import _GhostBatchNorm
 from .processes import sum_over_processes
 
 
-@contextmanager
+@uninterrupted_exit
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Let every BatchNorm layer inside ``module`` normalise by its batch, and leave no trace of it.
 
@@ -39,7 +39,7 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextmanager
+@uninterrupted_exit
 def recomputed_statistics(
     module: nn.Module, run: Callable[[], object], *, process_group: ProcessGroup | None = None
 ) -> Iterator[None]:
@@ -61,17 +61,9 @@ def recomputed_statistics(
         (5.0, False)
     """
     layers = [layer for layer in _layers(module) if layer.running_mean is not None]
-    momenta = [layer.momentum for layer in layers]
     with _same_buffers(layers):
-        try:
-            for layer in layers:
-                layer.reset_running_stats()
-                layer.momentum = None  # the plain mean over batches
-            with _normalising_by_batch(layers):
-                sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=process_group)
-        finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
-                layer.momentum = momentum
+        with _averaging_over_batches(layers), _normalising_by_batch(layers):
+            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=process_group)
         if process_group is not None:
             _average(layers, process_group)
         yield
@@ -81,15 +73,15 @@ def _layers(module: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 
-@contextmanager
+@uninterrupted_exit
 def _normalising_by_batch(layers: list[_BatchNorm]) -> Iterator[None]:
     modes = [layer.training for layer in layers]
     ghosts = [(layer, layer.ghost_batch_size, layer.leftover) for layer in layers if isinstance(layer, _GhostBatchNorm)]
-    for layer in layers:
-        layer.train()
-    for ghost, _, _ in ghosts:
-        ghost.ghost_batch_size, ghost.leftover = sys.maxsize, "merge"
     try:
+        for layer in layers:
+            layer.train()
+        for ghost, _, _ in ghosts:
+            ghost.ghost_batch_size, ghost.leftover = sys.maxsize, "merge"
         yield
     finally:
         for ghost, size, leftover in ghosts:
@@ -98,7 +90,21 @@ def _normalising_by_batch(layers: list[_BatchNorm]) -> Iterator[None]:
             layer.train(mode)
 
 
-@contextmanager
+@uninterrupted_exit
+def _averaging_over_batches(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Begin the running statistics anew, as the plain mean over the batches to come; only momenta are put back."""
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+@uninterrupted_exit
 def _same_buffers(layers: list[_BatchNorm]) -> Iterator[None]:
     buffers = [buffer for layer in layers for buffer in layer.buffers()]
     originals = [buffer.clone() for buffer in buffers]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .counts import check_counts
+from ._validation import real_number, whole_number
 from .noise_scale import GradientNoise, noise_from_norms
 from .processes import sum_over_processes
 
@@ -32,6 +32,10 @@ class GradientStatistics:
     sum_of_norms_squared: float
     mean_norm_squared: float
     sum_of_products_squared: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gradients", whole_number("gradients", self.gradients, 2))
+        object.__setattr__(self, "samples_each", whole_number("samples_each", self.samples_each))
 
     @property
     def batch_size(self) -> int:
@@ -105,7 +109,7 @@ def gradient_statistics(
         >>> found.mean_norm_squared, found.variance
         (5.0, 32.0)
     """
-    check_counts(samples_each=samples_each)
+    samples_each = whole_number("samples_each", samples_each)
     rows = [_row(gradient) for gradient in gradients]
     device = rows[0].device if rows else None
 
@@ -152,7 +156,7 @@ def norm_test(statistics: GradientStatistics, *, theta: float = 0.9, population:
         >>> norm_test(statistics, theta=0.5)  # 32 / 16 against 0.25 * 5
         BatchTest(statistic=1.6, batch_size=26)
     """
-    _check_positive(theta=theta)
+    theta = real_number("theta", theta, above=0)
     return _test(statistics, statistics.variance, theta**2 * statistics.mean_norm_squared, population)
 
 
@@ -176,7 +180,7 @@ def inner_product_test(
         >>> inner_product_test(statistics, theta=0.1).batch_size  # 8 * 2 along, against 0.01 * 25
         64
     """
-    _check_positive(theta=theta)
+    theta = real_number("theta", theta, above=0)
     return _test(statistics, statistics.variance_along, theta**2 * statistics.mean_norm_squared**2, population)
 
 
@@ -198,7 +202,7 @@ def orthogonality_test(statistics: GradientStatistics, *, nu: float = 5.84, popu
         >>> orthogonality_test(statistics, nu=0.5).batch_size  # 8 * 3.6 across, against 0.25 * 5
         24
     """
-    _check_positive(nu=nu)
+    nu = real_number("nu", nu, above=0)
     return _test(statistics, statistics.variance_across, nu**2 * statistics.mean_norm_squared, population)
 
 
@@ -239,7 +243,7 @@ def cabs(statistics: GradientStatistics, *, learning_rate: float, loss: float) -
         >>> cabs(statistics, learning_rate=0.5, loss=0.25)  # 0.5 * 32 / 0.25 = 64 samples, four times the 16
         BatchTest(statistic=4.0, batch_size=64)
     """
-    _check_positive(learning_rate=learning_rate, loss=loss)
+    learning_rate, loss = _positive("learning_rate", learning_rate), _positive("loss", loss)
     return _test(statistics, learning_rate * statistics.variance, loss, None)
 
 
@@ -248,6 +252,7 @@ def _test(statistics: GradientStatistics, noise: float, bound: float, population
     needed = noise / bound if bound else math.inf if noise else math.nan
     statistic = needed / statistics.batch_size
     if population is not None:
+        population = whole_number("population", population)
         if population < max(2, statistics.batch_size):
             raise ValueError(f"population must be at least the batch of {statistics.batch_size}, got {population}")
         statistic *= (population - statistics.batch_size) / (population - 1)
@@ -261,7 +266,6 @@ def _row(gradient: Tensor | Sequence[Tensor]) -> Tensor:
     return torch.cat([p.detach().flatten().to(torch.promote_types(p.dtype, torch.float32)) for p in parts])
 
 
-def _check_positive(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if value <= 0 or value == math.inf:
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
+def _positive(name: str, value: float) -> float:
+    """A positive number; NaN, as the loss of a run that has diverged, stays NaN."""
+    return value if isinstance(value, float) and math.isnan(value) else real_number(name, value, above=0)

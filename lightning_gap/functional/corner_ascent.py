@@ -27,7 +27,7 @@ class Ascent:
     """The highest point that an ascent found.
 
     Attributes:
-        highest: Loss there.
+        highest: Loss there; infinite as soon as it was met, for nothing is higher.
         point: Where it is, in the unit cube or ball.
         stopped_because: What ended the ascent.
         non_finite: Evaluations that gave no finite loss.
@@ -64,6 +64,8 @@ def corner_ascent(
         if all(torch.equal(new, old) for new, old in zip(trial, best, strict=True)):
             return Ascent(highest, best, "confirmed by its gradient", non_finite)
         value, new_gradient = evaluate(trial, used < evaluations)
+        if value == math.inf:
+            return Ascent(value, trial, "loss not finite", non_finite + 1)
         if math.isfinite(value) and value > highest:
             highest = value
             _write(best, trial)
@@ -121,6 +123,8 @@ def pole_ascent(
         if euclidean_norm(new - old for new, old in zip(trial, best, strict=True)) < 1e-6:
             return Ascent(highest, best, "confirmed by its gradient", non_finite)
         value, new_gradient = evaluate(trial, used < evaluations)
+        if value == math.inf:
+            return Ascent(value, trial, "loss not finite", non_finite + 1)
         if math.isfinite(value) and value > highest:
             best, highest = trial, value
             direction = _normalised(new_gradient) if new_gradient else direction

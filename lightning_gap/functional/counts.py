@@ -1,10 +1,12 @@
-"""One check and one message for arguments that count something."""
+"""The check of several counts at once, for callers that keep the values as they were given."""
 
 from __future__ import annotations
 
+from ._validation import whole_number
+
 
 def check_counts(*, unit: str = "", **counts: int) -> None:
-    """Raise if one of them is not a whole number of at least 1.
+    """Raise if one of them is not a plain whole number of at least 1; `whole_number` takes NumPy's and makes it plain.
 
     Args:
         unit: What is counted, for the message: ``"samples"``.
@@ -20,6 +22,6 @@ def check_counts(*, unit: str = "", **counts: int) -> None:
         ValueError: batch_size must be a whole number of samples, at least 1, got 0
     """
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            of_what = f" of {unit}" if unit else ""
-            raise ValueError(f"{name} must be a whole number{of_what}, at least 1, got {value!r}")
+        whole_number(name, value, unit=unit)
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be a plain int, got {value!r}; pass int({name})")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .counts import check_counts
+from ._validation import one_of, real_number, seeded, whole_number
 from .hessian_products import UndefinedCurvatureError as UndefinedCurvatureError
 from .hessian_products import hessian_at
 from .hessian_products import hessian_vector_product as hessian_vector_product
@@ -89,8 +89,7 @@ class SpectralDensity:
         Raises:
             ValueError: If ``width`` is not positive.
         """
-        if not 0 < width < math.inf:
-            raise ValueError(f"width must be a positive number, in the unit of the eigenvalues, got {width!r}")
+        width = real_number("width", width, above=0, hint="it is in the unit of the eigenvalues")
         distances = (grid.detach().cpu().double()[..., None] - self.nodes) / width
         return torch.exp(-(distances**2) / 2) @ self.weights / (width * math.sqrt(2 * math.pi))
 
@@ -132,13 +131,10 @@ def hessian_eigenvalues(
         >>> round(found.largest, 4), round(found.smallest, 4)
         (1.0, -3.0)
     """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be a number between 0 and 1, for instance 1e-3, got {tolerance!r}")
-    if ends not in get_args(Ends):
-        raise ValueError(f"ends must be one of {', '.join(get_args(Ends))}, got {ends!r}")
-    check_counts(max_products=max_products)
-    asked = {"smallest": [0], "largest": [-1], "both": [0, -1]}[ends]
-    generator = generator or torch.Generator().manual_seed(0)
+    tolerance = real_number("tolerance", tolerance, above=0, below=1, hint="try 1e-3")
+    max_products = whole_number("max_products", max_products)
+    asked = {"smallest": [0], "largest": [-1], "both": [0, -1]}[one_of("ends", ends, get_args(Ends))]
+    generator = seeded("generator", generator)
     with hessian_at(loss_fn, params, process_group) as hessian:
         converged, start = False, hessian.random(generator, signs=False)  # signs may miss an eigenvector altogether
         for ritz in lanczos(hessian, start, max_products):
@@ -188,8 +184,8 @@ def hessian_trace(
         >>> hessian_trace(lambda: (weight**2).sum(), [weight]).trace  # exact, as for every diagonal Hessian
         6.0
     """
-    check_counts(probes=probes)
-    generator = generator or torch.Generator().manual_seed(0)
+    probes = whole_number("probes", probes)
+    generator = seeded("generator", generator)
     with hessian_at(loss_fn, params, process_group) as hessian:
         values = []
         for _ in range(probes):
@@ -235,9 +231,9 @@ def spectral_density(
         >>> round(float(found.nodes @ found.weights), 4)  # the mean of 1 and -3
         -1.0
     """
-    check_counts(steps=steps)
-    check_counts(probes=probes)
-    generator = generator or torch.Generator().manual_seed(0)
+    steps = whole_number("steps", steps)
+    probes = whole_number("probes", probes)
+    generator = seeded("generator", generator)
     with hessian_at(loss_fn, params, process_group) as hessian:
         found = [list(lanczos(hessian, hessian.random(generator, signs=True), steps))[-1] for _ in range(probes)]
         nodes, order = torch.cat([ritz.values for ritz in found]).sort()

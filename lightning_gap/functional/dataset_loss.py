@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup, get_rank, get_world_size
 
+from ._sample_count import guess_samples
 from .batch_statistics import batch_statistics, recomputed_statistics
 from .fixed_subset import FixedSubset
 
@@ -29,10 +30,11 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         module: The module; its parameters are not touched.
         loss_fn: Mean loss of one batch, a function of (module, batch).
         batches: The same batches every time: a list of them, or a `FixedSubset`.
-        sizes: Samples in each batch; by default the length of the first tensor in it.
+        sizes: Samples in each batch; by default the first axis of its tensors, on which all must agree.
         batch_norm: "running" evaluates BatchNorm with its running statistics, "batch" with those of each batch, which
             then belongs to the definition, "recomputed" with the mean of the batches' statistics at the weights.
         process_group: Processes between which the batches are dealt out; pass the same to the function that measures.
+        evaluation_mode: Puts the module in evaluation mode, `nn.Module.eval` by default.
 
     Attributes:
         samples: Number of samples, over all processes.
@@ -60,6 +62,7 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         sizes: Sequence[int] | None = None,
         batch_norm: BatchNormMode = "running",
         process_group: ProcessGroup | None = None,
+        evaluation_mode: Callable[[nn.Module], object] = nn.Module.eval,
     ) -> None:
         check_batch_norm(batch_norm)
         self.module = module
@@ -75,6 +78,7 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         self._rank = get_rank(process_group) if process_group else 0
         self._processes = get_world_size(process_group) if process_group else 1
         self._group = process_group
+        self._evaluation_mode = evaluation_mode
         self._entered: list[ExitStack] = []
 
     @property
@@ -111,7 +115,7 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         with ExitStack() as stack:
             modes = [(part, part.training) for part in self.module.modules()]
             stack.callback(_put_modes_back, modes)
-            self.module.eval()
+            self._evaluation_mode(self.module)
             if self.batch_norm == "batch":
                 stack.enter_context(batch_statistics(self.module))
             elif self.batch_norm == "recomputed":
@@ -136,22 +140,15 @@ def check_batch_norm(batch_norm: str) -> None:
 
 
 def samples_in(batch: Any) -> int:
-    """Samples in a batch: the first axis of the first tensor in it.
+    """Samples in a batch: the first axis of its tensors.
 
     Raises:
-        ValueError: If there is no tensor with an axis inside lists, tuples and mappings.
+        ValueError: If they do not agree on it, or it could be something else; see `guess_samples`.
     """
-    size = _first_axis(batch)
+    size = guess_samples(batch)
     if size is None:
         raise ValueError(f"cannot tell how many samples a {type(batch).__name__} holds; pass sizes=..., one for each")
     return size
-
-
-def _first_axis(batch: Any) -> int | None:
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((size for part in parts if (size := _first_axis(part)) is not None), None)
 
 
 def _put_modes_back(modes: list[tuple[nn.Module, bool]]) -> None:

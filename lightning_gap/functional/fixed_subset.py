@@ -61,6 +61,11 @@ class FixedSubset(Sequence[Any]):
         """Samples in each batch."""
         return [len(chunk) for chunk in self._chunks]
 
+    @property
+    def indices(self) -> list[list[int]]:
+        """Indices in the data set of the samples in each batch."""
+        return [chunk.tolist() for chunk in self._chunks]
+
     def __len__(self) -> int:
         return len(self._chunks)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ._uninterrupted import uninterrupted_exit
 from .loss_surface import LossFunction, LossSurface, Params, euclidean_norm, loss_surface
 
 # Length of a finite-difference step, relative to 1 + |x|. Measured on trained networks with tanh and GELU, n = 336,000:
@@ -69,7 +69,7 @@ def hessian_vector_product(
         return hessian.split(hessian(hessian.join(vector)))
 
 
-@contextmanager
+@uninterrupted_exit
 def hessian_at(loss_fn: LossFunction, params: Params, process_group: ProcessGroup | None) -> Iterator[HessianProducts]:
     """Open the neighbourhood of ``params``, as `loss_surface` does, for products with the Hessian."""
     with loss_surface(loss_fn, params, process_group=process_group) as surface:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from ._uninterrupted import uninterrupted_exit
+from ._validation import real_number
 
 T = TypeVar("T")
 
@@ -43,6 +46,7 @@ def along_line(
         >>> along_line(line, zero, two, [-1.0, 0.0, 1.0, 2.0], line.weight.item)
         [-2.0, 0.0, 2.0, 4.0]
     """
+    alphas = [real_number("alphas", alpha) for alpha in alphas]
     if not alphas:
         raise ValueError("alphas is empty; pass for instance 25 positions from -1 to 2")
     if {k: v.shape for k, v in start.items()} != {k: v.shape for k, v in end.items()}:
@@ -50,15 +54,21 @@ def along_line(
             k for k in {*start, *end} if k not in start or k not in end or start[k].shape != end[k].shape
         )
         raise ValueError(f"start and end must have the same keys and shapes; they differ in {', '.join(different)}")
-    original = {key: value.clone() for key, value in module.state_dict().items()}
     results: list[T] = []
-    try:
+    with _same_state(module):
         for alpha in alphas:
             module.load_state_dict({k: _between(v, end[k], alpha) for k, v in start.items()})
             results.append(measure())
+    return results
+
+
+@uninterrupted_exit
+def _same_state(module: nn.Module) -> Iterator[None]:
+    original = {key: value.clone() for key, value in module.state_dict().items()}
+    try:
+        yield
     finally:
         module.load_state_dict(original)
-    return results
 
 
 def _between(start: Tensor, end: Tensor, alpha: float) -> Tensor:

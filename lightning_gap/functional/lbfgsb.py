@@ -27,7 +27,7 @@ def lbfgsb_ascent(
     """Climb in the box ``|y_i| <= half_widths_i`` by ``iterations`` iterations of L-BFGS-B; the best point it saw.
 
     Both tolerances are 0: with SciPy's own, a gradient with no entry above 1e-5 ends the search at its start. A loss
-    that is not finite ends it too, before SciPy sees the value.
+    that is not finite ends it too, before SciPy sees the value; an infinite one is the highest.
 
     Args:
         evaluate: The loss and its gradient in y at ``u = y / half_widths``.
@@ -60,7 +60,7 @@ def lbfgsb_ascent(
         flat.clamp_(-1, 1)
         trial = [u.view_as(w).to(w) for u, w in zip(flat.split_with_sizes(sizes), half_widths, strict=True)]
         value, slope = evaluate(trial, True)
-        if math.isfinite(value) and value > highest:
+        if value > highest:
             best, highest = trial, value
         downhill = -_flat(slope)
         if not math.isfinite(value + downhill.sum()):
@@ -80,7 +80,10 @@ def lbfgsb_ascent(
     except _NotFinite:
         return Ascent(highest, best, "loss not finite", non_finite)
     if highest == start:  # flat to the last digit, or a first step so short that it saw nothing of the box
-        corner, _ = evaluate([(u + 2 * g.sign()).clamp_(-1, 1) for u, g in zip(point, gradient, strict=True)], False)
+        place = [(u + 2 * g.sign()).clamp_(-1, 1) for u, g in zip(point, gradient, strict=True)]
+        corner, _ = evaluate(place, False)
+        if corner == math.inf:
+            return Ascent(corner, place, "loss not finite", 1)
         if corner > start:
             raise UndefinedSharpnessError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
     return Ascent(highest, best, "iterations used up" if found.nit >= iterations else "converged")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Literal, get_args
 
+from ._validation import shown
 from .counts import check_counts
 
 RuleName = Literal["linear", "sqrt", "none"]
@@ -20,12 +21,12 @@ def checked_rule(rule: Rule) -> Rule:
     Raises:
         ValueError: If it is not; offers the nearest name.
     """
-    if not callable(rule) and rule not in get_args(RuleName):
-        near = get_close_matches(str(rule), get_args(RuleName), n=1, cutoff=0.5)
+    if not callable(rule) and not (isinstance(rule, str) and rule in get_args(RuleName)):
+        near = get_close_matches(shown(rule).strip("'"), get_args(RuleName), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"rule must be one of {', '.join(map(repr, get_args(RuleName)))} or a function of (batch_size, "
-            f"base_batch_size), got {rule!r}{hint}"
+            f"base_batch_size), got {shown(rule)}{hint}"
         )
     return rule
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn.parameter import is_lazy
 
+from ._uninterrupted import uninterrupted_exit
+from ._validation import function
 from .processes import sum_over_processes
 
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
@@ -75,11 +77,11 @@ class LossSurface:
             with closing(self.parts()) as parts:
                 before, again = self._first_part, next((float(part.detach()) for part in parts), None)
             # Sharpness is measured against 1 + loss, and kernels may sum in another order each time.
-            same = before is None or again is None or math.isclose(before, again, abs_tol=1e-5 * (1 + abs(before)))
-            if not same:
+            if before is not None and again is not None and not agree(before, again):
                 raise ValueError(
                     f"the loss is random: {before!r} and then {again!r} at the same weights; turn dropout off, "
-                    "measure on fixed samples without augmentation, and draw random numbers from a seed set in loss_fn"
+                    "measure on fixed samples without augmentation, draw random numbers from a seed set in loss_fn, "
+                    "and keep nothing from one call to the next"
                 )
             return 0.0, []
 
@@ -146,13 +148,14 @@ class LossSurface:
         return number, tensors
 
 
-@contextmanager
+@uninterrupted_exit
 def loss_surface(
     loss_fn: LossFunction, params: Params, *, process_group: ProcessGroup | None = None
 ) -> Iterator[LossSurface]:
     """Open the neighbourhood of ``params``; at the end, also by an exception, they hold their values again.
 
-    The values come back bit for bit in the same storage; `.grad` is never touched. A ``loss_fn`` that is a context
+    The values come back bit for bit in the same storage, and whole: Ctrl-C and SIGTERM wait until they are back.
+    `.grad` is never touched. A ``loss_fn`` that is a context
     manager, as `DatasetLoss` is, is entered at the first weights and left at the end.
 
     Args:
@@ -170,7 +173,7 @@ def loss_surface(
             "there are no gradients under torch.inference_mode; measure inside `with torch.inference_mode(False):`, "
             "or give the Trainer inference_mode=False"
         )
-    surface = LossSurface(loss_fn, weights, process_group)
+    surface = LossSurface(function("loss_fn", loss_fn, "no arguments"), weights, process_group)
     with entered(loss_fn), torch.enable_grad():
         try:
             yield surface
@@ -217,6 +220,13 @@ def euclidean_norm(tensors: Iterable[Tensor]) -> float:
     """Root of the sum of squares over all entries, in float64 where the device has it."""
     exact = ((t, torch.float32 if t.device.type == "mps" else torch.float64) for t in tensors)
     return math.sqrt(math.fsum(float(torch.linalg.vector_norm(t, dtype=dtype)) ** 2 for t, dtype in exact))
+
+
+def agree(first: float, second: float) -> bool:
+    """Whether two evaluations gave one loss; one that is not finite is itself each time, however it came about."""
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return math.isfinite(first) == math.isfinite(second)
+    return math.isclose(first, second, abs_tol=1e-5 * (1 + abs(first)))
 
 
 def _number(part: Tensor) -> float:

@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup, all_reduce
 
 
+class FailedElsewhereError(RuntimeError):
+    """What was computed together failed on another process, which has raised the error."""
+
+
 def sum_over_processes(
     compute: Callable[[], tuple[Sequence[float], list[Tensor]]],
     *,
@@ -27,7 +31,7 @@ def sum_over_processes(
         device: Where the processes exchange their numbers; the CPU by default.
 
     Raises:
-        RuntimeError: If ``compute`` failed on another process. What fails here is raised as it is.
+        FailedElsewhereError: If ``compute`` failed on another process. What fails here is raised as it is.
 
     Example:
         >>> sum_over_processes(lambda: ([2.0], []), numbers=1, process_group=None)
@@ -47,7 +51,7 @@ def sum_over_processes(
     if failure is not None:
         raise failure
     if told[0] > 0:
-        raise RuntimeError("measuring failed on another process; see its error")
+        raise FailedElsewhereError("measuring failed on another process; see its error")
     # Autograd may give one tensor for two weights, and one laid out otherwise in memory than on another process.
     tensors = [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
     for tensor in tensors:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._validation import real_number, seed_number, whole_number
+
 _ROWS_AT_A_TIME = 2**16
 
 
@@ -39,10 +41,13 @@ class RandomSubspace:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.dimension, bool) or not isinstance(self.dimension, int) or self.dimension < 1:
-            raise ValueError(f"dimension must be a whole number, at least 1, got {self.dimension!r}; the paper: 100")
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale must be positive, got {self.scale!r}; 1 gives entries of unit variance")
+        plain = {
+            "dimension": whole_number("dimension", self.dimension, hint="the paper: 100"),
+            "seed": seed_number("seed", self.seed),
+            "scale": real_number("scale", self.scale, above=0, hint="1 gives entries of unit variance"),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def check(self, weights: int) -> None:
         """Raise if the subspace is not smaller than the space of this many weights."""

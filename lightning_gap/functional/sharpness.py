@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.distributed import ProcessGroup
 
+from ._validation import real_number, shown
 from .loss_surface import LossFunction, Params
 from .neighbourhood import Norm
 from .random_subspace import RandomSubspace
@@ -73,7 +73,8 @@ def sharpness(
     Raises:
         ValueError: If an argument is out of range, a tensor cannot be perturbed, the loss is not a scalar, is random,
             or does not depend on ``params``.
-        UndefinedSharpnessError: A ValueError, if the loss at ``params`` is not finite, or is -1 or below.
+        UndefinedSharpnessError: A ValueError, if the loss or its gradient at ``params`` is not finite, or the loss is
+            -1 or below. What is not finite around them gives an infinite or NaN result.
         ImportError: If "lbfgsb" is asked for and SciPy is not installed.
 
     Reference:
@@ -146,19 +147,24 @@ def sharpness_profile(
         >>> [round(s.percent, 2) for s in sharpness_profile(lambda: (weight**2).sum(), [weight], (0.5, 0.25))]
         [150.0, 62.5]
     """
-    check_epsilons(epsilons)
     search = Search(method, max_evaluations, max_iterations, subspace, relative, norm, restarts, generator, report_on)
-    return search.profile(loss_fn, params, epsilons, process_group)
+    return search.profile(loss_fn, params, checked_epsilons(epsilons), process_group)
 
 
-def check_epsilons(epsilons: Sequence[float]) -> None:
-    """Raise if there is none, one is not a positive number, or one is there twice."""
-    numbers = all(isinstance(e, int | float) and not isinstance(e, bool) and 0 < e < math.inf for e in epsilons)
-    if not epsilons or not numbers or len(set(epsilons)) < len(epsilons):
-        given = ", ".join(map(repr, epsilons)) or "none"
+def checked_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
+    """The sizes as plain floats; raise if there is none, one is not a positive number, or one is there twice."""
+    single = not isinstance(epsilons, Iterable) or isinstance(epsilons, str | bytes) or not getattr(epsilons, "ndim", 1)
+    given = (epsilons,) if single else tuple(epsilons)
+    try:
+        numbers = tuple(real_number("epsilon", e, above=0) for e in given)
+    except ValueError:
+        numbers = ()
+    if not numbers or len(set(numbers)) < len(numbers):
+        told = ", ".join(map(shown, given)) or "none"
         raise ValueError(
-            f"epsilon must be a positive number, or several different ones, got {given}; the paper uses 1e-3 and 5e-4"
+            f"epsilon must be a positive number, or several different ones, got {told}; the paper uses 1e-3 and 5e-4"
         )
+    return numbers
 
 
 def epsilon_name(epsilon: float) -> str:

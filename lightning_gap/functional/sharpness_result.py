@@ -26,8 +26,10 @@ class Sharpness:
 
     Attributes:
         percent: ``100 * (highest_loss - loss) / (1 + loss)``; never negative, a lower bound on the true maximum.
+            Infinite where the loss was infinite at a point of the neighbourhood, NaN where it was NaN, or its gradient
+            not finite: the maximum is then infinite, or not known, and no finite number stands for it.
         loss: Loss at the weights themselves.
-        highest_loss: Highest loss found.
+        highest_loss: Highest loss found; infinite or NaN where ``percent`` is.
         epsilon: Size of the neighbourhood.
         norm: "max", a box, or "l2", a ball.
         relative: Whether the size of each coordinate is relative to ``|x_i|`` alone.
@@ -43,7 +45,8 @@ class Sharpness:
         gradient_norm: Euclidean length of the gradient at the weights.
         largest_gradient: Its largest entry by magnitude. Below 1e-5 SciPy's default settings report no sharpness.
         random_start: Whether the gradient was exactly zero, so that the search had to start from a random point.
-        non_finite: Evaluations that gave no finite loss and were passed over.
+        non_finite: Evaluations inside the neighbourhood whose loss or gradient was not finite, those of the loss to
+            report included. Above 0 exactly where ``percent`` is not finite.
         samples: Samples the loss was measured on, where ``loss_fn`` says: `DatasetLoss` does.
         batch_norm: How BatchNorm was evaluated, where ``loss_fn`` says.
         dtype: Precision of the weights.
@@ -105,8 +108,10 @@ class Start:
             if not math.isfinite(value) or value <= -1:
                 raise UndefinedSharpnessError(f"the loss at params must be finite and above -1, got {value!r}")
         surface.check_repeatable()
-        seconds = time.perf_counter() - began
-        return cls.known(surface, loss, reported, gradient, seconds), gradient
+        start = cls.known(surface, loss, reported, gradient, time.perf_counter() - began)
+        if not math.isfinite(start.gradient_norm):
+            raise UndefinedSharpnessError("the gradient of the loss at params must be finite; it tells where to climb")
+        return start, gradient
 
     @classmethod
     def known(

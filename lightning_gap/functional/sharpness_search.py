@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ._validation import flag, function, one_of, seeded, shown, whole_number
 from .corner_ascent import Ascent, corner_ascent, incremental_ascent, pole_ascent, signs
 from .lbfgsb import lbfgsb_ascent, require_scipy
 from .loss_surface import LossFunction, LossSurface, Params, entered, euclidean_norm, loss_surface
@@ -40,17 +41,18 @@ class Search:
 
     def __post_init__(self) -> None:
         for name, allowed in (("method", get_args(Method)), ("norm", get_args(Norm))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+            one_of(name, getattr(self, name), allowed)
         for name, least in (("max_evaluations", 2), ("max_iterations", 1), ("restarts", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        object.__setattr__(self, "relative", flag("relative", self.relative))
+        object.__setattr__(self, "generator", seeded("generator", self.generator))
+        if self.report_on is not None:
+            function("report_on", self.report_on, "no arguments")
         if self.method == "lbfgsb":
             require_scipy()
         if self.subspace is not None and not isinstance(self.subspace, RandomSubspace):
             raise ValueError(
-                f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {self.subspace!r}"
+                f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {shown(self.subspace)}"
             )
         if self.norm == "l2" and (self.subspace or self.method == "lbfgsb"):
             raise ValueError(
@@ -84,17 +86,23 @@ class Search:
         """Seek the maximum for one epsilon, from the weights."""
         began = time.perf_counter()
         climb = _Climb(self, surface, place, epsilon)
-        generator = (self.generator or torch.Generator().manual_seed(0)).clone_state()
+        assert self.generator is not None
+        generator = self.generator.clone_state()
         flat = not any(bool(s.any()) for s in slope)  # the sign of zero points nowhere: begin close by, at random
         if flat:
             ascents = [climb.ascend_from([0.1 * u for u in place.random(generator)])]
         else:
             ascents = [climb.ascend_from_centre(start.loss, slope)]
-        ascents += [climb.ascend_from(place.random(generator)) for _ in range(self.restarts)]
+        for _ in range(self.restarts):
+            ascents.append(climb.ascend_from(place.random(generator)))
         best = max(ascents, key=lambda ascent: ascent.highest)
-        if not best.highest > start.loss:
+        if climb.infinite is not None:  # nothing is higher, whatever was found beside it
+            best = Ascent(math.inf, climb.infinite, "loss not finite")
+        elif not best.highest > start.loss:
             best = Ascent(start.loss, place.blank(), best.stopped_because)
         highest = best.highest if self.report_on is None else climb.reported(best.point, start, self.report_on)
+        if highest < math.inf and (climb.undefined or climb.infinite is not None):
+            highest = math.nan  # the search could not look there, or ended there: what is left is not the maximum
         data = self.report_on or surface.loss_fn
         return Sharpness(
             percent=100 * (highest - start.reported_loss) / (1 + start.reported_loss),
@@ -114,7 +122,7 @@ class Search:
             gradient_norm=start.gradient_norm,
             largest_gradient=start.largest_gradient,
             random_start=flat,
-            non_finite=climb.non_finite + sum(ascent.non_finite for ascent in ascents),
+            non_finite=climb.non_finite,
             samples=getattr(data, "samples", None),
             batch_norm=getattr(data, "batch_norm", None),
             dtype=surface.weights[0].dtype,
@@ -128,11 +136,21 @@ class Search:
 
 
 class _Climb:
-    """The ascents for one epsilon, and what they cost together; the evaluation at the weights is counted."""
+    """The ascents for one epsilon, and what they cost together; the evaluation at the weights is counted.
+
+    Attributes:
+        evaluations: Of the loss.
+        gradients: Those of them with gradient.
+        non_finite: Those of them whose loss or gradient was not finite, and those of the loss to report.
+        infinite: The first point at which the loss was infinite; None if there was none.
+        undefined: Whether a loss was NaN or minus infinity, or a gradient was not finite.
+    """
 
     def __init__(self, search: Search, surface: LossSurface, place: Neighbourhood, epsilon: float) -> None:
         self.evaluations = self.gradients = 1
         self.non_finite = 0
+        self.infinite: list[Tensor] | None = None
+        self.undefined = False
         self._search = search
         self._surface = surface
         self._place = place
@@ -156,6 +174,8 @@ class _Climb:
     def ascend_from(self, point: list[Tensor]) -> Ascent:
         """Climb from a point of which nothing is known."""
         loss, slope = self._find_out(point)
+        if self.infinite is not None:
+            return Ascent(math.inf, self.infinite, "loss not finite")
         return self.ascend(point, loss, slope, self._search.max_evaluations - 2)
 
     def ascend_from_centre(self, loss: float, slope: Sequence[Tensor]) -> Ascent:
@@ -168,22 +188,19 @@ class _Climb:
             self.evaluations += used
             self.gradients += used
             left -= used
-            if point is None:
-                self.non_finite += 1
-            else:
+            if point is not None:
                 highest, slope_there = self._find_out(point)
                 left -= 1
-                if highest > loss:
+                if highest > loss and self.infinite is None:
                     return self.ascend(point, highest, slope_there, left)
+            if self.infinite is not None:
+                return Ascent(math.inf, self.infinite, "loss not finite")
         return self.ascend(self._place.blank(), loss, [s.clone() for s in slope], left)
 
     def _find_out(self, point: Sequence[Tensor]) -> tuple[float, Sequence[Tensor]]:
         """Loss at a point, as low as can be if it is not finite, and what the search keeps of the gradient there."""
         loss, gradient = self.evaluate(point, True)
-        if math.isfinite(loss):
-            return loss, self._search.kept(gradient)
-        self.non_finite += 1
-        return -math.inf, self._search.kept(gradient)
+        return loss if math.isfinite(loss) else -math.inf, self._search.kept(gradient)
 
     def _halves(self) -> list[_Half]:
         if (self._search.method, self._search.norm) != ("corner", "max"):
@@ -198,19 +215,35 @@ class _Climb:
         return [] if lacking else [_Half(self._evaluate, half) for half in halves]
 
     def reported(self, point: Sequence[Tensor], start: Start, report_on: LossFunction) -> float:
-        """The loss to report at this point; that at the weights, if it is not finite or lower."""
+        """The loss to report at this point; that at the weights, if it is lower."""
         loss, _ = self._evaluate(point, False, report_on)
-        self.non_finite += not math.isfinite(loss)
-        return max(start.reported_loss, loss) if math.isfinite(loss) else start.reported_loss
+        return max(start.reported_loss, loss)  # for NaN, `undefined` tells
 
     def _evaluate(
         self, point: Sequence[Tensor], with_gradient: bool, loss_fn: LossFunction | None = None
     ) -> tuple[float, Sequence[Tensor]]:
         self._place.move(point, self._epsilon)
-        if not with_gradient:
-            return self._surface.loss(loss_fn), []
-        loss, gradient = self._surface.loss_and_gradient(loss_fn)
-        return loss, self._place.project(gradient)
+        if with_gradient:
+            loss, gradient = self._surface.loss_and_gradient(loss_fn)
+        else:
+            loss, gradient = self._surface.loss(loss_fn), []
+        self._note(point, loss, gradient, reported=loss_fn is self._search.report_on and loss_fn is not None)
+        return loss, self._place.project(gradient) if with_gradient else []
+
+    def _note(self, point: Sequence[Tensor], loss: float, gradient: Sequence[Tensor], *, reported: bool) -> None:
+        """Remember what was not finite."""
+        if loss == math.inf:
+            if self.infinite is None and not reported:
+                self.infinite = [u.clone() for u in point]
+        elif not (math.isfinite(loss) and all(map(_is_finite, gradient))):
+            self.undefined = True
+        else:
+            return
+        self.non_finite += 1
+
+
+def _is_finite(gradient: Tensor) -> bool:
+    return not gradient.numel() or math.isfinite(float(torch.linalg.vector_norm(gradient, ord=math.inf)))
 
 
 class _Half:

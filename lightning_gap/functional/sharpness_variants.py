@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from ._validation import whole_number
 from .average_sharpness import mean_and_deviation
-from .counts import check_counts
 from .loss_surface import LossFunction, LossSurface, Params, checked_params, loss_surface
 from .neighbourhood import Neighbourhood, Norm
 from .random_subspace import RandomSubspace
-from .sharpness import check_epsilons, sharpness
+from .sharpness import checked_epsilons, sharpness
 from .sharpness_result import Method, Sharpness, Start
 from .sharpness_search import Search
 
@@ -53,7 +53,7 @@ def layer_sharpness(
         {'first': 10.0, 'second': 5.0}
     """
     search = Search(max_evaluations=max_evaluations, relative=relative)
-    check_epsilons((epsilon,))
+    (epsilon,) = checked_epsilons((epsilon,))
     named = checked_params(params)
     layers: dict[str, list[int]] = {}
     for index, (name, weight) in enumerate(named.items()):
@@ -77,7 +77,7 @@ class SubspaceSharpness:
     """Result of `subspace_sharpness`.
 
     Attributes:
-        percent: Mean over the draws.
+        percent: Mean over the draws; infinite or NaN where one of them is.
         standard_deviation: Sample standard deviation over the draws, in percent; NaN for a single one.
         draws: Each draw's own result.
     """
@@ -128,9 +128,10 @@ def subspace_sharpness(
         >>> len(found.draws), found.percent > 0
         (3, True)
     """
-    first = subspace or RandomSubspace()
-    check_counts(draws=draws)
-    check_epsilons((epsilon,))
+    first = RandomSubspace() if subspace is None else subspace
+    draws = whole_number("draws", draws)
+    (epsilon,) = checked_epsilons((epsilon,))
+    Search(method, max_evaluations, max_iterations, first, restarts=restarts)  # refuses before anything is measured
     results: list[Sharpness] = []
     with loss_surface(loss_fn, params, process_group=process_group) as surface:
         start, gradient = Start.at_centre(surface, None)
@@ -147,7 +148,7 @@ class GroupedSharpness:
     """Result of `m_sharpness`.
 
     Attributes:
-        rise: Mean over the groups of ``max f_group(x + y) - f_group(x)``.
+        rise: Mean over the groups of ``max f_group(x + y) - f_group(x)``; infinite or NaN where one of them is.
         standard_error: Of that mean; NaN for a single group.
         groups: Each group's own result.
     """
@@ -191,6 +192,8 @@ def m_sharpness(
         0.2
     """
     params = params if isinstance(params, Mapping) else list(params)
+    if callable(loss_fns) or not isinstance(loss_fns, Iterable):
+        raise ValueError(f"loss_fns must be several losses, one for each group of samples, got {loss_fns!r}")
     results = [
         sharpness(fn, params, epsilon=epsilon, norm=norm, max_evaluations=max_evaluations, relative=relative)
         for fn in loss_fns

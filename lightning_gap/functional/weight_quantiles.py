@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from ._validation import real_number
+
 
 def weight_quantiles(weights: Iterable[Tensor], levels: Sequence[float] = (0.05, 0.5, 0.95)) -> list[float]:
     """Quantiles of ``|x_i|`` over all weights together.
@@ -28,8 +30,7 @@ def weight_quantiles(weights: Iterable[Tensor], levels: Sequence[float] = (0.05,
         >>> weight_quantiles([torch.tensor([-3.0, 1.0]), torch.tensor([2.0])], [0.0, 0.5, 1.0])
         [1.0, 2.0, 3.0]
     """
-    if not all(0 <= level <= 1 for level in levels):
-        raise ValueError(f"levels must lie between 0 and 1, got {list(levels)}")
+    levels = [real_number("levels", level, at_least=0, at_most=1) for level in levels]
     flat = torch.cat([weight.detach().abs().flatten().cpu() for weight in weights] or [torch.empty(0)])
     if not flat.numel():
         raise ValueError("weights is empty; pass for instance the model's parameters")

@@ -158,13 +158,13 @@ def test_a_diverged_run_goes_on_and_its_curvature_is_missing():
     ("arguments", "message"),
     [
         ({"samples": 0}, "samples must be a whole number, at least 1, got 0"),
-        ({"probes": -1}, "probes must be a whole number, at least 1, got -1"),
+        ({"probes": -1}, "probes must be a whole number, at least 0, got -1"),
         ({"max_products": 2.5}, "max_products must be a whole number"),
-        ({"tolerance": 0.0}, "tolerance must lie between 0 and 1, got 0.0"),
-        ({"tolerance": 2}, "tolerance must lie between 0 and 1, got 2"),
-        ({"batch_norm": "eval"}, "batch_norm must be 'running', 'batch' or 'recomputed', got 'eval'"),
+        ({"tolerance": 0.0}, "tolerance must be a number, above 0 and below 1, got 0.0"),
+        ({"tolerance": 2}, "tolerance must be a number, above 0 and below 1, got 2"),
+        ({"batch_norm": "eval"}, "batch_norm must be one of 'running', 'batch', 'recomputed', got 'eval'"),
         ({"every_n_epochs": 0}, "every_n_epochs must be a whole number, at least 1, got 0"),
-        ({"max_time_share": 0}, "max_time_share must be a positive share"),
+        ({"max_time_share": 0}, "max_time_share must be a positive number"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -3,6 +3,7 @@ import tiny
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch.nn.functional import cross_entropy, mse_loss
+from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from lightning_gap import GeneralizationGapMonitor
@@ -62,7 +63,7 @@ def test_both_sides_have_the_size_of_the_smaller():
 
     monitor.loss_fn = loss
     tiny.trainer(monitor, max_epochs=1).fit(tiny.Validated(), tiny.loader(48), tiny.loader(24, seed=2))
-    assert sizes == [24, 24]
+    assert set(sizes) == {24}
 
 
 def test_without_classes_there_is_a_loss_gap_only():
@@ -122,6 +123,10 @@ def test_counts_that_are_no_counts_are_refused(argument, value):
 
 def test_a_step_that_needs_gradients_can_be_measured():
     class Penalty(tiny.Validated):
+        def __init__(self):
+            super().__init__()
+            self.correct = MulticlassAccuracy(num_classes=3)  # says that this is a classifier, which its loss does not
+
         def training_step(self, batch, batch_idx):
             x = batch[0].clone().requires_grad_()
             loss = cross_entropy(self(x), batch[1])

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,9 +15,12 @@ from lightning.pytorch import Callback
 from torch.nn.functional import cross_entropy
 
 from lightning_gap import GradientNoiseScaleMonitor
-from lightning_gap.functional import DatasetLoss, FixedSubset, gradient_noise
+from lightning_gap.functional import DatasetLoss, FixedSubset, GradientNoise, RatioAverage, gradient_noise
 
-NAMES = ("simple_scale", "critical_batch", "gradient_norm_squared", "variance")
+NAMES = (
+    *("simple_scale", "simple_scale_now", "critical_batch", "critical_batch_now"),
+    *("gradient_norm_squared", "variance"),
+)
 
 
 class ByHand(Callback):
@@ -69,16 +74,64 @@ def monitor(**terms):
     return GradientNoiseScaleMonitor(**({"samples": 48, "chunk_size": 8} | terms))
 
 
-def test_it_logs_averages_of_what_the_gradients_of_all_samples_give():
+def test_it_logs_the_measurement_and_the_running_mean_of_what_the_gradients_of_all_samples_give():
+    """All samples are measured, so that the gradient has no noise, and the mean is that of the scales."""
     by_hand, logged = ByHand(), Logged()
     fit(by_hand, monitor(decay=0.5, probes=0), logged)
-    first, second = by_hand.found
-    weights = [(1.0, 0.0), (1 / 3, 2 / 3)]
-    for seen, (old, new) in zip(logged.seen, weights, strict=True):
-        norm, variance = (old * first[name] + new * second[name] for name in ("norm", "variance"))
-        assert seen["gradient_norm_squared"] == pytest.approx(norm, rel=1e-4)
-        assert seen["variance"] == pytest.approx(variance, rel=1e-4)
-        assert seen["simple_scale"] == pytest.approx(variance / norm, rel=1e-4)
+    first, second = (found["variance"] / found["norm"] for found in by_hand.found)
+    for seen, found, mean in zip(logged.seen, by_hand.found, (first, first / 3 + second * 2 / 3), strict=True):
+        assert seen["gradient_norm_squared"] == pytest.approx(found["norm"], rel=1e-4)
+        assert seen["variance"] == pytest.approx(found["variance"], rel=1e-4)
+        assert seen["simple_scale_now"] == pytest.approx(found["variance"] / found["norm"], rel=1e-4)
+        assert seen["simple_scale"] == pytest.approx(mean, rel=1e-4)
+
+
+class Simulated(GradientNoiseScaleMonitor):
+    """Measures a gradient that shrinks tenfold in two epochs while the noise scale grows slowly, with some chance."""
+
+    slow = False
+
+    def measure(self, trainer, pl_module):
+        epoch = trainer.current_epoch
+        chance = torch.Generator().manual_seed(epoch)
+        size = 10.0 ** (-epoch / 2)
+        length, variance, along, across = 1 + 0.05 * torch.randn(4, generator=chance, dtype=torch.float64)
+        variance = float(variance) * size * self.scale(epoch)
+        norm = float(length) * size
+        return GradientNoise(norm, variance, float(along) * norm, float(across) * 2 * variance, norm + variance / 2000)
+
+    @staticmethod
+    def scale(epoch):
+        return 50.0 + 5 * epoch
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    def run(every_n_epochs, slow=()):
+        logged, measuring = Logged(), Simulated(samples=48, chunk_size=8, every_n_epochs=every_n_epochs)
+        if slow:  # the end of an epoch at which time was left for a measurement
+            measuring._schedule.is_due = lambda trainer, name: trainer.current_epoch in slow
+        fit(measuring, logged, epochs=16, limit_train_batches=1)
+        return logged.seen[-1]
+
+    return [run(1), run("log"), run(1, slow=(0, 1, 2, 5, 15)), run(1, slow=(11, 15))]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("simple_scale", 1), ("critical_batch", 2)])
+def test_neither_the_schedule_nor_the_speed_of_the_machine_nor_early_gradients_decide_the_mean(simulated, name, factor):
+    expected = factor * Simulated.scale(15)
+    for seen in simulated:
+        assert seen[name] == pytest.approx(expected, rel=0.2)
+        assert seen[f"{name}_now"] == pytest.approx(expected, rel=0.25)
+
+
+def test_averages_that_count_every_measurement_alike_are_decided_by_early_gradients():
+    """What the mean above is not: seven eighths of the denominator are those of the first two epochs."""
+    plain, measuring = RatioAverage(0.5), Simulated()
+    for epoch in (0, 1, 3, 7, 15):
+        noise = measuring.measure(SimpleNamespace(current_epoch=epoch), None)
+        plain.update(noise.variance, noise.gradient_norm_squared)
+    assert plain.ratio < 0.5 * Simulated.scale(15)
 
 
 def test_with_no_decay_each_measurement_stands_alone():
@@ -101,7 +154,7 @@ def test_the_critical_batch_is_that_of_the_measurement():
 @pytest.mark.parametrize("probes", [0, 2])
 def test_the_critical_batch_is_logged_where_it_has_probes(probes):
     metrics = fit(monitor(probes=probes)).callback_metrics
-    assert ("noise/critical_batch" in metrics) == bool(probes)
+    assert ("noise/critical_batch" in metrics) == ("noise/critical_batch_now" in metrics) == bool(probes)
     assert "noise/simple_scale" in metrics
 
 
@@ -116,10 +169,11 @@ def test_a_gradient_lost_in_its_noise_has_no_scale_and_one_warning_says_so():
         fit(measuring, logged)
     told = [str(w.message) for w in caught if "noise/simple_scale" in str(w.message)]
     assert len(told) == 1
-    assert "left out while it is not positive" in told[0]
+    assert "noise/simple_scale or noise/simple_scale_now is NaN, which is said once: |G|^2 comes out as -" in told[0]
     assert "measure more samples" in told[0]
     for seen in logged.seen:
-        assert "simple_scale" not in seen
+        assert math.isnan(seen["simple_scale"])
+        assert math.isnan(seen["simple_scale_now"])
         assert seen["gradient_norm_squared"] < 0 < seen["variance"]
 
 
@@ -162,6 +216,42 @@ def test_a_diverged_run_goes_on_and_its_noise_is_missing():
     assert all(math.isfinite(value) for value in logged.seen[0].values())
 
 
+@pytest.mark.parametrize(("samples", "seed"), [(12, 0), (12, 1), (16, 2)])
+def test_two_chunks_have_a_critical_batch_of_their_own_or_none_and_never_one_of_rounding(samples, seed):
+    measuring, found = monitor(samples=samples, seed=seed, decay=0.0), []
+
+    class Compares(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            found.append(measuring.measure(trainer, pl_module))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        metrics = fit(measuring, Compares()).callback_metrics
+    assert all(abs(noise.curvature_variance) > 1e-4 * noise.variance for noise in found)
+    for name in ("critical_batch", "critical_batch_now"):
+        logged = float(metrics[f"noise/{name}"])
+        assert math.isnan(logged) or logged == pytest.approx(found[-1].critical_batch, rel=1e-5)
+
+
+@pytest.mark.parametrize("probes", [0, 2])
+def test_samples_that_are_all_alike_show_no_noise_and_no_scale(probes):
+    x, y = tiny.dataset(8).tensors
+    logged = Logged()
+    with pytest.warns(UserWarning, match="the gradients are equal up to rounding, and show no noise"):
+        fit(monitor(data=[[x, y]] * 4, probes=probes), logged)
+    for seen in logged.seen:
+        assert math.isnan(seen["simple_scale"])
+        assert math.isnan(seen["simple_scale_now"])
+        assert seen["variance"] == 0.0
+
+
+def test_a_checkpoint_holds_plain_numbers_whatever_the_arguments_were(tmp_path):
+    arguments = {"decay": np.float64(0.5), "samples": np.int64(48), "chunk_size": np.int32(8), "probes": np.uint8(1)}
+    trainer = fit(GradientNoiseScaleMonitor(**arguments, seed=np.int64(3), max_time_share=np.float32(0.5)))
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    assert torch.load(tmp_path / "plain.ckpt", weights_only=True)["callbacks"]
+
+
 def test_samples_in_a_single_chunk_are_refused_before_the_first_step():
     with pytest.raises(ValueError, match="the 48 samples are one; pass a smaller chunk_size than 50, or data="):
         fit(GradientNoiseScaleMonitor())
@@ -172,11 +262,11 @@ def test_samples_in_a_single_chunk_are_refused_before_the_first_step():
     [
         ({"samples": 0}, "samples must be a whole number, at least 1, got 0"),
         ({"chunk_size": 2.5}, r"chunk_size must be a whole number, at least 1, got 2\.5"),
-        ({"probes": -1}, "probes must be a whole number, at least 1, got -1"),
-        ({"decay": 1.0}, r"decay must be at least 0 and below 1, .*got 1\.0"),
-        ({"batch_norm": "eval"}, "batch_norm must be 'running', 'batch' or 'recomputed', got 'eval'"),
+        ({"probes": -1}, "probes must be a whole number, at least 0, got -1"),
+        ({"decay": 1.0}, r"decay must be a number, at least 0 and below 1, got 1\.0"),
+        ({"batch_norm": "eval"}, "batch_norm must be one of 'running', 'batch', 'recomputed', got 'eval'"),
         ({"every_n_epochs": 0}, "every_n_epochs must be a whole number, at least 1, got 0"),
-        ({"max_time_share": 0}, "max_time_share must be a positive share"),
+        ({"max_time_share": 0}, "max_time_share must be a positive number"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

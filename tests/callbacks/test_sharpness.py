@@ -1,4 +1,6 @@
+import itertools
 import math
+import warnings
 from unittest import mock
 
 import numpy as np
@@ -159,7 +161,7 @@ def test_counts_that_are_no_counts_are_refused(argument, value):
 
 
 def test_an_unknown_batch_norm_mode_is_refused():
-    with pytest.raises(ValueError, match="batch_norm must be 'running', 'batch' or 'recomputed', got 'eval'"):
+    with pytest.raises(ValueError, match="batch_norm must be one of 'running', 'batch', 'recomputed', got 'eval'"):
         SharpnessMonitor(batch_norm="eval")
 
 
@@ -241,13 +243,50 @@ def test_a_diverged_run_goes_on_and_its_sharpness_is_missing():
     assert math.isnan(float(trainer.callback_metrics["sharpness/full_eps1e-3"]))
 
 
-def test_batches_of_unknown_size_are_refused_before_the_first_step():
-    class Opaque:
-        pass
+@pytest.mark.parametrize(("beyond", "logged"), [(math.inf, "inf"), (math.nan, "nan")])
+def test_a_box_that_is_not_finite_is_logged_as_such_with_one_warning(beyond, logged):
+    def loss_fn(module, batch):
+        moved = module.net[0].weight.detach().abs().max() > 2
+        return module(batch[0]).square().mean() + (beyond if moved else 0.0)
 
-    loader = torch.utils.data.DataLoader(list(tiny.dataset()), batch_size=16, collate_fn=lambda _: Opaque())
-    with pytest.raises(ValueError, match=r"cannot tell how many samples a Opaque holds; pass data="):
-        tiny.trainer(SharpnessMonitor()).fit(tiny.TinyClassifier(), loader)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = tiny.trainer(SharpnessMonitor((1e-3, 5), loss_fn=loss_fn, accurate_at_end=True), max_epochs=2)
+        trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    told = [str(w.message) for w in caught if "sharpness is logged as" in str(w.message)]
+    assert len(told) == 1
+    assert f"sharpness is logged as {logged}, which is said once: the loss is finite at the weights, but" in told[0]
+    found = {key: float(value) for key, value in trainer.callback_metrics.items() if "full" in key}
+    assert len(found) == 4
+    for key, value in found.items():
+        assert str(value) == logged if "eps5e0" in key else math.isfinite(value), key
+
+
+_COUNTER = itertools.count()  # the variable of a Python module: no measurement can put it back
+
+
+class Opaque:
+    """A batch of another library's making."""
+
+    def __init__(self, rows):
+        self.inputs, self.targets = torch.utils.data.default_collate(rows)
+
+
+def loss_of_opaque(module, batch):
+    return cross_entropy(module(batch.inputs), batch.targets)
+
+
+def test_a_batch_given_without_its_samples_is_refused_and_count_says_them():
+    rows = list(tiny.dataset())
+    data = [Opaque(rows[:40]), Opaque(rows[40:])]
+    with pytest.raises(ValueError, match=r"cannot tell how many samples a Opaque of data holds.*pass count="):
+        tiny.trainer(SharpnessMonitor(data=data, loss_fn=loss_of_opaque)).fit(tiny.TinyClassifier(), tiny.loader())
+    module = tiny.TinyClassifier()
+    monitor = SharpnessMonitor(1e-3, data=data, loss_fn=loss_of_opaque, count=lambda batch: len(batch.targets))
+    trainer = tiny.trainer(monitor, max_epochs=1)
+    trainer.fit(module, tiny.loader())
+    whole = loss_of_opaque(module.eval(), Opaque(rows)).detach()
+    assert float(trainer.callback_metrics["sharpness/loss"]) == pytest.approx(float(whole), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +351,7 @@ def test_what_cannot_go_together_is_refused():
         SharpnessMonitor(accurate_at_end=True, data=[])
     with pytest.raises(ValueError, match="relative=True goes with the full space"):
         SharpnessMonitor(relative=True, subspace=10)
-    with pytest.raises(ValueError, match="dimension must be a whole number, at least 1, got 0"):
+    with pytest.raises(ValueError, match="subspace must be a whole number, at least 1, got 0"):
         SharpnessMonitor(subspace=0)
     with pytest.raises(ValueError, match="method must be one of corner, lbfgsb, got 'adam'"):
         SharpnessMonitor(method="adam")
@@ -331,16 +370,13 @@ def test_a_subspace_as_large_as_the_model_ends_before_it_is_measured():
         (lambda self, batch: cross_entropy(self(batch[0]), batch[1], reduction="none"), "scalar"),
         (lambda self, batch: cross_entropy(self(batch[0]), batch[1]).detach(), "does not depend on params"),
         (
-            lambda self, batch: cross_entropy(self(batch[0] + torch.randn(8, generator=self.own)), batch[1]),
+            lambda self, batch: cross_entropy(self(batch[0] + float(next(_COUNTER))), batch[1]),
             "the loss is random",
         ),
     ],
 )
 def test_a_loss_that_cannot_be_measured_ends_the_run_before_the_first_step(step, message):
     class Odd(tiny.TinyClassifier):
-        def on_train_epoch_start(self):
-            self.own = torch.Generator().manual_seed(0)
-
         def training_step(self, batch, batch_idx):
             return step(self, batch)
 
@@ -382,16 +418,16 @@ def test_a_parameter_that_is_not_trained_is_not_moved():
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("failing", range(1, 12))
 def test_a_loss_that_fails_at_any_evaluation_leaves_the_weights_as_they_were(error, failing):
-    class Fails(tiny.TinyClassifier):
-        calls = 0
+    calls = []  # outside of the module, whose own state every evaluation finds as it was
 
+    class Fails(tiny.TinyClassifier):
         def on_train_epoch_end(self):  # after the monitor: not reached when it raises
             raise AssertionError("the monitor should have raised")
 
         def training_step(self, batch, batch_idx):
             if not self.training:
-                Fails.calls += 1
-                if Fails.calls == 2 + failing:  # two are the check before the first step
+                calls.append(batch_idx)
+                if len(calls) == 2 + failing:  # two are the check before the first step
                     raise error("user's own")
             return super().training_step(batch, batch_idx)
 

@@ -110,7 +110,12 @@ REGISTRY = {
     "GradientNoiseScaleMonitor": Entry(
         lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=8),
         second=lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=12, probes=0, suffix="_twelve"),
-        keys=frozenset({"noise/simple_scale", "noise/critical_batch", "noise/gradient_norm_squared", "noise/variance"}),
+        keys=frozenset(
+            {
+                *("noise/simple_scale", "noise/simple_scale_now", "noise/critical_batch", "noise/critical_batch_now"),
+                *("noise/gradient_norm_squared", "noise/variance"),
+            }
+        ),
         is_monitor=True,
     ),
     "WeightDistanceMonitor": Entry(

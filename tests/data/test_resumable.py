@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from lightning.pytorch import Callback
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from lightning_gap import BatchPlan, InMemoryLoader, ResumableLoader
+from lightning_gap import BatchPlan, InMemoryLoader, LearningRateScaling, ResumableLoader
 from lightning_gap.data import _planned_loader
 
 
@@ -116,7 +117,7 @@ def test_what_was_handed_out_counts_and_not_what_workers_prepared(num_workers):
         other = ResumableLoader(Augmented(), batch_size=4, shuffle=True)
         other.load_state_dict(state)
         assert state["position"] == taken or taken == 0
-        assert same(batches(other, 2), whole[state["position"] % len(whole) :])  # all of it, from between two epochs
+        assert same(batches(other, 2), whole[state["position"] :])  # nothing is served twice
         assert same(batches(other, 3), batches(loader, 3))  # the position was that of one epoch only
         loader.set_epoch(2)
 
@@ -239,3 +240,30 @@ def test_the_batch_size_may_be_set_and_is_checked():
     for size, message in ((0, "batch_size must be a whole number"), (11, "drop_last=True leaves no batch")):
         with pytest.raises(ValueError, match=message):
             loader.batch_size = size
+
+
+@pytest.mark.parametrize("changes", [{"shuffle": False}, {"drop_last": True}, {"reseed": False}])
+@pytest.mark.parametrize("builds_the_loader_too_soon", [False, True])
+def test_a_run_is_not_resumed_inside_an_epoch_with_another_rest(tmp_path, changes, builds_the_loader_too_soon):
+    class Module(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            if builds_the_loader_too_soon:  # Lightning then forgets the loader's state
+                assert self.trainer.estimated_stepping_batches > 0
+            return super().configure_optimizers()
+
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    def fit(*callbacks, ckpt_path=None, **settings):
+        loader = ResumableLoader(tiny.dataset(44), batch_size=16, **({"shuffle": True} | settings))
+        module, mends = Module(), LearningRateScaling(rule="none", warmup_epochs=0)
+        tiny.trainer(mends, *callbacks).fit(module, loader, ckpt_path=ckpt_path)
+        return tiny.state_of(module)
+
+    whole = fit(Stops())
+    assert tiny.same(fit(ckpt_path=tmp_path / "two.ckpt"), whole)
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError, match=f"inside an epoch with {name}={not value}, this loader has {name}={value}"):
+        fit(ckpt_path=tmp_path / "two.ckpt", **changes)

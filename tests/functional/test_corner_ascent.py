@@ -104,9 +104,16 @@ def test_losses_that_are_not_finite_are_passed_over_and_counted(how):
 
 
 @pytest.mark.parametrize("how", CLIMBS)
-@pytest.mark.parametrize("bad", [math.inf, -math.inf])
-def test_an_infinite_loss_is_never_the_highest(how, bad):
-    recorded = Recorded(lambda u: torch.where(u > 0.6, bad, u).sum())
+def test_an_infinite_loss_is_the_highest_and_ends_the_ascent(how):
+    recorded = Recorded(lambda u: torch.where(u > 0.6, math.inf, u).sum())
+    found = recorded.climb(how, zeros(1), 4)
+    assert (found.highest, float(found.point[0]), found.stopped_because) == (math.inf, 1.0, "loss not finite")
+    assert found.non_finite == 1
+
+
+@pytest.mark.parametrize("how", CLIMBS)
+def test_a_loss_of_minus_infinity_is_passed_over(how):
+    recorded = Recorded(lambda u: torch.where(u > 0.6, -math.inf, u).sum())
     assert recorded.climb(how, zeros(1), 4).highest == 0.5
 
 

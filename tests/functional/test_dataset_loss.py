@@ -240,16 +240,24 @@ def test_one_batch_is_one_scalar_and_several_come_in_parts():
     ("batch", "size"),
     [
         (torch.zeros(3, 2), 3),
-        ((torch.zeros(4), torch.zeros(9)), 4),
-        ({"name": "x", "x": [torch.zeros(()), torch.zeros(5)]}, 5),
+        ((torch.zeros(4), torch.zeros(4, 9)), 4),
+        ({"name": "x", "weight": torch.zeros(()), "x": torch.zeros(5)}, 5),
         ([[], (), {"y": torch.zeros(2, 0)}], 2),
     ],
 )
-def test_a_batch_is_as_large_as_the_first_tensor_in_it(batch, size):
+def test_a_batch_is_as_large_as_the_first_axis_that_its_tensors_agree_on(batch, size):
     assert samples_in(batch) == size
 
 
-@pytest.mark.parametrize("batch", ["text", 3, [], {"a": 1}, torch.zeros(()), None])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        *("text", 3, [], {"a": 1}, torch.zeros(()), None),
+        {"nodes": torch.zeros(9, 2), "graphs": torch.zeros(4)},
+        {"images": [torch.zeros(3, 5, 5), torch.zeros(3, 6, 6)]},
+        [torch.zeros(3, 5, 5), torch.zeros(3, 6, 6)],
+    ],
+)
 def test_a_batch_without_tensors_needs_sizes(batch):
     with pytest.raises(ValueError, match=f"cannot tell how many samples a {type(batch).__name__} holds; pass sizes"):
         samples_in(batch)

@@ -41,10 +41,10 @@ def test_averaged_over_draws_they_are_unbiased_though_many_are_negative():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((0, 4), "small_batch_size must be a whole number, at least 1, got 0"),
-        ((4, 8.0), "large_batch_size must be a whole number, at least 1, got 8.0"),
+        ((0, 4), "small_batch_size must be a whole number of samples, at least 1, got 0"),
+        ((4, 8.0), "large_batch_size must be a whole number of samples, at least 1, got 8.0"),
         ((4, 4), "large_batch_size must exceed small_batch_size=4, got 4"),
-        ((True, 4), "small_batch_size must be a whole number, at least 1, got True"),
+        ((True, 4), "small_batch_size must be a whole number of samples, at least 1, got True"),
     ],
 )
 def test_sizes_that_tell_nothing_are_refused(sizes, message):
@@ -73,6 +73,43 @@ def test_averages_are_weighted_sums_over_the_sum_of_the_weights(decay):
     assert average.ratio == pytest.approx(expected[0] / expected[1], rel=1e-12)
 
 
+def test_a_measurement_counts_for_the_time_since_the_one_before_it():
+    """Two measurements that are equal, one of them left out: the same average."""
+    every, rarely = RatioAverage(0.7), RatioAverage(0.7)
+    for average in (every, rarely):
+        average.update(5.0, 1.0)
+    every.update(2.0, 4.0)
+    every.update(2.0, 4.0)
+    rarely.update(2.0, 4.0, elapsed=2.0)
+    assert rarely.averages == pytest.approx(every.averages, rel=1e-12)
+    weights = [0.3 * 0.7**2, 1 - 0.7**2]
+    expected = tuple((weights[0] * a + weights[1] * b) / sum(weights) for a, b in ((5.0, 2.0), (1.0, 4.0)))
+    assert rarely.averages == pytest.approx(expected, rel=1e-12)
+    rarely.update(9.0, 9.0, elapsed=0.0)  # again at the same place: nothing new
+    assert rarely.averages == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_first_measurement_is_known_though_no_time_has_passed(decay):
+    average = RatioAverage(decay)
+    average.update(6.0, 3.0, elapsed=0.0)
+    assert average.ratio == 2.0
+
+
+def test_the_size_of_a_measurement_does_not_decide_where_it_is_divided_by_it():
+    """Two measurements of equal weight, a scale of 10 a million times the size of one of 30."""
+    average = RatioAverage(0.5)
+    average.update(10.0 * 1e6, 1.0 * 1e6, scale=1e6, elapsed=1.0)
+    average.update(30.0, 1.0, elapsed=math.log(2 / 3) / math.log(0.5))  # weights 1 / 3 and 1 / 3
+    assert average.ratio == pytest.approx(20.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("terms", [{"scale": 0.0}, {"scale": math.nan}, {"elapsed": -1.0}, {"elapsed": math.inf}])
+def test_a_scale_or_a_time_that_is_none_is_refused(terms):
+    with pytest.raises(ValueError, match=f"^{next(iter(terms))} must be a "):
+        RatioAverage(0.5).update(1.0, 1.0, **terms)
+
+
 def test_an_average_goes_on_from_its_state_bit_for_bit():
     whole, half, rest = RatioAverage(0.7), RatioAverage(0.7), RatioAverage(0.7)
     for average in (whole, half):
@@ -93,7 +130,7 @@ def test_a_ratio_that_means_nothing_is_missing():
 
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.0, math.nan, True, "0.5", None])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(ValueError, match=f"decay must be at least 0 and below 1, .*got {decay!r}"):
+    with pytest.raises(ValueError, match=f"decay must be a number, at least 0 and below 1, .*got {decay!r}"):
         RatioAverage(decay)
 
 
@@ -127,7 +164,7 @@ def test_the_gain_is_linear_for_small_batches_and_none_for_large_ones():
         ({"noise_scale": 0.0}, "noise_scale must be a positive number, got 0.0"),
         ({"noise_scale": math.nan}, "noise_scale must be a positive number, got nan"),
         ({"max_learning_rate": -1.0}, "max_learning_rate must be a positive number, got -1.0"),
-        ({"batch_size": 0}, "batch_size must be a whole number, at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of samples, at least 1, got 0"),
     ],
 )
 def test_rates_without_a_meaning_are_refused(terms, message):

@@ -141,7 +141,7 @@ def test_a_dimension_that_is_no_count_is_refused(p):
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf])
 def test_a_scale_that_is_not_positive_is_refused(scale):
-    with pytest.raises(ValueError, match="scale must be positive"):
+    with pytest.raises(ValueError, match="scale must be a positive number"):
         RandomSubspace(scale=scale)
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional import DatasetLoss, RandomSubspace, sharpness
+from lightning_gap.functional import DatasetLoss, RandomSubspace, UndefinedSharpnessError, sharpness
 from lightning_gap.functional.random_subspace import SubspaceBasis
 
 
@@ -163,12 +163,43 @@ def test_float32_agrees_with_float64():
     assert sharpness(lambda: cross_entropy(model(x), y), model.parameters()).percent == pytest.approx(double, rel=1e-3)
 
 
-def test_points_that_overflow_are_passed_over():
-    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    # log(0.75 - x) falls off a cliff to NaN within the box of half-width 1; the slope points there
-    result = sharpness(lambda: -torch.log(0.75 - x).sum(), [x], epsilon=1.0)
-    assert math.isfinite(result.percent)
-    assert result.percent > 0
+WAYS = [
+    {},
+    {"max_evaluations": 2},
+    {"norm": "l2"},
+    {"relative": True},
+    {"norm": "l2", "relative": True},
+    {"restarts": 2},
+    {"method": "lbfgsb"},
+    {"subspace": RandomSubspace(2)},
+    {"subspace": RandomSubspace(2), "method": "lbfgsb"},
+]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("terms", WAYS, ids=str)
+def test_a_box_that_is_finite_nowhere_but_at_its_centre_is_infinitely_sharp_or_unknown(terms, bad):
+    x = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    found = sharpness(lambda: x.sum() + (0 if (x == 1).all() else bad), [x], epsilon=0.1, **terms)
+    assert str(found.percent) == str(found.highest_loss) == str(bad)
+    assert found.non_finite > 0
+    assert x.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("terms", WAYS, ids=str)
+def test_a_cliff_within_the_box_is_never_a_number_in_silence(terms):
+    """The logarithm rises to infinity at 1.05 and is NaN beyond; the gradient points there."""
+    x = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    found = sharpness(lambda: 4 - torch.log(1.05 - x).sum(), [x], epsilon=0.4, **terms)
+    assert math.isfinite(found.percent) == (found.non_finite == 0)
+    if "subspace" not in terms:
+        assert found.non_finite > 0
+
+
+def test_a_gradient_that_is_not_finite_at_the_weights_is_refused_and_not_flat():
+    x = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(UndefinedSharpnessError, match="the gradient of the loss at params must be finite"):
+        sharpness(lambda: (1 + x * 0).sum() + (x * 0).abs().sqrt().sum(), [x])
 
 
 @pytest.mark.parametrize("failing", range(1, 8))

@@ -120,7 +120,7 @@ def test_damaged_files_of_a_run_are_named_before_it_goes_on(tmp_path, capsys):
     assert main([*run, "--resume"]) == 2
     error = capsys.readouterr().err
     assert "epoch=0.ckpt' cannot be read" in error
-    assert "delete it to go on from the one before" in error
+    assert "there is no other; delete it to train that run from the beginning" in error
     assert len(error.splitlines()) == 1
     (folder / "epoch=0.ckpt").unlink()
     assert main([*run, "--resume"]) == 0

@@ -1,0 +1,68 @@
+"""The accuracy of a module on a batch, where it is proven that it classifies and what its scores are."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn.functional import cross_entropy, nll_loss
+from torchmetrics.classification import MulticlassAccuracy
+
+from ._object_parts import is_of
+
+
+@torch.no_grad()
+def proven_accuracy(module: LightningModule, batch: Any, loss: float) -> float | None:
+    """Share of the batch whose largest score is that of its class; ``None`` where nothing proves what the scores are.
+
+    An integer beside an input may be a label that the model never predicts, and a matrix of outputs an embedding. It is
+    proven where the loss of the batch is the cross-entropy of what `forward` gives, or its negative log-likelihood, or
+    where the module has a `MulticlassAccuracy` with as many classes.
+
+    Args:
+        module: In evaluation mode.
+        batch: A pair of inputs and integer targets (N,), as `training_step` takes it.
+        loss: The module's mean loss on this batch.
+    """
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        return None
+    inputs, targets = batch
+    integer = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+    if targets.ndim != 1 or not integer or len(targets) == 0 or not _takes_inputs_alone(module):
+        return None
+    scores: Any = module(inputs)
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(targets) or scores.shape[1] < 2:
+        return None
+    if not scores.is_floating_point() or int(targets.min()) < 0 or int(targets.max()) >= scores.shape[1]:
+        return None
+    if not (_is_loss_of(scores.double(), targets.long(), loss) or _counts_classes(module, scores.shape[1])):
+        return None
+    return float((scores.argmax(dim=1) == targets).float().mean())
+
+
+def _is_loss_of(scores: Tensor, targets: Tensor, loss: float) -> bool:
+    """Whether the loss is that of a classifier with these scores, to rounding."""
+    losses = [float(function(scores, targets)) for function in (cross_entropy, nll_loss)]
+    return any(math.isclose(loss, other, rel_tol=1e-4, abs_tol=1e-5) for other in losses)
+
+
+def _counts_classes(module: LightningModule, classes: int) -> bool:
+    metrics = [part for part in module.modules() if isinstance(part, MulticlassAccuracy)]
+    return any(metric.num_classes == classes and metric.top_k == 1 for metric in metrics)
+
+
+def _takes_inputs_alone(module: LightningModule) -> bool:
+    """Whether the module has a `forward` of its own that can be called with one argument."""
+    if is_of(
+        getattr(module.forward, "__func__", module.forward), ("torch", "lightning", "pytorch_lightning")
+    ):  # that only says there is none
+        return False
+    try:
+        inspect.signature(module.forward).bind(None)
+    except TypeError:
+        return False
+    return True

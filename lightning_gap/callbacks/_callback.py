@@ -1,0 +1,72 @@
+"""What every callback of this package does: compare its settings between processes and with a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from .._lightning import callbacks_of
+from ._processes import refuse_different_callbacks, refuse_different_loaders
+from ._settings import settings_of
+
+KEY = "lightning_gap_settings"  # in a checkpoint: the settings of each callback
+
+
+class GapCallback(Callback):
+    """A callback whose settings are the same on all processes, and those of the checkpoint that it resumes from.
+
+    Settings are the arguments of `__init__`, kept under their own names. What a subclass does in one of the hooks
+    below comes after the comparison: it calls `super()` first.
+    """
+
+    decides_training: ClassVar[tuple[str, ...]] = ()  # settings with which alone a run can be resumed
+    may_change: ClassVar[tuple[str, ...]] = ()  # settings that need no word when a run is resumed with others
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _is_first(trainer, self):
+            refuse_different_callbacks(trainer, lambda other: _settings_on(trainer, other))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _is_first(trainer, self):
+            refuse_different_loaders(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint.setdefault(KEY, {})[self._name] = settings_of(self)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get(KEY, {}).get(self._name)  # none in checkpoints of before
+        if saved is not None and trainer.state.fn == "fit":
+            self._compare(saved)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__ + getattr(self, "suffix", "")
+
+    def _settings_of_process(self, trainer: Trainer) -> dict[str, Any]:
+        """What must be the same on all processes."""
+        return settings_of(self, code=True)
+
+    def _compare(self, saved: dict[str, Any]) -> None:
+        name = type(self).__name__
+        for argument, own in settings_of(self).items():
+            if argument not in saved or saved[argument] == own or argument in self.may_change:
+                continue
+            text = f"{argument}={saved[argument]!r}, this run has {argument}={own!r}"
+            if argument in self.decides_training:
+                raise ValueError(
+                    f"the checkpoint was trained with {name}'s {text}: the run would go on in another way than it "
+                    f"began; resume with {argument}={saved[argument]!r}, or begin a new run from the weights alone, "
+                    "with load_state_dict and no ckpt_path"
+                )
+            rank_zero_warn(f"the checkpoint was saved with {name}'s {text}; what it logs is not comparable")
+
+
+def _is_first(trainer: Trainer, callback: Callback) -> bool:
+    """Whether it speaks for all callbacks of this package, so that they are compared once."""
+    return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None) is callback
+
+
+def _settings_on(trainer: Trainer, callback: Callback) -> dict[str, Any] | None:
+    return callback._settings_of_process(trainer) if isinstance(callback, GapCallback) else None

@@ -1,0 +1,144 @@
+"""Single evaluations of a module's loss, each from the same state."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+
+from .._lightning import to_device
+from ._fixed_subset import Batches
+from ._remembered import Remembered
+
+LossFunction = Callable[[LightningModule, Any], Tensor]
+
+
+class NoLossError(ValueError):
+    """The module's `training_step` gave no loss for a batch."""
+
+
+class Evaluations:
+    """Evaluations of a module's loss that all begin from one state, whatever a `training_step` keeps between calls.
+
+    Most modules keep nothing. Whether this one does shows after the first evaluation, and only then is the state put
+    back before each of the others.
+
+    Args:
+        trainer: In a fit.
+        module: Its module, inside `undisturbed`.
+        remembered: The state, as `undisturbed` gives it.
+        loss_fn: Instead of `training_step`.
+    """
+
+    def __init__(
+        self, trainer: Trainer, module: LightningModule, remembered: Remembered, loss_fn: LossFunction | None
+    ) -> None:
+        self._trainer, self._module = trainer, module
+        self._remembered, self._loss_fn = remembered, loss_fn
+        self._evaluated = False
+        self._changes_state: bool | None = None  # known after the first evaluation
+
+    def loss(self, stored: Any, index: int) -> Tensor:
+        """Mean loss of a batch as the loader gave it.
+
+        Raises:
+            NoLossError: If `training_step` gives none.
+            CannotBePutBackError: If the loss comes from something that a measurement would leave changed.
+        """
+        return self.loss_on_device(self.begin(stored), index)
+
+    def begin(self, stored: Any) -> Any:
+        """The batch on the module's device, all state as at the first evaluation."""
+        if self._evaluated and self._changes_state is not False:
+            changed = self._remembered.put_back(apart=False) is not None
+            self._changes_state = self._changes_state or changed
+        self._evaluated = True
+        return to_device(self._trainer, stored)
+
+    def loss_on_device(self, batch: Any, index: int) -> Tensor:
+        """Mean loss of a batch that is where the module is."""
+        if self._loss_fn is not None:
+            return _checked_loss(self._loss_fn(self._module, batch))
+        batches = self._trainer.num_training_batches  # training_step never sees an index beyond its epoch
+        return _training_step_loss(self._module, batch, index % int(batches) if 1 <= batches < math.inf else index)
+
+    def check_state(self, given: Batches, training_batch: Any) -> None:
+        """Raise if an evaluation changes what cannot be put back, or starts from what training will not leave.
+
+        Args:
+            given: The batches to measure on.
+            training_batch: One of the run's own, on the module's device.
+        """
+        name = self._remembered.put_back(apart=False)
+        still = self._remembered.put_back(apart=False)
+        if still is not None:
+            raise ValueError(
+                f"training_step changes {still}, which cannot be put back after a measurement; pass loss_fn=..., a "
+                "function of (module, batch) that leaves it alone"
+            )
+        if name is None or self._loss_fn is not None:
+            return
+        self._changes_state = True
+        for i in {given.sizes.index(min(given.sizes)), given.sizes.index(max(given.sizes))}:
+            self._remembered.put_back(apart=False)
+            _training_step_loss(self._module, copy.deepcopy(training_batch), 0)
+            try:
+                self.loss_on_device(to_device(self._trainer, given.batches[i]), i)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"training_step keeps {name} from one batch to the next, and {given.sizes[i]} samples to measure "
+                    f"on do not fit what a training batch leaves there ({one_line(error)}); choose chunk_size as large "
+                    "as the training batch and samples as a multiple of it, or pass loss_fn=..., a function of "
+                    "(module, batch)"
+                ) from error
+        self._remembered.put_back(apart=False)
+
+
+class Seeded(Sequence[tuple[int, Any]]):
+    """Batches with their index; the global generators are seeded anew before each is read."""
+
+    def __init__(self, batches: Sequence[Any], seed: int) -> None:
+        self._batches = batches
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        seed = (self._seed + index) % 2**32
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the generator that a data set's transforms would draw from
+        random.seed(seed)
+        return index, self._batches[index]
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+def _training_step_loss(module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
+    """Mean loss of one batch from the user's own `training_step`."""
+    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    output = module.training_step(batch, batch_idx) if takes_index else module.training_step(batch)
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor):
+        raise NoLossError(f"training_step gave no loss but {output!r}; pass loss_fn=..., a function of (module, batch)")
+    return loss
+
+
+def _checked_loss(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(f"loss_fn must return the mean loss of a batch as a scalar tensor, got {got}")
+    return loss
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,107 @@
+"""Refuse processes that were given different settings or data, before the first step.
+
+Each of them would train its own way, or wait for ever for what the others never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch import Callback, Trainer
+
+from .._lightning import callbacks_of, given_loaders
+from ..data._planned_loader import PlannedLoader
+
+Settings = dict[str, Any]
+
+
+def refuse_different_callbacks(trainer: Trainer, ours: Callable[[Callback], Settings | None]) -> None:
+    """Raise on every process if the callbacks of this package differ, in kind, order or settings.
+
+    Args:
+        trainer: With the same processes as all others that call.
+        ours: The settings of a callback, None for one of somebody else.
+    """
+    if not _are_several(trainer):
+        return
+    found = [
+        (type(callback).__name__, settings)
+        for callback in callbacks_of(trainer)
+        if (settings := ours(callback)) is not None
+    ]
+    run = {name: getattr(trainer, name) for name in ("accumulate_grad_batches", "max_epochs", "max_steps")}
+    # Lightning asks for the sum of their lengths only where a loader has one, and waits for ever where some do not ask.
+    sized = [[sized_len(loader) is not None for loader in _flat(given)] for given in given_loaders(trainer)]
+    loaders = {"whether train loaders have a length": sized[0], "whether validation loaders have a length": sized[1]}
+    _refuse([*found, ("Trainer", run), ("Trainer.fit", loaders)], what="callbacks")
+
+
+def refuse_different_loaders(trainer: Trainer) -> None:
+    """Raise on every process if the numbers of batches differ, or the settings of our loaders."""
+    if not _are_several(trainer):
+        return
+    batches = trainer.num_training_batches
+    loaders = [*_flat(trainer.train_dataloader), *_flat(trainer.val_dataloaders)]
+    found = [(type(loader).__name__, _of_loader(loader)) for loader in loaders]
+    everyone = _refuse(found, what="loaders", also=batches)
+    if any(other != batches for other in everyone):
+        told = _by_rank([f"{other} batches" for other in everyone])
+        raise ValueError(
+            f"the processes have different settings: the train loader gives {told}, and who has more would wait for "
+            "ever for who has fewer; give all of them the same number, with Trainer(limit_train_batches=...), a "
+            "distributed sampler, or ResumableLoader, which shares out each batch"
+        )
+
+
+def _of_loader(loader: Any) -> Settings:
+    if not isinstance(loader, PlannedLoader):
+        return {}
+    names = ("batch_size", "shuffle", "seed", "drop_last", "reseed")
+    augments = {"augment": getattr(loader, "augment", None) is not None}
+    return {name: getattr(loader, name) for name in names} | {"samples": len(loader.dataset)} | augments
+
+
+def _flat(loaders: Any) -> list[Any]:
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return [] if loaders is None else list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+
+
+def _are_several(trainer: Trainer) -> bool:
+    return trainer.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _refuse(found: list[tuple[str, Settings]], *, what: str, also: Any = None) -> list[Any]:
+    """Exchange, and raise at the first setting that differs; what else the processes have to say."""
+    told: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(told, (found, also))
+    everyone = [settings for settings, _ in told]
+    kinds = [[name for name, _ in settings] for settings in everyone]
+    if any(other != kinds[0] for other in kinds):
+        shown = _by_rank(
+            ["[" + ", ".join(name for name in names if name not in ("Trainer", "Trainer.fit")) + "]" for names in kinds]
+        )
+        raise ValueError(
+            f"the processes have different settings: their {what} are {shown}, in this order; give all of them the same"
+        )
+    for same in zip(*everyone, strict=True):
+        name, own = same[0]
+        for argument in own:
+            values = [settings.get(argument) for _, settings in same]
+            if any(value != values[0] for value in values):
+                raise ValueError(
+                    f"{name} has different settings on different processes: {argument} is "
+                    f"{_by_rank([repr(value) for value in values])}; give all of them the same"
+                )
+    return [other for _, other in told]
+
+
+def _by_rank(values: list[str]) -> str:
+    """``a on rank 0 and 2, b on rank 1``."""
+    ranks: dict[str, list[str]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(str(rank))
+    return ", ".join(f"{value} on rank {' and '.join(own)}" for value, own in ranks.items())

@@ -1,0 +1,212 @@
+"""The content of one Python object: a copy of what can change in place, and how to put it back."""
+
+from __future__ import annotations
+
+import random
+import sys
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from operator import eq
+from operator import is_ as _is
+from types import CellType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from ._object_parts import ClassAttributes, is_filled, slots_of, values_of_class
+
+_NOTHING = object()
+
+
+class Record(ABC):
+    """What an object held when this was made.
+
+    Args:
+        name: Where the object is.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def put_back(self) -> str | None:
+        """Let the object hold it again; the name of what it did not hold, if so."""
+
+
+class _Mapping(Record):
+    def __init__(self, name: str, owner: dict[Any, Any], *, of_attributes: bool = False) -> None:
+        super().__init__(name)
+        self._owner, self._saved, self._of_attributes = owner, dict(owner), of_attributes
+
+    def put_back(self) -> str | None:
+        owner, saved = self._owner, self._saved
+        if not owner and not saved:
+            return None
+        if len(owner) == len(saved) and all(map(_is, owner.values(), saved.values())) and all(map(_is, owner, saved)):
+            return None
+        keys = [key for key in {**saved, **owner} if owner.get(key, _NOTHING) is not saved.get(key, _NOTHING)]
+        kind = OrderedDict if isinstance(owner, OrderedDict) else dict  # not a method of the user's own class
+        if list(owner) == list(saved):
+            for key, value in saved.items():
+                kind.__setitem__(owner, key, value)
+        else:
+            kind.clear(owner)
+            for key, value in saved.items():
+                kind.__setitem__(owner, key, value)
+        if not keys:
+            return self.name  # the same in another order
+        return f"{self.name}.{keys[0]}" if self._of_attributes else f"{self.name}[{keys[0]!r}]"
+
+
+class _Items(Record):
+    def __init__(self, name: str, owner: Any) -> None:
+        super().__init__(name)
+        self._owner, self._saved = owner, list(owner)
+
+    def put_back(self) -> str | None:
+        owner, saved = self._owner, self._saved
+        if len(owner) == len(saved) and all(map(_is, owner, saved)):
+            return None
+        if isinstance(owner, list):
+            list.__setitem__(owner, slice(None), saved)
+        elif isinstance(owner, set):
+            set.clear(owner)
+            set.update(owner, saved)
+        elif isinstance(owner, deque):
+            deque.clear(owner)
+            deque.extend(owner, saved)
+        else:  # bytearray
+            owner[:] = bytes(saved)
+        return self.name
+
+
+class _Tensor(Record):
+    def __init__(self, name: str, owner: Tensor) -> None:
+        super().__init__(name)
+        self._owner, self._saved = owner, owner.detach().clone()
+        self._requires_grad = owner.requires_grad
+
+    @torch.no_grad()
+    def put_back(self) -> str | None:
+        owner, saved = self._owner, self._saved
+        changed = owner.requires_grad != self._requires_grad
+        if changed:
+            owner.requires_grad_(self._requires_grad)
+        if owner.shape == saved.shape and owner.dtype == saved.dtype:
+            if owner.layout == torch.strided and _equal(owner, saved):
+                return self.name if changed else None
+            owner.copy_(saved)
+        else:  # the step has put another size in its place
+            owner.data = saved.clone()
+        return self.name
+
+
+class _State(Record):
+    """Of something with a state to read and to set, as random generators have it."""
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Any],
+        write: Callable[[Any], object],
+        same: Callable[[Any, Any], bool] | None = None,
+    ) -> None:
+        super().__init__(name)
+        self._read, self._write, self._saved = read, write, read()
+        self._same = same or _same
+
+    def put_back(self) -> str | None:
+        if self._same(self._read(), self._saved):
+            return None
+        self._write(self._saved)
+        return self.name
+
+
+def records_of(name: str, value: Any) -> Iterator[Record]:
+    """What of ``value`` itself can change in place; not of what it holds."""
+    numpy = sys.modules.get("numpy")
+    if isinstance(value, Tensor):
+        if value.device.type != "meta" and not is_lazy(value):
+            yield _Tensor(name, value)
+        return
+    if isinstance(value, dict):
+        yield _Mapping(name, value)
+    elif isinstance(value, list | set | deque | bytearray):
+        yield _Items(name, value)
+    elif isinstance(value, torch.Generator):
+        yield _State(name, value.get_state, value.set_state)
+    elif isinstance(value, random.Random):
+        yield _State(name, value.getstate, value.setstate, eq)
+    elif isinstance(value, CellType):
+        yield _State(name, lambda: value.cell_contents if is_filled(value) else _NOTHING, lambda v: _fill(value, v))
+    elif isinstance(value, ClassAttributes):
+        yield _State(name, lambda: values_of_class(value.kind), lambda saved: _set_class(value.kind, saved))
+    elif numpy is not None and isinstance(value, numpy.ndarray):
+        if value.flags.writeable and not isinstance(value, numpy.memmap):
+            yield _State(name, value.copy, lambda saved: value.__setitem__(..., saved))
+        return
+    elif numpy is not None and isinstance(value, numpy.random.RandomState):
+        yield _State(name, value.get_state, value.set_state)
+    elif numpy is not None and isinstance(value, numpy.random.BitGenerator):
+        yield _State(name, lambda: value.state, lambda saved: setattr(value, "state", saved))
+    elif numpy is not None and isinstance(value, numpy.random.Generator):
+        bits = value.bit_generator
+        yield _State(name, lambda: bits.state, lambda saved: setattr(bits, "state", saved))
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(value, Optimizer):
+        yield _Mapping(name, attributes, of_attributes=True)
+    slots = slots_of(type(value))
+    if slots:
+        yield _State(name, lambda: _slots(value, slots), lambda saved: _set_slots(value, saved))
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same, NaN where NaN was."""
+    if torch.equal(first, second):
+        return True
+    return first.is_floating_point() and bool(torch.isclose(first, second, 0.0, 0.0, equal_nan=True).all())
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two states are equal; objects that hold no state of their own are, if they are one and the same."""
+    if first is second:
+        return True
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and torch.equal(first, second)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if hasattr(first, "tobytes") and hasattr(second, "tobytes"):  # arrays
+        return bool(first.shape == second.shape and first.tobytes() == second.tobytes())
+    return isinstance(first, int | float | str | bytes) and type(first) is type(second) and first == second
+
+
+def _fill(cell: CellType, value: Any) -> None:
+    if value is _NOTHING:
+        del cell.cell_contents
+    else:
+        cell.cell_contents = value
+
+
+def _slots(value: Any, slots: list[str]) -> dict[str, Any]:
+    return {slot: getattr(value, slot) for slot in slots if hasattr(value, slot)}
+
+
+def _set_slots(value: Any, saved: dict[str, Any]) -> None:
+    for slot in _slots(value, slots_of(type(value))).keys() - saved.keys():
+        object.__delattr__(value, slot)
+    for slot, content in saved.items():
+        object.__setattr__(value, slot, content)
+
+
+def _set_class(kind: type, saved: dict[str, Any]) -> None:
+    for key in values_of_class(kind).keys() - saved.keys():
+        delattr(kind, key)
+    for key, value in saved.items():
+        if vars(kind).get(key, _NOTHING) is not value:
+            setattr(kind, key, value)

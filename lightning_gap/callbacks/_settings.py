@@ -1,0 +1,111 @@
+"""The settings of a callback or a loader as plain values, to be compared between processes and with a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import zlib
+from collections.abc import Mapping, Sized
+from dataclasses import fields, is_dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MANY = 64  # values of a list that are compared one by one
+
+
+def settings_of(owner: object, *, code: bool = False) -> dict[str, Any]:
+    """What an object was made with: the arguments of its `__init__` that it keeps under their own names.
+
+    Numbers, strings, lists and dicts come as they are; functions and classes by name; tensors and batches by shape,
+    data sets and loaders by class and length. All of it plain, so that a checkpoint that holds it can be loaded with
+    ``weights_only=True``.
+
+    Args:
+        owner: A callback, or a loader.
+        code: Tell functions of one name apart by what they do, which is the same in processes of one run, but not in
+            another version of Python.
+    """
+    names = [name for name in inspect.signature(type(owner).__init__).parameters if name != "self"]
+    return {name: _plain(getattr(owner, name), code) for name in names if hasattr(owner, name)}
+
+
+def _plain(value: Any, code: bool) -> Any:
+    if value is None or type(value) in (bool, int, float, str):
+        return "nan" if value != value else value
+    if isinstance(value, Mapping):
+        return {_plain(key, code): _plain(inner, code) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        if all(_is_data(inner) for inner in value) and value:
+            return f"{len(value)} batches, the first {_shape(value[0])} and the last {_shape(value[-1])}"
+        shown = [_plain(inner, code) for inner in value[:MANY]]
+        return shown if len(value) <= MANY else [*shown, f"... {len(value)} values"]
+    if isinstance(value, set | frozenset):
+        return sorted(str(_plain(inner, code)) for inner in value)
+    if _is_data(value):
+        return _shape(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, torch.Generator):
+        return f"generator of seed {value.initial_seed()}"
+    return _object(value, code)
+
+
+def _object(value: Any, code: bool) -> Any:
+    if isinstance(value, functools.partial):
+        named = {name: _plain(inner, code) for name, inner in value.keywords.items()}
+        return [_plain(value.func, code), _plain(value.args, code), named]
+    if inspect.ismethod(value):
+        return [_plain(value.__func__, code), _plain(value.__self__, code)]
+    if inspect.isfunction(value):
+        return value.__name__ + (f" ({_digest(value):08x})" if code else "")
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return value.__name__
+    name = type(value).__qualname__
+    if is_dataclass(value):
+        return {"class": name, **{f.name: _plain(getattr(value, f.name), code) for f in fields(value) if f.init}}
+    if hasattr(value, "item") and not isinstance(value, Sized):  # a number of NumPy's
+        return _plain(value.item(), code)
+    if isinstance(value, Sized):  # a loader, or a data set
+        return f"{name} of length {len(value)}"
+    known = {k: v for k, v in getattr(value, "__dict__", {}).items() if type(v) in (bool, int, float, str)}
+    return {"class": name, **dict(sorted(known.items()))}
+
+
+def _is_data(value: Any) -> bool:
+    """Whether it is a tensor, an array, or a batch of them."""
+    if isinstance(value, Tensor) or (hasattr(value, "shape") and hasattr(value, "dtype") and value.shape != ()):
+        return True
+    if isinstance(value, Mapping):
+        return any(map(_is_data, value.values()))
+    return isinstance(value, list | tuple) and any(map(_is_data, value))
+
+
+def _shape(value: Any) -> Any:
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} of {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return {str(key): _shape(inner) for key, inner in value.items()}
+    return [_shape(inner) for inner in value] if isinstance(value, list | tuple) else type(value).__name__
+
+
+def _digest(function: Any) -> int:
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _has_contents(cell)]
+    plain = [_plain(inner, False) for inner in (*cells, *(function.__defaults__ or ()))]
+    return zlib.crc32(repr((_code(function.__code__), plain)).encode())
+
+
+def _has_contents(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    inner = [_code(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]
+    return code.co_code, code.co_names, inner

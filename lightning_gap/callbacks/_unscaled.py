@@ -1,0 +1,121 @@
+"""Find updates of the weights that a factor on the learning rate did not reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from .._lightning import loss_scale
+from ._rates import ScaledRates
+
+LARGEST = 1_000_000  # numbers of a weight that are looked at
+MODULE = "the module itself"
+
+
+@dataclass
+class _Unproven:
+    """An optimizer of which no scaled step was seen, None for what the module steps by hand, and its weights."""
+
+    optimizer: Any
+    weights: list[Tensor]
+    before: tuple[list[int], list[float]]
+
+
+class UnscaledUpdates:
+    """Compares weights before and after a batch until each optimizer of the Trainer is known to step with the factor.
+
+    Torch calls its hooks in the `step` of an `Optimizer`. A wrapper that is none and makes the update itself, a `step`
+    that was put in the place of the class's, and weights that the module moves by hand do not come by them. Once each
+    optimizer has stepped with the factor, this costs two comparisons a batch.
+    """
+
+    def __init__(self, rates: ScaledRates, owner: object) -> None:
+        self._rates = rates
+        self._owner = owner
+        self._unproven: list[_Unproven] = []
+        self._optimizers: object = None  # the Trainer's list of them, which hooks of the user's may replace
+        self._proven = False  # the factor is known to reach them all
+        self._doubted = False
+        self._began = (0, 0, 0, 1.0)  # steps by Lightning's count, updates and steps by ours, loss scale
+        self._told: set[str] = set()
+
+    def before_batch(self, trainer: Trainer) -> None:
+        """Note what the weights of unproven optimizers are."""
+        rates = self._rates
+        self._began = trainer.global_step, rates.updates, rates.steps, 1.0
+        if rates.first_owner is not self._owner:
+            return
+        if self._optimizers is not trainer.optimizers:
+            self._optimizers, self._proven = trainer.optimizers, False
+            rates.forget_others(trainer.optimizers)
+        if self._proven:
+            return
+        unproven = self._not_reached(trainer)
+        self._proven = not unproven
+        if unproven and rates.changes_rates:
+            self._unproven = [_Unproven(optimizer, weights, _state(weights)) for optimizer, weights in unproven]
+            self._began = (*self._began[:3], loss_scale(trainer))
+
+    def after_batch(self, trainer: Trainer) -> None:
+        """Say it once if weights have changed without the factor: an error at the first step, a warning later."""
+        step, updates, steps, scale = self._began
+        stepped, reached = trainer.global_step > step, self._rates.updates > updates
+        if stepped and not reached:
+            self._doubted, self._proven = True, False  # a gradient scaler skipped the step, or there are no hooks
+        elif reached:
+            self._doubted = False
+        unproven, self._unproven = self._unproven, []
+        if not unproven or loss_scale(trainer) < scale:
+            return
+        if not stepped and trainer.lightning_module.automatic_optimization:
+            return
+        for entry in unproven:
+            proven = reached and (entry.optimizer is None or self._rates.reaches(entry.optimizer))
+            if not proven and entry.before != _state(entry.weights):
+                self._say(entry.optimizer, at_first_step=stepped and steps == 0)
+
+    def _not_reached(self, trainer: Trainer) -> list[tuple[Any, list[Tensor]]]:
+        weights = {id(w): w for w in trainer.lightning_module.parameters() if w.requires_grad and not is_lazy(w)}
+        held = [
+            (optimizer, [w for group in optimizer.param_groups for w in group["params"] if id(w) in weights])
+            for optimizer in trainer.optimizers  # a stand-in without weights where the module configures none
+        ]
+        if not any(own for _, own in held):
+            told = MODULE in self._told or self._rates.updates
+            return [] if told else [(None, list(weights.values()))]
+        return [
+            (optimizer, own)
+            for optimizer, own in held
+            if type(optimizer).__name__ not in self._told and (self._doubted or not self._rates.reaches(optimizer))
+        ]
+
+    def _say(self, optimizer: Any, *, at_first_step: bool) -> None:
+        owners = " and ".join(self._rates.owners)
+        if optimizer is None:
+            name, why = MODULE, "it steps by hand, without a torch optimizer whose hooks would be called"
+        else:
+            name, why = type(optimizer).__name__, "its step does not call the hooks of torch.optim.Optimizer"
+            self._rates.forget(optimizer)
+        self._told.add(name)
+        self._rates.say(
+            f"{owners} did not reach an update: the weights were changed by {name} without the factor on the learning "
+            f"rate, because {why}; use an optimizer that is a torch.optim.Optimizer and leave its step as it is, or "
+            f"remove {owners} and multiply the learning rate by lightning_gap.functional.learning_rate_scale yourself",
+            at_first_step=at_first_step,
+        )
+
+
+def _state(weights: list[Tensor]) -> tuple[list[int], list[float]]:
+    """What tells whether weights were changed: in place, or behind the back of autograd by `.data`."""
+    sums = []
+    for weight in weights:
+        local = weight.detach()
+        local = local.to_local() if hasattr(local, "to_local") else local  # a part of it, where weights are sharded
+        local = torch.view_as_real(local) if local.is_complex() else local
+        sums.append(local.flatten()[:LARGEST].double().sum())
+    return [weight._version for weight in weights], torch.stack([s.cpu() for s in sums]).tolist() if sums else []

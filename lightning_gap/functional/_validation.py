@@ -1,0 +1,177 @@
+"""Checks of arguments: each refuses by name, value and fix, or gives the value back as a plain Python one.
+
+NumPy's numbers are taken and made plain, so that a checkpoint holds nothing else. What only looks like a number is
+refused: bool, text, arrays and tensors of any size, NaN, infinities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LARGEST = 2**63 - 1  # what torch counts with
+
+
+def whole_number(
+    name: str, value: object, least: int = 1, *, most: int = _LARGEST, unit: str = "", hint: str = ""
+) -> int:
+    """The value as a plain int.
+
+    Args:
+        name: Of the argument, for the message.
+        value: What was given for it.
+        least: Smallest that is allowed.
+        most: Largest that is allowed.
+        unit: What is counted, for the message: ``"samples"``.
+        hint: What else to do, the end of the message.
+
+    Raises:
+        ValueError: Names the argument, its value and what is allowed.
+
+    Example:
+        >>> whole_number("draws", 3)
+        3
+        >>> whole_number("batch_size", 0, unit="samples")
+        Traceback (most recent call last):
+        ValueError: batch_size must be a whole number of samples, at least 1, got 0
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if least <= number <= most:
+            return number
+        if number > most:
+            raise ValueError(_refusal(name, f"must be a whole number, at most {most}", value, hint))
+    of_what = f" of {unit}" if unit else ""
+    raise ValueError(_refusal(name, f"must be a whole number{of_what}, at least {least}", value, hint))
+
+
+def real_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    hint: str = "",
+) -> float:
+    """The value as a plain, finite float within the bounds.
+
+    Raises:
+        ValueError: Names the argument, its value and what is allowed.
+
+    Example:
+        >>> real_number("decay", 0.5, at_least=0, below=1)
+        0.5
+        >>> real_number("decay", 1, at_least=0, below=1, hint="try 0.5")
+        Traceback (most recent call last):
+        ValueError: decay must be a number, at least 0 and below 1, got 1; try 0.5
+    """
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond all floats
+            number = math.inf
+    within = (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (at_least is None or number >= at_least)
+        and (below is None or number < below)
+        and (at_most is None or number <= at_most)
+    )
+    if within:
+        return number
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    told = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    rule = "a positive number" if told == "above 0" else f"a number, {told}" if told else "a finite number"
+    raise ValueError(_refusal(name, f"must be {rule}", value, hint))
+
+
+def seed_number(name: str, value: object) -> int:
+    """The value as a plain int that every generator takes as its seed."""
+    return whole_number(name, value, 0, hint="a seed such as 0")
+
+
+def one_of(name: str, value: object, allowed: Sequence[T], *, hint: str = "") -> T:
+    """The one of the allowed words that equals the value.
+
+    Example:
+        >>> one_of("norm", "l3", ("max", "l2"))
+        Traceback (most recent call last):
+        ValueError: norm must be one of 'max', 'l2', got 'l3'
+    """
+    for word in allowed:
+        if type(value) is type(word) and value == word:  # an array is equal to no word, entry by entry
+            return word
+    raise ValueError(_refusal(name, f"must be one of {', '.join(map(repr, allowed))}", value, hint))
+
+
+def flag(name: str, value: object) -> bool:
+    """The value as a plain bool; NumPy's is taken too.
+
+    Example:
+        >>> flag("at_start", "no")
+        Traceback (most recent call last):
+        ValueError: at_start must be True or False, got 'no'
+    """
+    if isinstance(value, bool):
+        return value
+    if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    raise ValueError(_refusal(name, "must be True or False", value, ""))
+
+
+def text(name: str, value: object) -> str:
+    """The value as a plain str."""
+    if isinstance(value, str):
+        return str(value)
+    raise ValueError(_refusal(name, "must be a text", value, ""))
+
+
+def function(name: str, value: Function, takes: str) -> Function:
+    """The value, if it can be called.
+
+    Args:
+        name: Of the argument.
+        value: What was given for it.
+        takes: What is called with what, for the message: ``"(module, batch)"``.
+
+    Example:
+        >>> function("loss_fn", "mse", "(module, batch)")
+        Traceback (most recent call last):
+        ValueError: loss_fn must be a function of (module, batch), got 'mse'
+    """
+    if callable(value):
+        return value
+    raise ValueError(_refusal(name, f"must be a function of {takes}", value, ""))
+
+
+def seeded(name: str, value: torch.Generator | None) -> torch.Generator:
+    """The generator, on the CPU; one with seed 0 for None."""
+    if value is None:
+        return torch.Generator().manual_seed(0)
+    if isinstance(value, torch.Generator) and value.device.type == "cpu":
+        return value
+    where = f" on {value.device}" if isinstance(value, torch.Generator) else ""
+    raise ValueError(_refusal(name, f"must be a torch.Generator on the CPU{where and f', not{where}'}", value, ""))
+
+
+def shown(value: object) -> str:
+    """The value for a message: its repr, cut where it is long, or its type where it has none."""
+    try:
+        told = repr(value)
+    except Exception:  # an int of thousands of digits, a foreign object
+        return f"a value of type {type(value).__name__}"
+    return told if len(told) <= 200 else f"{told[:200]}..."
+
+
+def _refusal(name: str, rule: str, value: object, hint: str) -> str:
+    return f"{name} {rule}, got {shown(value)}{'; ' * bool(hint)}{hint}"

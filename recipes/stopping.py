@@ -1,0 +1,82 @@
+"""What a run does that is told to stop: end at once, say what is kept, and never look finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning_gap.recipes.checkpoints import newest_checkpoint
+from lightning_gap.recipes.plan import Plan
+from lightning_gap.recipes.training import OUTCOME
+
+
+class StoppedError(SystemExit):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM end what runs inside as Ctrl-C does; Lightning alone waits for the batch, then exits with 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    process = os.getpid()
+
+    def stop(number: int, _: Any) -> None:
+        if os.getpid() != process:  # a worker that was forked inside
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise StoppedError(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_status(stop: BaseException) -> int | None:
+    """As a shell has it: 130 after Ctrl-C, 143 after SIGTERM; none of an exit that no signal asked for.
+
+    Lightning makes an exit with status 1 of the one, and an exit with 0 of the other.
+    """
+    causes: list[BaseException] = [stop]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+        return 128 + signal.SIGINT
+    terminated = any(isinstance(cause, StoppedError) or type(cause).__name__ == "SIGTERMException" for cause in causes)
+    return 128 + signal.SIGTERM if terminated else None
+
+
+def kept(plan: Plan | None) -> str:
+    """One line on what there is of a stopped run, and how it goes on."""
+    if plan is None or not plan.output.exists():
+        return "stopped before anything was trained"
+    found = []
+    for name in plan.settings.regimes:
+        for trial in range(1, plan.settings.trials + 1):
+            folder, title = (
+                plan.run_folder(name, trial),
+                name if plan.settings.trials == 1 else f"{name}, trial {trial}",
+            )
+            if (folder / OUTCOME).exists():
+                found.append(f"{title} finished")
+            elif saved := _newest(folder):
+                found.append(f"{title} up to {saved}")
+    return (
+        f"stopped; kept: {'; '.join(found) or 'no checkpoint yet'}; go on with the same command and "
+        f"--output {plan.output} --resume"
+    )
+
+
+def _newest(folder: Any) -> str | None:
+    try:
+        newest = newest_checkpoint(folder)
+    except ValueError:
+        return None
+    return None if newest is None else newest.name

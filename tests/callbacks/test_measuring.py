@@ -1,0 +1,558 @@
+"""What every monitor of the loss does alike: from one state, as the module and its loader would, without a trace."""
+
+import copy
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+
+from lightning_gap import (
+    CurvatureMonitor,
+    GeneralizationGapMonitor,
+    GradientNoiseScaleMonitor,
+    LearningRateScaling,
+    ResumableLoader,
+    SharpnessMonitor,
+)
+
+LOSS = ("sharpness/loss", "curvature/loss")
+
+
+def monitors(**options):
+    """One of each, measuring at every epoch's end on the same samples."""
+    options = {"samples": 24, "max_time_share": None} | options
+    return [
+        SharpnessMonitor(1e-3, **{"chunk_size": 8} | options),
+        CurvatureMonitor(probes=1, max_products=3, **{"chunk_size": 8} | options),
+        GradientNoiseScaleMonitor(probes=1, **{"chunk_size": 8} | options),
+        GeneralizationGapMonitor(**{"chunk_size": 8} | options),
+    ]
+
+
+class Bank:
+    """A memory of recent losses whose mean is part of the loss."""
+
+    def __init__(self):
+        self.rows, self.seen = [[0.0]], defaultdict(int)
+
+    def add(self, loss):
+        self.rows[0].append(loss)
+        self.seen["steps"] += 1
+        return sum(self.rows[0][-3:]) / 3
+
+
+def with_bank(module, loss):
+    return loss * (1 + module.kept.add(float(loss.detach())))
+
+
+def with_array(module, loss):
+    module.kept[1] += 1
+    return loss * (1 + 0.1 * float(module.kept[1]))
+
+
+def with_generator(module, loss):
+    return loss * (1 + torch.rand((), generator=module.kept))
+
+
+def with_numpy_generator(module, loss):
+    return loss * (1 + module.kept.random())
+
+
+def with_scheduler(module, loss):
+    module.kept.step()
+    return loss
+
+
+def with_optimizer_of_the_trainer(module, loss):
+    module.optimizers().param_groups[0]["lr"] *= 0.9
+    return loss
+
+
+def with_should_stop(module, loss):
+    if not module.training:
+        module.trainer.should_stop = True
+    return loss
+
+
+def with_callback(module, loss):
+    module.trainer.callbacks[0].calls.append(float(loss.detach()))
+    return loss
+
+
+def with_teacher(module, loss):
+    with torch.no_grad():
+        module.kept.weight.lerp_(module.net[0].weight, 0.1)
+    return loss + (module.net[0].weight - module.kept.weight).square().mean()
+
+
+STATES = {
+    "nested containers": (with_bank, lambda module: Bank()),
+    "an array": (with_array, lambda module: np.zeros(3)),
+    "a generator": (with_generator, lambda module: torch.Generator().manual_seed(3)),
+    "NumPy's generator": (with_numpy_generator, lambda module: np.random.default_rng(3)),
+    "a scheduler stepped by hand": (with_scheduler, None),
+    "a learning rate set in the step": (with_optimizer_of_the_trainer, lambda module: None),
+    "should_stop": (with_should_stop, lambda module: None),
+    "a callback of the user's": (with_callback, lambda module: None),
+    "a teacher": (with_teacher, lambda module: copy.deepcopy(module.net[0]).requires_grad_(False)),
+}
+
+
+class Keeps(tiny.Validated):
+    def __init__(self, kind):
+        super().__init__()
+        self.step, make = STATES[kind]
+        self.kept = make(self) if make else None
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        if self.step is with_scheduler:
+            self.kept = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.97)
+        return optimizer
+
+    def training_step(self, batch, batch_idx):
+        return self.step(self, super().training_step(batch, batch_idx))
+
+
+class Calls(Callback):
+    def __init__(self):
+        self.calls = []
+
+
+def state_of(kept):
+    if isinstance(kept, torch.Generator):
+        return kept.get_state().tolist()
+    if isinstance(kept, np.random.Generator):
+        return str(kept.bit_generator.state)
+    if isinstance(kept, nn.Module):
+        return kept.weight.tolist()
+    if isinstance(kept, torch.optim.lr_scheduler.LRScheduler):
+        return kept.last_epoch, kept.get_last_lr()
+    return str(kept if isinstance(kept, np.ndarray) else vars(kept) if kept else None)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+@pytest.mark.parametrize("kind", STATES)
+def test_a_run_with_all_monitors_ends_as_without_them_whatever_a_step_keeps(kind):
+    ends = []
+    for added in ([], monitors()):
+        torch.manual_seed(0)
+        module, calls = Keeps(kind), Calls()
+        trainer = tiny.trainer(calls, *added, max_epochs=3)
+        trainer.fit(module, tiny.loader(shuffle=True), tiny.loader(24, seed=2))
+        own = {name: value for name, value in trainer.callback_metrics.items() if "/" not in name}
+        ends.append(
+            (tiny.state_of(module), own, state_of(module.kept), calls.calls, trainer.global_step, torch.rand(1))
+        )
+    assert tiny.same(*ends)
+
+
+def test_a_loss_with_a_memory_is_measured_from_what_the_training_left():
+    """Each chunk by hand, from one state: not the state that the chunk before left."""
+
+    class Recurrent(tiny.Validated):
+        state = torch.ones(8, 4, dtype=torch.float64)
+
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.RNNCell(8, 4).double(), nn.Linear(4, 3).double()
+
+        def training_step(self, batch, batch_idx):
+            hidden = self.rnn(batch[0].double(), self.state)
+            self.state = hidden.detach()
+            return cross_entropy(self.head(hidden), batch[1])
+
+    module = Recurrent()
+    data = list(tiny.loader(24, batch_size=8))
+    found = {}
+
+    class ByHand(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            left = pl_module.state
+            losses = []
+            for batch in data:
+                pl_module.state = left
+                losses.append(float(pl_module.training_step(batch, 0).detach()))
+            pl_module.state = left
+            found["by hand"] = sum(losses) / 3
+
+    trainer = tiny.trainer(ByHand(), SharpnessMonitor(1e-3, data=data), max_epochs=1)
+    trainer.fit(module, tiny.loader(48, batch_size=8), tiny.loader(24, batch_size=8))
+    assert float(trainer.callback_metrics["sharpness/loss"]) == pytest.approx(found["by hand"], rel=1e-6)
+
+
+class WritesWeights(tiny.Validated):
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self.net[0].weight.clamp_(-0.1, 0.1)
+        return super().training_step(batch, batch_idx)
+
+
+class Streams(tiny.Validated):
+    def __init__(self):
+        super().__init__()
+        self.noise = (0.1 * i for i in range(1000))
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + next(self.noise)
+
+
+class StateOfTheBatch(tiny.Validated):
+    hidden = None
+
+    def training_step(self, batch, batch_idx):
+        shift = 0.0 if self.hidden is None else (batch[0] - self.hidden).mean()
+        self.hidden = batch[0].clone()
+        return super().training_step(batch, batch_idx) + 0.1 * shift
+
+
+@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (WritesWeights, r"training_step writes to the trained weight net\.0\.weight.*loss_fn="),
+        (Streams, r"training_step uses self\.noise, a generator.*loss_fn="),
+        (StateOfTheBatch, r"training_step keeps self\.hidden.*choose chunk_size as large as the training batch"),
+    ],
+)
+def test_what_cannot_be_measured_without_a_trace_is_refused_before_the_first_step(kind, message, index):
+    trainer = tiny.trainer(monitors()[index])
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(kind(), tiny.loader(), tiny.loader(24, seed=2))
+    assert trainer.global_step == 0
+
+
+def test_weights_that_a_step_writes_are_put_back_after_a_gap():
+    ends = []
+    for added in ([], [GeneralizationGapMonitor(samples=24)]):
+        module = WritesWeights()
+        tiny.trainer(*added).fit(module, tiny.loader(), tiny.loader(24, seed=2))
+        ends.append(tiny.state_of(module))
+    assert tiny.same(*ends)
+
+
+class OwnEvaluation(tiny.Validated):
+    """Un-scales its output outside of training, but for what it says of itself; augments in the Trainer's training."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.scale, self.indices, self.added = nn.Identity(), set(), 0
+
+    def on_validation_model_eval(self):
+        self.eval()
+        self.scale.train()
+        self.added += 1
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [batch[0] + 100, batch[1]] if self.trainer.training else batch
+
+    def training_step(self, batch, batch_idx):
+        assert batch_idx < self.trainer.num_training_batches
+        output = self.net(batch[0]) * (1 if self.scale.training else 1000)
+        return cross_entropy(output, batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.training_step(batch, 0))
+
+
+def test_evaluation_is_what_the_module_and_the_trainer_say_and_the_index_stays_in_the_epoch():
+    module = OwnEvaluation()
+    trainer = tiny.trainer(*monitors(samples=48, chunk_size=3), max_epochs=1)
+    trainer.fit(module, tiny.loader(batch_size=24), tiny.loader(batch_size=48))
+    for key in LOSS:
+        assert float(trainer.callback_metrics[key]) == pytest.approx(float(trainer.callback_metrics["val"]), rel=1e-5)
+    assert float(trainer.callback_metrics["gap/loss"]) == pytest.approx(0, abs=1e-5)
+    assert module.added == 2, "the sanity check and the validation; the monitors' own calls leave no trace"
+    assert module.training
+
+
+class Normalising(DataLoader):
+    def __iter__(self):
+        for x, y in super().__iter__():
+            yield (x - 3) / 10, y
+
+
+class Prefetching:
+    """Around a loader, as those that move batches to a device ahead of time are."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for x, y in self.loader:
+            yield x * 2, y
+
+
+class Linear(tiny.TinyClassifier):
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.net = nn.Linear(8, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda data: Normalising(data, batch_size=16, shuffle=True), lambda x: (x - 3) / 10),
+        (lambda data: Prefetching(DataLoader(data, batch_size=16, shuffle=True)), lambda x: x * 2),
+        (
+            lambda data: DataLoader(data, batch_size=None, sampler=BatchSampler(SequentialSampler(data), 16, False)),
+            lambda x: x,
+        ),
+    ],
+    ids=["a subclass", "a wrapper", "a sampler of batches"],
+)
+def test_batches_are_those_that_the_loader_delivers(make, change):
+    data, module = tiny.dataset(48), Linear()
+    ends = []
+    for added in ([], [SharpnessMonitor(1e-3, samples=48, chunk_size=17)]):
+        torch.manual_seed(0)
+        module = Linear()
+        trainer = tiny.trainer(*added, max_epochs=1)
+        trainer.fit(module, make(data))
+        ends.append(tiny.state_of(module))
+    assert tiny.same(*ends), "the loader's order has changed"
+    x, y = data.tensors
+    expected = float(cross_entropy(module.net(change(x)), y).detach())
+    assert float(trainer.callback_metrics["sharpness/loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+class OneIterator(DataLoader):
+    """Keeps one iterator for all epochs."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.only = super().__iter__()
+
+    def __iter__(self):
+        return (next(self.only) for _ in range(len(self)))
+
+
+def test_a_loader_that_cannot_be_copied_is_refused_and_not_read():
+    loader = OneIterator(tiny.dataset(48), batch_size=16)
+    with pytest.raises(ValueError, match=r"fixed subset through OneIterator.*pass data="):
+        tiny.trainer(SharpnessMonitor()).fit(tiny.TinyClassifier(), loader)
+    assert torch.equal(next(loader.only)[0], tiny.dataset(48).tensors[0][:16]), "a batch has been taken from the run"
+
+
+def sentences():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 9, (20,), generator=generator)
+    return [torch.randint(0, 12, (int(length),), generator=generator) for length in lengths]
+
+
+def padded(rows):
+    return {"ids": nn.utils.rnn.pad_sequence(rows, padding_value=-1)}  # (time, batch)
+
+
+def tokens(batch):
+    return int((batch["ids"][1:] >= 0).sum())
+
+
+class Language(tiny.TinyClassifier):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(13, 6), nn.Linear(6, 12)).double()
+
+    def training_step(self, batch, batch_idx):
+        ids = batch["ids"]
+        scores = self.net(ids[:-1].clamp(min=0))
+        return cross_entropy(scores.flatten(0, 1), ids[1:].flatten(), ignore_index=-1)
+
+
+def test_a_mean_over_tokens_is_weighed_by_tokens():
+    """Chunks of seven, seven and six sentences with other numbers of tokens, against one pass over all of them."""
+    module = Language()
+    loader = DataLoader(sentences(), batch_size=5, collate_fn=padded)
+    by_tokens = SharpnessMonitor(1e-3, samples=20, chunk_size=7, count=tokens)
+    by_samples = SharpnessMonitor(1e-3, samples=20, chunk_size=7, suffix="_by_samples")
+    trainer = tiny.trainer(by_tokens, by_samples, max_epochs=1)
+    trainer.fit(module, loader)
+    whole = float(module.training_step(padded(sentences()), 0).detach())
+    assert by_tokens.state_dict()["history"][-1]["loss"] == pytest.approx(whole, rel=1e-10)
+    assert by_samples.state_dict()["history"][-1]["loss"] != pytest.approx(whole, rel=1e-4)
+
+
+def test_the_noise_of_batches_that_are_not_samples_first_is_that_of_a_loop_by_hand():
+    rows = [torch.randn(5, 4, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in range(24)]
+
+    class TimeFirst(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4, 1).double()
+
+        def training_step(self, batch, batch_idx):
+            return self.net(batch.mean(0)).square().mean()
+
+    module = TimeFirst()
+    monitor = GradientNoiseScaleMonitor(samples=24, chunk_size=5, probes=0)
+    seen = {}
+
+    class ByHand(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            noise = monitor.measure(trainer, pl_module)
+            chunks = list(zip(monitor._loss.sizes, monitor._loss._batches.batches, strict=True))
+            gradients = []
+            for size, batch in chunks:
+                loss = pl_module.training_step(batch, 0)
+                parts = torch.autograd.grad(loss, list(pl_module.parameters()))
+                gradients.append((size, torch.cat([part.flatten() for part in parts])))
+            total = sum(size for size, _ in gradients)
+            mean = sum(size * gradient for size, gradient in gradients) / total
+            spread = sum(size * (gradient - mean).square().sum() for size, gradient in gradients)
+            seen["variance"] = float(spread) / (len(gradients) - 1)
+            seen["measured"] = noise.variance
+
+    loader = DataLoader(rows, batch_size=6, collate_fn=lambda batch: torch.stack(batch, 1))
+    tiny.trainer(monitor, ByHand(), max_epochs=1).fit(module, loader)
+    assert seen["measured"] == pytest.approx(seen["variance"], rel=1e-10)
+
+
+class NeedsMemory(tiny.Validated):
+    most = 8
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step and not self.training and len(batch[0]) > self.most:
+            raise torch.OutOfMemoryError("out of memory: the device is full")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("most", [4, 0])
+def test_memory_that_runs_out_halves_the_chunks_three_times_and_never_ends_a_run(most):
+    """From 32 by halves down to four samples, or to no value; the gap is measured alike."""
+    ends = []
+    for added in ([], monitors(samples=32, chunk_size=32)[:2] + monitors(samples=32, chunk_size=16)[2:]):
+        module = NeedsMemory()
+        module.most = most
+        trainer = tiny.trainer(*added, max_epochs=2)
+        if added and not most:
+            with pytest.warns(UserWarning, match="logged as NaN: memory ran out.*chunk_size="):
+                trainer.fit(module, tiny.loader(), tiny.loader(32, seed=2))
+        else:
+            trainer.fit(module, tiny.loader(), tiny.loader(32, seed=2))
+        ends.append(tiny.state_of(module))
+    assert tiny.same(*ends)
+    values = [float(trainer.callback_metrics[key]) for key in (*LOSS, "noise/variance", "gap/loss")]
+    assert all(math.isfinite(value) == bool(most) for value in values)
+
+
+class NothingForSome(tiny.Validated):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if self.global_step and not self.training and batch_idx == 1 else loss
+
+
+def test_a_chunk_without_a_loss_is_nan_with_the_reason_and_the_run_goes_on():
+    trainer = tiny.trainer(*monitors())
+    with pytest.warns(UserWarning, match="is logged as NaN: training_step gave no loss but None"):
+        trainer.fit(NothingForSome(), tiny.loader(), tiny.loader(24, seed=2))
+    assert trainer.global_step == 6
+    assert all(math.isnan(float(trainer.callback_metrics[key])) for key in (*LOSS, "gap/loss"))
+
+
+def test_a_run_that_begins_with_nan_is_logged_as_nan_and_not_taken_for_random():
+    class Diverged(tiny.Validated):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * math.nan
+
+    trainer = tiny.trainer(*monitors(), max_epochs=1)
+    with pytest.warns(UserWarning, match="logged as NaN"):
+        trainer.fit(Diverged(), tiny.loader(), tiny.loader(24, seed=2))
+    assert all(math.isnan(float(trainer.callback_metrics[key])) for key in (*LOSS, "gap/loss"))
+
+
+def test_only_weights_that_an_optimizer_holds_are_measured():
+    class Head(tiny.Validated):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net[4].parameters(), lr=0.1)
+
+    logged = []
+    for frozen in (True, False):
+        module = Head(dropout=0.0)
+        module.net[:4].requires_grad_(not frozen)
+        trainer = tiny.trainer(*monitors())
+        trainer.fit(module, tiny.loader(), tiny.loader(24, seed=2))
+        logged.append({key: str(value) for key, value in trainer.callback_metrics.items() if "/" in key})
+    assert logged[0] == logged[1]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("step", [3, 9])
+def test_a_measurement_that_was_due_when_the_run_was_killed_is_made_after_resuming(tmp_path, step):
+    def run(ckpt_path=None):
+        saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+        added = monitors(every_n_epochs=1)
+        mends = LearningRateScaling(rule="none", warmup_epochs=0)
+        trainer = tiny.trainer(*added, mends, saves, max_epochs=3, enable_checkpointing=True)
+        loader = ResumableLoader(tiny.dataset(), batch_size=16, shuffle=True)
+        trainer.fit(tiny.Validated(), loader, tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+        measured = [int(point["step"]) for point in added[0].state_dict()["history"]]
+        kinds = ("sharpness/", "curvature/", "noise/", "gap/")
+        return measured, {key: str(value) for key, value in trainer.callback_metrics.items() if key.startswith(kinds)}
+
+    whole = run()
+    assert whole[0] == [3, 6, 9]
+    resumed = run(tmp_path / f"step={step}.ckpt")
+    assert resumed[0] == whole[0]
+    assert {k: (v, resumed[1].get(k)) for k, v in whole[1].items() if resumed[1].get(k) != v} == {}
+
+
+class Autoencoder(tiny.Validated):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 8)
+
+    def training_step(self, batch, batch_idx):
+        return mse_loss(self(batch[0]), batch[0])
+
+
+class Smoothed(tiny.Validated):
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self(batch[0]), batch[1], label_smoothing=0.1)
+
+
+class LogProbabilities(tiny.Validated):
+    def forward(self, inputs):
+        return self.net(inputs).log_softmax(1)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.nll_loss(self(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [(tiny.Validated, True), (LogProbabilities, True), (Autoencoder, False), (Smoothed, False)]
+)
+def test_accuracy_is_logged_where_the_loss_proves_what_the_scores_are(kind, known):
+    trainer = tiny.trainer(GeneralizationGapMonitor(samples=24), max_epochs=1)
+    trainer.fit(kind(), tiny.loader(), tiny.loader(24, seed=2))
+    assert ("gap/accuracy" in trainer.callback_metrics) == known
+    assert "gap/loss" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"loss_fn": lambda module, batch: 0.5},
+            "loss_fn must return the mean loss of a batch as a scalar tensor, got 0.5",
+        ),
+        ({"accuracy_fn": lambda module, batch: "good"}, "accuracy_fn must return the mean accuracy"),
+        ({"accuracy_fn": lambda module, batch: batch["x"]}, "cannot be measured in evaluation mode: TypeError"),
+        ({"count": lambda batch: 0.5}, "count must give a whole number of at least 1"),
+    ],
+)
+def test_functions_that_give_something_else_end_the_run_before_the_first_step(options, message):
+    trainer = tiny.trainer(GeneralizationGapMonitor(samples=24, **options))
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
+    assert trainer.global_step == 0

@@ -1,0 +1,47 @@
+"""A real signal at many instants of a piece of work: what stands in for a Ctrl-C that comes whenever it likes."""
+
+import signal
+import time
+from contextlib import contextmanager
+
+from lightning_gap.functional import _uninterrupted
+
+
+class Interrupt(BaseException):
+    """What the handler raises, as that of Ctrl-C raises KeyboardInterrupt."""
+
+
+@contextmanager
+def raising(number):
+    def interrupt(number, frame):
+        raise Interrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(number, before)
+
+
+def interrupt_at_many_instants(monkeypatch, work, check, *, instants):
+    """Run ``work`` over and over, the kernel's timer going off a little later each time, and ``check`` after each.
+
+    Returns how often it was cut off, and how often the check was False.
+    """
+    monkeypatch.setattr(_uninterrupted, "_SIGNALS", (signal.SIGALRM,))  # the timer's, and no other's, is held back
+    work()  # what is slow the first time
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    cut = failed = 0
+    with raising(signal.SIGALRM) as handler:
+        for instant in range(1, instants + 1):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + 1.1 * seconds * instant / instants)
+                work()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                cut += 1
+            failed += not check()
+            assert signal.getsignal(signal.SIGALRM) is handler
+    return cut, failed

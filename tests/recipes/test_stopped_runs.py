@@ -1,0 +1,222 @@
+"""Runs that are stopped, whose files are damaged, or that diverge: what is left, what is said, and how they go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from lightning_gap.recipes.checkpoints import WholeFiles, newest_checkpoint
+from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.stopping import StoppedError, exit_status, stoppable
+
+QUICK = [
+    "--epochs",
+    "3",
+    "--small_batch_size",
+    "256",
+    "--epsilon",
+    "[1e-3]",
+    "--network.width",
+    "8",
+    "--network.depth",
+    "1",
+]
+
+
+def run(folder, *options):
+    return ["run", "f1", "--regime", "small", *QUICK, "--output", str(folder), *options]
+
+
+def outcome(folder):
+    return json.loads((folder / "runs/small/trial-1/outcome.json").read_text()) | {"seconds": 0}
+
+
+def stopped_after(monkeypatch, epochs, folder, how):
+    """A run that is told to stop in an epoch's first batch; its status."""
+    from lightning_gap.recipes.progress import EpochProgress
+
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.current_epoch == epochs:
+            how()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochProgress, "on_train_batch_end", on_train_batch_end)
+        return main(run(folder))
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main(run(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def interrupts():
+    """Lightning ignores Ctrl-C from the first one on."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.parametrize(("how", "status"), [(terminate, 143), (interrupt, 130)])
+def test_a_run_that_is_told_to_stop_says_what_is_kept_does_not_look_finished_and_goes_on(
+    how, status, whole, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    before = signal.getsignal(signal.SIGTERM)
+    assert stopped_after(monkeypatch, 2, folder, how) == status
+    assert signal.getsignal(signal.SIGTERM) is before
+    error = capsys.readouterr().err
+    assert error == (
+        "lightning-gap run: stopped; kept: small up to epoch=1.ckpt; go on with the same command and "
+        f"--output {folder} --resume\n"
+    )
+    assert not (folder / "runs/small/trial-1/outcome.json").exists()
+    assert main(run(folder, "--resume")) == 0
+    assert outcome(folder) == outcome(whole)
+
+
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.parametrize("how", [terminate, interrupt])
+def test_stopped_before_it_trains_it_leaves_nothing(how, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_gap.recipes.plan.DATASETS", {"digits": lambda *_, **__: how()})
+    assert main(run(tmp_path / "run")) in (130, 143)
+    assert capsys.readouterr().err == "lightning-gap run: stopped before anything was trained\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_after_an_exit_of_the_users_own_the_status_is_the_users(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit) as left:
+        stopped_after(monkeypatch, 1, tmp_path / "run", lambda: sys.exit(7))
+    assert left.value.code == 7
+    assert exit_status(left.value) is None
+
+
+def test_a_forked_worker_dies_of_the_signal_itself():
+    with stoppable():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        with pytest.raises(StoppedError):
+            terminate()
+
+
+@pytest.mark.slow
+def test_a_real_process_that_is_terminated_while_it_trains_or_measures_exits_with_143(tmp_path):
+    long = ["--epochs", "500", "--measure_every_n_epochs", "1"]
+    command = [sys.executable, "-m", "lightning_gap.recipes.cli", *run(tmp_path / "run"), *long]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.rglob("*.ckpt")):
+        time.sleep(0.1)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.strip().splitlines()[-1].startswith("lightning-gap run: stopped; kept: small up to epoch=")
+
+
+def torn(path, file, length=0.5):
+    content = file.read_bytes()
+    path.write_bytes(content[: int(len(content) * length)])
+
+
+def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_before_it(
+    whole, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "run"
+    stopped_after(monkeypatch, 2, folder, terminate)
+    capsys.readouterr()
+    saved = folder / "runs/small/trial-1"
+    torn(saved / "epoch=2.ckpt", saved / "epoch=1.ckpt")
+    (saved / "epoch=3.ckpt").write_bytes(b"")
+    torch.save({"global_step": 99}, saved / "epoch=4.ckpt")  # of something else
+    torn(saved / "epoch=5.ckpt.partial", saved / "epoch=1.ckpt", 0.9)  # as a kill leaves it
+    assert main(run(folder, "--resume")) == 0
+    (warning,) = capsys.readouterr().err.strip().splitlines()
+    assert warning.startswith("warning: the checkpoint ")
+    assert all(f"epoch={epoch}.ckpt' cannot be read" in warning for epoch in (2, 3, 4))
+    assert "passed over; the run goes on from epoch=1.ckpt" in warning
+    assert outcome(folder) == outcome(whole)
+    assert not [path for path in saved.iterdir() if "ckpt" in path.name]
+
+
+@pytest.mark.parametrize("length", [0.01, 0.3, 0.7, 0.999])
+def test_where_all_are_torn_the_error_is_one_line_that_names_them(length, tmp_path):
+    checkpoint = {"global_step": 3, "state_dict": {}, "loops": {}, "optimizer_states": [], "callbacks": {}}
+    torch.save(checkpoint | {"weights": torch.zeros(5000)}, tmp_path / "epoch=1.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "epoch=1.ckpt"
+    torn(tmp_path / "epoch=1.ckpt", tmp_path / "epoch=1.ckpt", length)
+    with pytest.raises(ValueError, match=r"epoch=1.ckpt' cannot be read .* there is no other; delete it") as error:
+        newest_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path, monkeypatch, capsys):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    stopped_after(monkeypatch, 2, folder, terminate)
+    with monkeypatch.context() as wider:
+        wider.setattr(sys.modules[__name__], "QUICK", [*QUICK, "--network.width", "9"])
+        stopped_after(monkeypatch, 2, other, terminate)
+    file = folder / "runs/small/trial-1/epoch=1.ckpt"
+    file.write_bytes((other / "runs/small/trial-1/epoch=1.ckpt").read_bytes())
+    capsys.readouterr()
+    assert main(run(folder, "--resume")) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"the checkpoint {str(file)!r} is of another network than this run's: network." in line
+    assert file.exists()
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    writer, file = WholeFiles(), tmp_path / "new" / "epoch=1.ckpt"
+    writer.save_checkpoint({"value": torch.ones(3)}, file)
+    assert writer.load_checkpoint(file)["value"].tolist() == [1, 1, 1]
+
+    def full(_, path):
+        path.write_bytes(b"half of it")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"epoch=1.ckpt' cannot be written .*; make room, and go on with --resume"):
+        writer.save_checkpoint({"value": torch.zeros(3)}, file)
+    monkeypatch.undo()
+    assert [path.name for path in file.parent.iterdir()] == ["epoch=1.ckpt"]
+    assert writer.load_checkpoint(file)["value"].tolist() == [1, 1, 1]
+
+
+def test_a_run_writes_beside_its_checkpoint_and_renames(whole, tmp_path, monkeypatch):
+    written = []
+    save = WholeFiles.save_checkpoint
+    monkeypatch.setattr(
+        WholeFiles,
+        "save_checkpoint",
+        lambda self, *args, **options: (written.append(args[1]), save(self, *args, **options)),
+    )
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", lambda *_, **__: pytest.fail("moved from elsewhere"))
+    assert main(run(tmp_path / "run")) == 0
+    assert len(written) == 3
+
+
+def test_a_run_that_has_diverged_goes_on_with_nan_in_its_row(tmp_path, monkeypatch):
+    folder, diverges = tmp_path / "run", ["--optimizer", "sgd", "--learning_rate", "1e38"]
+    with monkeypatch.context() as quick:
+        quick.setattr(sys.modules[__name__], "QUICK", [*QUICK, *diverges])
+        assert stopped_after(monkeypatch, 2, folder, terminate) == 143
+        assert main(run(folder, "--resume")) == 0
+    assert str(outcome(folder)["sharpness"]["1e-3"]) == str(outcome(folder)["train_loss"]) == "nan"
