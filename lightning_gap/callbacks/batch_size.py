@@ -38,7 +38,8 @@ class BatchSizeScheduler(BatchSizeCallback):
         ValueError: If the schedule is empty, does not begin at epoch 0, has epochs that do not rise, or a size that is
             not a whole number of at least 1. Before the first step, if a size cannot be split equally, exceeds the
             training set or leaves epochs shorter than `val_check_interval`, the loader has no batch size to set, a
-            step-wise scheduler was made for fewer steps, or something else sets the batch size.
+            step-wise scheduler was made for fewer steps, an optimizer has no learning rate for the schedule to change,
+            or something else sets the batch size. On resuming, if the checkpoint was trained with another schedule.
 
     Reference:
         Smith, Kindermans, Ying and Le (2018); Devarakonda, Naumov and Garland (2017); Friedlander and Schmidt (2012).
