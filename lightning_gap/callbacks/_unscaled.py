@@ -93,7 +93,9 @@ class UnscaledUpdates:
         return [
             (optimizer, own)
             for optimizer, own in held
-            if type(optimizer).__name__ not in self._told and (self._doubted or not self._rates.reaches(optimizer))
+            if own
+            and type(optimizer).__name__ not in self._told
+            and (self._doubted or not self._rates.reaches(optimizer))
         ]
 
     def _say(self, optimizer: Any, *, at_first_step: bool) -> None:
