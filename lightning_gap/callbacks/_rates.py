@@ -180,7 +180,8 @@ class ScaledRates:
 
     def _scale(self, step: _Step) -> None:
         factor = math.prod(factor() for factor, _ in self._factors.values())
-        around = [entry for other in self._steps if other is not step for entry in other.groups]
+        outer = [other for other in self._steps if other is not step] if self._steps else []
+        around = [entry for other in outer for entry in other.groups]
         for group in step.optimizer.param_groups:
             rate = group.get("lr")
             if rate is None:

@@ -18,7 +18,7 @@ MANY = 64  # values of a list that are compared one by one
 
 
 def settings_of(owner: object, *, code: bool = False) -> dict[str, Any]:
-    """What an object was made with: the arguments of its `__init__` that it keeps under their own names.
+    """What an object was made with: the arguments of `__init__`, of base classes too, kept under their own names.
 
     Numbers, strings, lists and dicts come as they are; functions and classes by name; tensors and batches by shape,
     data sets and loaders by class and length. All of it plain, so that a checkpoint that holds it can be loaded with
@@ -29,13 +29,19 @@ def settings_of(owner: object, *, code: bool = False) -> dict[str, Any]:
         code: Tell functions of one name apart by what they do, which is the same in processes of one run, but not in
             another version of Python.
     """
-    names = [name for name in inspect.signature(type(owner).__init__).parameters if name != "self"]
-    return {name: _plain(getattr(owner, name), code) for name in names if hasattr(owner, name)}
+    made_by = [
+        vars(kind)["__init__"] for kind in type(owner).__mro__ if "__init__" in vars(kind)
+    ]  # one's own may pass **kwargs
+    names = [name for init in made_by for name in inspect.signature(init).parameters if name != "self"]
+    return {name: _plain(getattr(owner, name), code) for name in dict.fromkeys(names) if hasattr(owner, name)}
 
 
 def _plain(value: Any, code: bool) -> Any:
-    if value is None or type(value) in (bool, int, float, str):
-        return "nan" if value != value else value
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):  # subclasses too: enumerations, NumPy's
+        if isinstance(value, kind):
+            return "nan" if value != value else kind(value)
     if isinstance(value, Mapping):
         return {_plain(key, code): _plain(inner, code) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .._lightning import loss_scale
+from .._lightning import ends_accumulation, loss_scale
 from ._rates import ScaledRates
 
 LARGEST = 1_000_000  # numbers of a weight that are looked at
@@ -41,38 +41,40 @@ class UnscaledUpdates:
         self._optimizers: object = None  # the Trainer's list of them, which hooks of the user's may replace
         self._proven = False  # the factor is known to reach them all
         self._doubted = False
-        self._began = (0, 0, 0, 1.0)  # steps by Lightning's count, updates and steps by ours, loss scale
+        self._updates = 0  # before the batch
+        self._began = (0, 0, 1.0)  # the same: steps by Lightning's count and by ours, and the loss scale
         self._told: set[str] = set()
 
     def before_batch(self, trainer: Trainer) -> None:
         """Note what the weights of unproven optimizers are."""
         rates = self._rates
-        self._began = trainer.global_step, rates.updates, rates.steps, 1.0
+        self._updates = rates.updates
+        if self._proven and self._optimizers is trainer.optimizers:
+            return
         if rates.first_owner is not self._owner:
             return
         if self._optimizers is not trainer.optimizers:
-            self._optimizers, self._proven = trainer.optimizers, False
+            self._optimizers = trainer.optimizers
             rates.forget_others(trainer.optimizers)
-        if self._proven:
-            return
         unproven = self._not_reached(trainer)
         self._proven = not unproven
         if unproven and rates.changes_rates:
             self._unproven = [_Unproven(optimizer, weights, _state(weights)) for optimizer, weights in unproven]
-            self._began = (*self._began[:3], loss_scale(trainer))
+            self._began = trainer.global_step, rates.steps, loss_scale(trainer)
 
     def after_batch(self, trainer: Trainer) -> None:
         """Say it once if weights have changed without the factor: an error at the first step, a warning later."""
-        step, updates, steps, scale = self._began
-        stepped, reached = trainer.global_step > step, self._rates.updates > updates
-        if stepped and not reached:
-            self._doubted, self._proven = True, False  # a gradient scaler skipped the step, or there are no hooks
-        elif reached:
+        reached = self._rates.updates > self._updates
+        if reached:
             self._doubted = False
-        unproven, self._unproven = self._unproven, []
-        if not unproven or loss_scale(trainer) < scale:
+        elif trainer.lightning_module.automatic_optimization and ends_accumulation(trainer):
+            self._doubted, self._proven = True, False  # a gradient scaler skipped the step, or there are no hooks
+        if not self._unproven:
             return
-        if not stepped and trainer.lightning_module.automatic_optimization:
+        unproven, self._unproven = self._unproven, []
+        step, steps, scale = self._began
+        stepped = trainer.global_step > step
+        if loss_scale(trainer) < scale or (trainer.lightning_module.automatic_optimization and not stepped):
             return
         for entry in unproven:
             proven = reached and (entry.optimizer is None or self._rates.reaches(entry.optimizer))
@@ -91,7 +93,9 @@ class UnscaledUpdates:
         return [
             (optimizer, own)
             for optimizer, own in held
-            if type(optimizer).__name__ not in self._told and (self._doubted or not self._rates.reaches(optimizer))
+            if own
+            and type(optimizer).__name__ not in self._told
+            and (self._doubted or not self._rates.reaches(optimizer))
         ]
 
     def _say(self, optimizer: Any, *, at_first_step: bool) -> None:

@@ -41,8 +41,9 @@ class BatchSizeScheduler(BatchSizeCallback):
             not a whole number of at least 1. Before the first step, if a size cannot be split equally, exceeds the
             training set, leaves epochs shorter than `val_check_interval` or BatchNorm a last batch of one sample, the
             loader has no batch size to set or does not follow one that comes later, batches are to be accumulated
-            whose samples cannot be told, a step-wise scheduler was made for fewer steps, or something else sets the
-            batch size.
+            whose samples cannot be told, a step-wise scheduler was made for fewer steps, an optimizer has no learning
+            rate for the schedule to change, or something else sets the batch size. On resuming, if the checkpoint was
+            trained with another schedule.
 
     Reference:
         Smith, Kindermans, Ying and Le (2018); Devarakonda, Naumov and Garland (2017); Friedlander and Schmidt (2012).

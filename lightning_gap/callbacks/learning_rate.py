@@ -39,13 +39,16 @@ WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 class LearningRateScaling(GapCallback):
     """Multiply the learning rate by what the batch size calls for, whatever the optimizer and scheduler.
 
-    The factor is applied around each optimizer step and taken back right after it, so schedulers and checkpoints
-    hold your own unscaled schedule, and a resumed run needs no bookkeeping. A factor above 1 is approached by
-    warmup: it starts at 1 and grows by the same amount every step.
+    The factor is applied around each update of the module's weights and taken back right after it, so schedulers and
+    checkpoints hold your own unscaled schedule, and a resumed run needs no bookkeeping. It reaches every
+    `torch.optim.Optimizer` that steps parameters of the module: those of the Trainer, those that replace them, those
+    that the module steps by hand, and what a wrapper steps. An update that it does not reach is an error at the first
+    step, or a warning where it comes later. A factor above 1 is approached by warmup: it starts at 1 and grows by the
+    same amount every step.
 
     The batch size is micro-batch x `accumulate_grad_batches` x processes, found anew at every step. Logs
-    ``lr/effective`` (the rate really used by the first parameter group; others as ``lr/effective_1``, ...),
-    ``lr/scale`` and ``batch/effective``.
+    ``lr/effective`` (the learning rate of the last update of the first parameter group; others as ``lr/effective_1``,
+    ...; none of a group that had no update with the factor), ``lr/scale`` and ``batch/effective``.
 
     Args:
         base_batch_size: Samples per optimizer step for which your learning rate was chosen. Goyal et al. use 256.
@@ -54,21 +57,23 @@ class LearningRateScaling(GapCallback):
         warmup_epochs: Length of the warmup in epochs, 0 for none. Goyal et al. use 5.
         warmup_steps: The same in optimizer steps (batches in manual optimization), instead of ``warmup_epochs``.
         warmup: ``"gradual"``, or ``"constant"``: the first factor until the warmup ends.
-        warmup_start: Factor at the beginning, a fraction of your unscaled rate. Goyal et al. start from the rate
-            itself, 1.
+        warmup_start: Factor at the beginning, a fraction of your unscaled learning rate. Goyal et al. start from the
+            learning rate itself, 1.
         when_batch_changes: What happens if the batch size changes inside the run. ``"rescale"``: the rule is applied
             to the size at each step. ``"keep"``: to the size at the beginning of the run. ``"replace_decay"`` (Smith
             et al.): the latter times the growth since, so that growth undoes the decay that your scheduler makes
-            at the same time, and what the batch can no longer grow the rate decays.
-        momentum_correction: Rescale the momentum buffer by new rate / old rate at each change. Only for
-            optimizers whose buffer has absorbed the rate (Goyal et al., section 3, equation 10); torch's SGD keeps it
-            out and needs none.
+            at the same time, and what the batch can no longer grow the learning rate decays.
+        momentum_correction: Rescale the momentum buffer by new / old learning rate at each change. Only for
+            optimizers whose buffer has absorbed the learning rate (Goyal et al., section 3, equation 10); torch's SGD
+            keeps it out and needs none.
         micro_batch_size: Samples per batch and process, for loaders that have no `batch_size` to read.
 
     Raises:
         ValueError: If an argument is out of range. At train start, if the batch size or the length of an epoch
-            cannot be found, an optimizer has no rate, or no momentum where its correction is asked for, or the
-            Trainer has a second scaling.
+            cannot be found, ``micro_batch_size`` is not what the loader states, an optimizer has no learning rate,
+            or no momentum where its correction is asked for, the Trainer has a second scaling, the checkpoint was
+            trained with other arguments, or the processes have different ones. At the first step, if weights were
+            updated without the factor, or an optimizer sets its own learning rate inside `step`.
 
     Reference:
         Goyal et al. (2017), sections 2.1, 2.2 and 3; Hoffer, Hubara and Soudry (2017), section 3; Smith et al. (2018).

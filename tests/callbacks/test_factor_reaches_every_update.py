@@ -1,6 +1,7 @@
 """The factor on the learning rate reaches every update of the module's weights, or the run says that it does not."""
 
 import copy
+import math
 
 import pytest
 import tiny
@@ -14,6 +15,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gap import BatchSizeScheduler, LearningRateScaling
+from lightning_gap._lightning import largest_learning_rate, learning_rate_scale_in_use
 from lightning_gap.functional import AdaBatch, GeometricGrowth, SmithGrowth
 
 RATE, FACTOR, BATCH = 2.0**-6, 4.0, 16  # powers of two: a learning rate times the factor is exact
@@ -515,3 +517,22 @@ def test_a_micro_batch_size_that_the_loader_contradicts_is_refused():
         fit(module, LearningRateScaling(4, warmup_epochs=0, micro_batch_size=64))
     assert module.trainer.global_step == 0
     fit(Net(), LearningRateScaling(4, warmup_epochs=0, micro_batch_size=16))
+
+
+@pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no optimizer")
+def test_where_there_is_no_learning_rate_the_largest_one_is_nan():
+    class Asks(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            self.found = largest_learning_rate(trainer), learning_rate_scale_in_use(trainer)
+
+    class Own(Net):
+        def configure_optimizers(self):
+            return Relative(self.parameters(), lr=None)
+
+    for module, expected in ((Own(), (math.nan, math.nan)), (ByHand(), (math.nan, math.nan)), (Net(), (RATE, 1.0))):
+        asks = Asks()
+        fit(module, asks)
+        assert asks.found == pytest.approx(expected, nan_ok=True)
+    asks = Asks()
+    fit(Net(), scaling(), asks)
+    assert asks.found == (RATE, FACTOR)

@@ -77,3 +77,13 @@ def test_data_are_compared_by_shape():
     monitors = [CurvatureMonitor(data=[torch.zeros(size, 2)] * 2) for size in (4, 4, 5)]
     first, second, third = (settings_of(monitor)["data"] for monitor in monitors)
     assert first == second != third
+
+
+def test_a_subclass_that_hands_its_arguments_on_has_those_of_its_base():
+    class Mine(LearningRateScaling):
+        def __init__(self, mine=1, **others):
+            self.mine = mine
+            super().__init__(**others)
+
+    found = settings_of(Mine(2, rule="sqrt"))
+    assert (found["mine"], found["rule"], found["base_batch_size"]) == (2, "sqrt", 256)
