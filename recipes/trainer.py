@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -94,7 +95,7 @@ def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     make = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
     try:
-        parsed = make(parser.parse_object({"trainer": dict(users)}))["trainer"]
+        parsed = make(parser.parse_object({"trainer": copy.deepcopy(dict(users))}))["trainer"]
     except Exception as error:  # of whatever type a class of the user's choice ends with
         raise ValueError(_reason(error)) from error
     return {name: parsed[name] for name in users}
