@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup, get_rank, get_world_size
 
 from ._sample_count import guess_samples
+from ._uninterrupted import uninterrupted_exit
 from .batch_statistics import batch_statistics, recomputed_statistics
 from .fixed_subset import FixedSubset
 
@@ -79,7 +81,7 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         self._processes = get_world_size(process_group) if process_group else 1
         self._group = process_group
         self._evaluation_mode = evaluation_mode
-        self._entered: list[ExitStack] = []
+        self._entered: list[AbstractContextManager[None]] = []
 
     @property
     def sizes(self) -> list[int]:
@@ -112,21 +114,37 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
             yield self._loss_fn(self.module, self._batches[i]) * (self._sizes[i] / samples)
 
     def __enter__(self) -> DatasetLoss:
-        with ExitStack() as stack:
-            modes = [(part, part.training) for part in self.module.modules()]
-            stack.callback(_put_modes_back, modes)
-            self._evaluation_mode(self.module)
-            if self.batch_norm == "batch":
-                stack.enter_context(batch_statistics(self.module))
-            elif self.batch_norm == "recomputed":
-                stack.enter_context(recomputed_statistics(self.module, self._pass, process_group=self._group))
-            self._entered.append(stack.pop_all())
+        evaluating = self._evaluating()
+        try:
+            evaluating.__enter__()
+            self._entered.append(evaluating)
+        except BaseException:  # also a signal right here: nobody else would leave it
+            self._entered = [manager for manager in self._entered if manager is not evaluating]
+            evaluating.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered.pop().close()
+        self._entered.pop().__exit__(kind, error, trace)
+
+    @uninterrupted_exit
+    def _evaluating(self) -> Iterator[None]:
+        modes = [(part, part.training) for part in self.module.modules()]
+        try:
+            self._evaluation_mode(self.module)
+            with self._statistics():
+                yield
+        finally:
+            _put_modes_back(modes)
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        if self.batch_norm == "batch":
+            return batch_statistics(self.module)
+        if self.batch_norm == "recomputed":
+            return recomputed_statistics(self.module, self._pass, process_group=self._group)
+        return nullcontext()
 
     def _pass(self) -> None:
         for part in self._parts():

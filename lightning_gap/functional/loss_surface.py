@@ -174,11 +174,16 @@ def loss_surface(
             "or give the Trainer inference_mode=False"
         )
     surface = LossSurface(function("loss_fn", loss_fn, "no arguments"), weights, process_group)
-    with entered(loss_fn), torch.enable_grad():
-        try:
-            yield surface
-        finally:
-            surface.move_back()
+    enabled = torch.is_grad_enabled()
+    try:
+        with entered(loss_fn):
+            try:
+                torch.set_grad_enabled(True)
+                yield surface
+            finally:
+                surface.move_back()
+    finally:  # no `enable_grad`: a signal could come between its two halves
+        torch.set_grad_enabled(enabled)
 
 
 def entered(loss_fn: LossFunction | None) -> AbstractContextManager[object]:

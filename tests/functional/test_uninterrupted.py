@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from lightning_gap.functional import (
+    DatasetLoss,
     along_line,
     batch_statistics,
     hessian_trace,
@@ -179,6 +180,14 @@ def measured(model, x, y):
         sharpness(lambda: cross_entropy(model(x), y), model.parameters(), epsilon=0.1, max_evaluations=3)
 
 
+def measured_as_a_module(model, x, y):
+    loss = DatasetLoss(model, lambda m, b: cross_entropy(m(b[0]), b[1]), [(x, y)] * 2, batch_norm="recomputed")
+    try:
+        sharpness(loss, model.parameters(), epsilon=0.1, max_evaluations=3)
+    finally:
+        assert not loss._entered
+
+
 def curved(model, x, y):
     with batch_statistics(model):
         hessian_trace(lambda: cross_entropy(model(x), y), model.parameters(), probes=1)
@@ -193,7 +202,7 @@ def drawn_out(model, x, y):
     along_line(model, state, {k: v + 1 for k, v in state.items()}, [0.5, 1.0], lambda: cross_entropy(model(x), y))
 
 
-@pytest.mark.parametrize("measure", [measured, curved, grouped, drawn_out])
+@pytest.mark.parametrize("measure", [measured, measured_as_a_module, curved, grouped, drawn_out])
 def test_no_instant_of_a_measurement_leaves_weights_or_buffers_moved(monkeypatch, measure):
     torch.manual_seed(0)
     layers = (part for _ in range(20) for part in (nn.Linear(4, 4), nn.BatchNorm1d(4)))
@@ -204,6 +213,7 @@ def test_no_instant_of_a_measurement_leaves_weights_or_buffers_moved(monkeypatch
     def check():
         now = model.state_dict()
         same = all(torch.equal(before[name], value) for name, value in now.items())
+        same &= torch.is_grad_enabled()
         same &= terms == [(part.training, getattr(part, "momentum", 0)) for part in model.modules()]
         model.load_state_dict(before)
         return same
