@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Sized
 from types import GeneratorType
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from torch.utils.data import BatchSampler, DataLoader
@@ -17,6 +14,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ._batches import batch_sampler_of, micro_batch_size, nominal_size, samplers_of, stated_batches
 from ._lightning import same_random_numbers
+from ._unchanged import unchanged
 from .data._planned_loader import PlannedLoader
 from .functional._sample_count import guess_samples
 
@@ -109,7 +107,7 @@ class TrainLoaderSize:
         trainer, before = self._trainer, [_get(holder, self._attribute) for holder in self._holders]
         owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
         now = trainer.train_dataloader
-        with same_random_numbers(), _unchanged(*owners, now, *samplers_of(now)):
+        with same_random_numbers(), unchanged(*owners, now, *samplers_of(now)):
             try:
                 for holder in self._holders:
                     _set(holder, self._attribute, size)
@@ -236,7 +234,7 @@ def _first_indices(loader: Any) -> int | None:
     batch_sampler = batch_sampler_of(loader) if isinstance(loader, DataLoader) else None
     if batch_sampler is None or stated_batches(loader) is not None:
         return None
-    with same_random_numbers(), _unchanged(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
+    with same_random_numbers(), unchanged(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
         first = next(iter(batch_sampler), None)
     return len(first) if isinstance(first, Sized) else None
 
@@ -245,46 +243,6 @@ def _first_batch_size(loader: Any) -> int | None:
     """Samples in the first batch of a loader that states no size; ``None`` where it can be read once only."""
     iterator = iter(loader)
     return None if iterator is loader else guess_samples(next(iterator, None))
-
-
-@contextmanager
-def _unchanged(*owners: Any) -> Iterator[None]:
-    """Put the attributes of these objects back: lists and dicts among them, and the state of random generators."""
-    attributes = [vars(owner) for owner in owners if hasattr(owner, "__dict__")]
-    before = [dict(live) for live in attributes]
-    values = [value for kept in before for value in kept.values()]
-    contents = [(value, value.copy()) for value in values if type(value) in (list, dict, set)]
-    generators = [(value, _generator_state(value)) for value in values]
-    try:
-        yield
-    finally:
-        for live, kept in zip(attributes, before, strict=True):
-            live.clear()
-            live.update(kept)
-        for value, content in contents:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
-        for value, state in generators:
-            if state is not None:
-                _set_generator_state(value, state)
-
-
-def _generator_state(value: Any) -> Any:
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    if isinstance(value, random.Random):
-        return value.getstate()
-    of_numpy = type(value).__module__.startswith("numpy.random")
-    return getattr(getattr(value, "bit_generator", None), "state", None) if of_numpy else None
-
-
-def _set_generator_state(value: Any, state: Any) -> None:
-    if isinstance(value, torch.Generator):
-        value.set_state(state)
-    elif isinstance(value, random.Random):
-        value.setstate(state)
-    else:
-        value.bit_generator.state = state
 
 
 def _get(holder: Any, attribute: str) -> Any:
