@@ -175,7 +175,7 @@ def _metric(trainer: Trainer, parts: ModuleType, results: dict[str, Any], key: s
             fresh = parts._ResultMetric(others, True)
             if fresh.meta.reduce_fx is self.reduce_fx and not metric.has_reset:
                 _fill(fresh, entry, trainer)
-            results[key] = fresh
+            results[key] = fresh.to(trainer.strategy.root_device)
             return True
 
         __hash__ = None  # type: ignore[assignment]

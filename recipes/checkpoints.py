@@ -116,7 +116,8 @@ def check_fits(path: Path | None, module: LightningModule) -> None:
 def remove_checkpoints(folder: Path) -> None:
     """Of a run that is done."""
     for used in folder.glob("*.ckpt*"):
-        used.unlink()
+        if used.is_file():
+            used.unlink()
 
 
 def _steps(path: Path) -> int | str:

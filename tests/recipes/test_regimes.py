@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.recipes import training
+from lightning_gap.recipes import checkpoints
 from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.catalogue import FILES, recipe
 from lightning_gap.recipes.checks import check_numbers
@@ -365,8 +365,8 @@ def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_numbers(name,
 @pytest.mark.parametrize(("name", "epoch", "batch"), [("small", 2, 5), ("growing", 1, 2), ("ghost-lr", 3, 1)])
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_run_saved_by_the_clock_goes_on_inside_its_epoch(name, epoch, batch, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVED_EVERY", timedelta(microseconds=1))
-    monkeypatch.setattr(training, "ASKED_EVERY", 1)
+    monkeypatch.setattr(checkpoints, "SAVED_EVERY", timedelta(microseconds=1))
+    monkeypatch.setattr(checkpoints, "ASKED_EVERY", 1)
     cut = REGIMES[name](ON_DIGITS)
     with pytest.raises(RuntimeError, match="power cut"):
         run(dataclasses.replace(cut, callbacks=(*cut.callbacks, StopsAt(epoch, batch))), tmp_path / "cut")
