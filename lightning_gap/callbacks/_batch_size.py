@@ -30,11 +30,12 @@ from .._lightning import (
 from .._refusals import refuse_other_accumulation, refuse_several_that
 from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
 from .._train_loader import TrainLoaderSize
+from ..functional._validation import text, whole_number
 from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows, raise_on_all_processes, refuse_different_counts
-from ._arguments import check_counts
+from ._arguments import optional_function
 from ._callback import GapCallback
-from ._sample_counter import Count, check_count
+from ._sample_counter import Count
 from ._single_samples import SingleSamples
 
 
@@ -51,14 +52,9 @@ class BatchSizeCallback(GapCallback):
     may_change: ClassVar[tuple[str, ...]] = ("max_micro_batch", "batch_arg_name")
 
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
-        if max_micro_batch is not None:
-            check_counts(max_micro_batch=max_micro_batch)
-        if not isinstance(batch_arg_name, str):
-            raise ValueError(f"batch_arg_name must be the name of an attribute, got {batch_arg_name!r}")
-        check_count(count)
-        self.max_micro_batch = None if max_micro_batch is None else int(max_micro_batch)
-        self.batch_arg_name = batch_arg_name
-        self.count = count
+        self.max_micro_batch = None if max_micro_batch is None else whole_number("max_micro_batch", max_micro_batch)
+        self.batch_arg_name = text("batch_arg_name", batch_arg_name)
+        self.count = optional_function("count", count, "the batch")
         self._windows = ExactWindows(count)
         self._weighs = False
         self._one_sample = SingleSamples()

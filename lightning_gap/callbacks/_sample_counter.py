@@ -18,12 +18,6 @@ from ..functional._sample_count import guess_samples
 Count = Callable[[Any], float]
 
 
-def check_count(count: Count | None) -> None:
-    """Raise if ``count`` is no function of the batch."""
-    if count is not None and not callable(count):
-        raise ValueError(f"count must be a function of the batch, or None for its samples, got {count!r}")
-
-
 def number_counted(value: Any) -> float:
     """What ``count`` has returned, as a plain number.
 

@@ -12,8 +12,9 @@ from .._lightning import is_first_that
 from .._refusals import refuse_manual_optimization, refuse_second
 from .._resume import go_on_where_saved, keep_epoch, recall_epoch
 from ._accumulation import ExactWindows, refuse_different_counts
+from ._arguments import optional_function
 from ._callback import GapCallback
-from ._sample_counter import Count, check_count
+from ._sample_counter import Count
 
 
 class ExactAccumulation(GapCallback):
@@ -46,8 +47,7 @@ class ExactAccumulation(GapCallback):
     decides_training = ("count",)
 
     def __init__(self, count: Count | None = None) -> None:
-        check_count(count)
-        self.count = count
+        self.count = optional_function("count", count, "the batch")
         self._windows = ExactWindows(count)
         self._weighs = False
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -13,10 +12,10 @@ from torch.optim import SGD
 from .._batches import drops_last_batch, samples_per_process
 from .._lightning import broadcast, ends_accumulation, mean_over_processes
 from .._resume import epoch_of
+from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
 from ..functional.batch_size import Split
 from ._accumulation import scale_of_last_window
-from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback
 from ._rates import used_rates
 from ._sample_counter import Count
@@ -91,36 +90,21 @@ class AdaptiveBatchSize(BatchSizeCallback):
         count: Count | None = None,
     ) -> None:
         super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
-        check_counts(batch_size=batch_size, max_batch_size=max_batch_size, measure_every_n_steps=measure_every_n_steps)
-        if decide_every_n_steps is not None:
-            check_counts(decide_every_n_steps=decide_every_n_steps)
-        if max_batch_size < batch_size:
+        self.batch_size = whole_number("batch_size", batch_size)
+        self.max_batch_size = whole_number("max_batch_size", max_batch_size)
+        if self.max_batch_size < self.batch_size:
             raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
-        value: Any  # NumPy's numbers too
-        for name, value in (("theta", theta), ("nu", nu), ("smoothing", smoothing), ("max_growth", max_growth)):
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise ValueError(f"{name} must be a number, got {value!r}")
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing!r}")
-        value = micro_batches
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 2:
-            raise ValueError(f"micro_batches must be at least 2, for gradients to compare, got {micro_batches!r}")
-        if not 1 < max_growth < math.inf:
-            raise ValueError(f"max_growth must be a factor larger than 1, got {max_growth!r}")
-        if monotone not in (True, False):
-            raise ValueError(f"monotone must be True or False, got {monotone!r}")
-        # NumPy's numbers become plain ones, which checkpoints can hold.
-        self.batch_size = int(batch_size)
-        self.max_batch_size = int(max_batch_size)
-        self.test: TestName = test
-        self.theta = float(theta)
-        self.nu = float(nu)
-        self.smoothing = float(smoothing)
-        self.measure_every_n_steps = int(measure_every_n_steps)
-        self.decide_every_n_steps = None if decide_every_n_steps is None else int(decide_every_n_steps)
-        self.monotone = bool(monotone)
-        self.max_growth = float(max_growth)
-        self.micro_batches = int(micro_batches)
+        self.test: TestName = one_of("test", test, get_args(TestName))
+        self.theta = real_number("theta", theta, above=0)
+        self.nu = real_number("nu", nu, above=0)
+        self.smoothing = real_number("smoothing", smoothing, at_least=0, below=1)
+        self.measure_every_n_steps = whole_number("measure_every_n_steps", measure_every_n_steps)
+        self.decide_every_n_steps = (
+            None if decide_every_n_steps is None else whole_number("decide_every_n_steps", decide_every_n_steps)
+        )
+        self.monotone = flag("monotone", monotone)
+        self.max_growth = real_number("max_growth", max_growth, above=1, hint="a factor, for instance 2")
+        self.micro_batches = whole_number("micro_batches", micro_batches, 2, hint="gradients are compared")
         self._gradients = SmallGradients()
         self._test = self._new_test()
         self._split_now: Split | None = None

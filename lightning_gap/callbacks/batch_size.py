@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from .._lightning import is_trial
 from .._refusals import refuse_rescaling
 from .._resume import epochs_begun
+from ..functional._validation import shown
 from ..functional.batch_growth import AdaBatch, SmithGrowth
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
 from ._batch_size import BatchSizeCallback
@@ -63,7 +64,7 @@ class BatchSizeScheduler(BatchSizeCallback):
         if not callable(schedule) and not isinstance(schedule, Mapping):
             raise ValueError(
                 f"schedule must be batch sizes by epoch, for instance {{0: 128, 30: 512}}, or a function of the epoch, "
-                f"got {schedule!r}"
+                f"got {shown(schedule)}"
             )
         if isinstance(schedule, Mapping):
             schedule = checked_milestones(schedule)

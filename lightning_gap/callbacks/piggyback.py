@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,8 +13,8 @@ from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, wei
 from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
 from .._resume import ends_epoch, go_on_from
+from ..functional._validation import one_of, shown, whole_number
 from ..functional.batch_size import Split
-from ._arguments import check_counts
 from ._batch_size import BatchSizeCallback
 from ._sample_counter import Count
 
@@ -71,36 +70,30 @@ class PiggybackWarmStart(BatchSizeCallback):
         count: Count | None = None,
     ) -> None:
         super().__init__(max_micro_batch=max_micro_batch, batch_arg_name=batch_arg_name, count=count)
-        check_counts(large_batch_size=large_batch_size)
+        self.large_batch_size = whole_number("large_batch_size", large_batch_size)
         if (switch_epoch is None) == (source_checkpoint is None):
             raise ValueError(
                 "the small batch comes either before switch_epoch or from source_checkpoint, got "
-                f"switch_epoch={switch_epoch!r} and source_checkpoint={source_checkpoint!r}; give one of them"
+                f"switch_epoch={shown(switch_epoch)} and source_checkpoint={shown(source_checkpoint)}; give one of them"
             )
-        number: Any = switch_epoch  # NumPy's too
-        whole = isinstance(number, Integral) and not isinstance(number, bool)
-        if switch_epoch is not None and not (whole and switch_epoch >= 1):
+        self.switch_epoch = (
+            None
+            if switch_epoch is None
+            else whole_number("switch_epoch", switch_epoch, hint="for the small batch to come first")
+        )
+        if not isinstance(optimizer_state, str) or optimizer_state not in get_args(OptimizerState):
             raise ValueError(
-                "switch_epoch must be a whole number, at least 1, for the small batch to come first, got "
-                f"{switch_epoch!r}"
-            )
-        if optimizer_state not in get_args(OptimizerState):
-            raise ValueError(
-                f"optimizer_state must be stated, 'keep' or 'reset', got {optimizer_state!r}: what the small batch's "
+                f"optimizer_state must be stated, 'keep' or 'reset', got {shown(optimizer_state)}: what the small batch's "
                 "momentum does to the large one's first steps is part of the experiment"
             )
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode must be 'weights' or 'continue', got {mode!r}")
+        self.mode: Mode = one_of("mode", mode, get_args(Mode))
         if source_checkpoint is not None and mode == "weights" and optimizer_state == "keep":
             raise ValueError(
                 "mode='weights' takes nothing but the weights from the checkpoint, so that no optimizer_state can be "
                 "kept; use optimizer_state='reset' or mode='continue'"
             )
-        self.switch_epoch = None if switch_epoch is None else int(switch_epoch)
-        self.large_batch_size = int(large_batch_size)
         self.optimizer_state = optimizer_state
         self.source_checkpoint = None if source_checkpoint is None else str(source_checkpoint)
-        self.mode: Mode = mode
         self._switched = False
         self._resumed = False
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ._validation import one_of
 from .ghost_normalisation import ghost_batch_norm, is_eager
 from .ghosts import Leftover, Runs, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
 
@@ -201,9 +202,7 @@ class GhostBatchNorm3d(_BlockwiseGhosts, nn.BatchNorm3d):
 
 def checked_running_stats(running_stats: RunningStats) -> RunningStats:
     """Give ``running_stats`` back, or raise the one error that names it."""
-    if running_stats not in get_args(RunningStats):
-        raise ValueError(f"running_stats must be 'sequential' or 'mean', got {running_stats!r}")
-    return running_stats
+    return one_of("running_stats", running_stats, get_args(RunningStats))
 
 
 def uncounted(buffer: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, get_args
+
+from ._validation import one_of, shown, whole_number
 
 Leftover = Literal["merge", "balance", "error"]
 
@@ -71,18 +74,16 @@ def number_of_ghosts(runs: Runs) -> int:
 
 def checked_ghost_batch_size(ghost_batch_size: int) -> int:
     """Give ``ghost_batch_size`` back, or raise the one error that names it."""
-    if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, int):
-        raise TypeError(f"ghost_batch_size must be an integer number of samples, got {ghost_batch_size!r}; try 128")
-    if ghost_batch_size < 1:
-        raise ValueError(f"ghost_batch_size must be at least 1 sample, got {ghost_batch_size}; try 128")
-    return ghost_batch_size
+    if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, Integral):
+        raise TypeError(
+            f"ghost_batch_size must be an integer number of samples, got {shown(ghost_batch_size)}; try 128"
+        )
+    return whole_number("ghost_batch_size", ghost_batch_size, unit="samples", hint="try 128")
 
 
 def checked_leftover(leftover: Leftover) -> Leftover:
     """Give ``leftover`` back, or raise the one error that names it."""
-    if leftover not in get_args(Leftover):
-        raise ValueError(f"leftover must be 'merge', 'balance' or 'error', got {leftover!r}")
-    return leftover
+    return one_of("leftover", leftover, get_args(Leftover))
 
 
 def _without_empty(*runs: tuple[int, int]) -> Runs:

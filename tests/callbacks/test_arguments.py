@@ -18,14 +18,12 @@ NEEDED = {
     "PiggybackWarmStart": {"switch_epoch": 1, "large_batch_size": 64, "optimizer_state": "keep"},
 }
 FUNCTIONS = ("loss_fn", "accuracy_fn", "count", "rule", "schedule")
-OTHERS = ("AdaptiveBatchSize", "BatchSizeScheduler", "PiggybackWarmStart", "GhostBatchNormSwap", "ExactAccumulation")
 SETTINGS = [
     pytest.param(
         callback,
         name,
         parameter,
         id=f"{callback.__name__}-{name}",
-        marks=[pytest.mark.xfail(reason="not all go through the validators yet")] * (callback.__name__ in OTHERS),
     )
     for callback in CALLBACKS
     for name, parameter in inspect.signature(callback.__init__).parameters.items()

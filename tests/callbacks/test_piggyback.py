@@ -147,13 +147,13 @@ def test_the_rate_follows_the_switch():
         ({"optimizer_state": "half"}, "optimizer_state must be stated"),
         (
             {"switch_epoch": 0},
-            "switch_epoch must be a whole number, at least 1, for the small batch to come first, got 0",
+            "switch_epoch must be a whole number, at least 1, got 0; for the small batch to come first",
         ),
         ({"switch_epoch": 1.5}, "switch_epoch must be a whole number, .* got 1.5"),
         ({"switch_epoch": None}, "got switch_epoch=None and source_checkpoint=None; give one of them"),
         ({"source_checkpoint": "a.ckpt"}, "got switch_epoch=2 and source_checkpoint='a.ckpt'"),
         ({"large_batch_size": 0}, "large_batch_size must be a whole number, at least 1, got 0"),
-        ({"switch_epoch": None, "source_checkpoint": "a", "mode": "all"}, "mode must be 'weights' or 'continue'"),
+        ({"switch_epoch": None, "source_checkpoint": "a", "mode": "all"}, "mode must be one of 'weights', 'continue'"),
         (
             {"switch_epoch": None, "source_checkpoint": "a"},
             "no optimizer_state can be kept; use .*'reset' or mode='cont",

@@ -363,9 +363,9 @@ def test_the_layer_says_its_settings():
     ids=["layer", "swap"],
 )
 def test_unknown_policies_are_refused(make):
-    with pytest.raises(ValueError, match="leftover must be 'merge', 'balance' or 'error', got 'drop'"):
+    with pytest.raises(ValueError, match="leftover must be one of 'merge', 'balance', 'error', got 'drop'"):
         make(leftover="drop")
-    with pytest.raises(ValueError, match="running_stats must be 'sequential' or 'mean', got 'last'"):
+    with pytest.raises(ValueError, match="running_stats must be one of 'sequential', 'mean', got 'last'"):
         make(running_stats="last")
 
 

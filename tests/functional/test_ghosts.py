@@ -70,5 +70,5 @@ def test_a_size_that_cannot_be_is_refused(size, error):
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="leftover must be 'merge', 'balance' or 'error', got 'drop'"):
+    with pytest.raises(ValueError, match="leftover must be one of 'merge', 'balance', 'error', got 'drop'"):
         ghost_runs(10, 4, "drop")
