@@ -14,7 +14,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ._batches import batch_sampler_of, micro_batch_size, nominal_size, samplers_of, stated_batches
 from ._lightning import same_random_numbers
-from ._unchanged import unchanged
+from ._state import Remembered
 from .data._planned_loader import PlannedLoader
 from .functional._sample_count import guess_samples
 
@@ -107,7 +107,7 @@ class TrainLoaderSize:
         trainer, before = self._trainer, [_get(holder, self._attribute) for holder in self._holders]
         owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
         now = trainer.train_dataloader
-        with same_random_numbers(), unchanged(*owners, now, *samplers_of(now)):
+        with same_random_numbers(), _as_before(*owners, now, *samplers_of(now)):
             try:
                 for holder in self._holders:
                     _set(holder, self._attribute, size)
@@ -234,7 +234,7 @@ def _first_indices(loader: Any) -> int | None:
     batch_sampler = batch_sampler_of(loader) if isinstance(loader, DataLoader) else None
     if batch_sampler is None or stated_batches(loader) is not None:
         return None
-    with same_random_numbers(), unchanged(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
+    with same_random_numbers(), _as_before(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
         first = next(iter(batch_sampler), None)
     return len(first) if isinstance(first, Sized) else None
 
@@ -243,6 +243,12 @@ def _first_batch_size(loader: Any) -> int | None:
     """Samples in the first batch of a loader that states no size; ``None`` where it can be read once only."""
     iterator = iter(loader)
     return None if iterator is loader else guess_samples(next(iterator, None))
+
+
+def _as_before(*owners: Any) -> Remembered:
+    """Put back at the end what trying something out on these objects changes, but for their tensors."""
+    named = {type(owner).__name__ + str(i): owner for i, owner in enumerate(owners) if owner is not None}
+    return Remembered(named, as_data=named, stand_ins=False)
 
 
 def _get(holder: Any, attribute: str) -> Any:

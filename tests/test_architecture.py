@@ -18,7 +18,7 @@ OURS = {
     "logging": {"logging", "functional"},
     "callbacks": {
         *("callbacks", "functional", "data", "logging"),
-        *("_batches", "_checkpoint_file", "_lightning", "_refusals", "_resume", "_train_loader", "_trained"),
+        *("_batches", "_checkpoint_file", "_lightning", "_refusals", "_resume", "_state", "_train_loader", "_trained"),
     },
 }
 STANDARD = set(__import__("sys").stdlib_module_names)

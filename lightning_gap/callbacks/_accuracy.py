@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
 from torchmetrics.classification import MulticlassAccuracy
 
-from ._object_parts import is_of
+from .._state import is_of
 
 
 @torch.no_grad()

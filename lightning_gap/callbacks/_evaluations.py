@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from .._lightning import to_device
+from .._state import Remembered
 from ._fixed_subset import Batches
-from ._remembered import Remembered
 
 LossFunction = Callable[[LightningModule, Any], Tensor]
 

@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from .._lightning import log_now, process_group
 from .._refusals import refuse_same_keys, refuse_sharded_weights
+from .._state import CannotBePutBackError
 from ..functional.curvature import UndefinedCurvatureError
 from ..functional.gradient_noise import UndefinedNoiseError
 from ..functional.processes import FailedElsewhereError
@@ -21,7 +22,6 @@ from ._callback import GapCallback
 from ._evaluations import NoLossError
 from ._module_loss import MeasuredLoss, is_out_of_memory
 from ._schedule import Schedule, is_regular
-from ._stand_in import CannotBePutBackError
 
 T = TypeVar("T")
 

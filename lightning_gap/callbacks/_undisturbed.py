@@ -13,10 +13,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._lightning import attributes_of_run, callbacks_of, process_group, same_random_numbers
+from .._state import Remembered, is_of
 from .._trained import trained_weights
 from ..functional._uninterrupted import uninterrupted_exit
-from ._object_parts import is_of
-from ._remembered import Remembered
 
 _SILENCED = ("log", "log_dict", "all_gather")
 

@@ -1,5 +1,6 @@
 """A real signal at many instants of a piece of work: what stands in for a Ctrl-C that comes whenever it likes."""
 
+import gc
 import signal
 import time
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ def interrupt_at_many_instants(monkeypatch, work, check, *, instants):
     Returns how often it was cut off, and how often the check was False.
     """
     monkeypatch.setattr(_uninterrupted, "_SIGNALS", (signal.SIGALRM,))  # the timer's, and no other's, is held back
+    gc.collect()  # an interrupt inside somebody's __del__ would be lost
     work()  # what is slow the first time
     began = time.perf_counter()
     work()

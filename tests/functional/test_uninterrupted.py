@@ -19,6 +19,9 @@ from lightning_gap.functional import (
 )
 from lightning_gap.functional._uninterrupted import uninterrupted, uninterrupted_exit
 
+# An interrupt that falls into a `__del__` is ignored by Python, with a warning.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class Stop(BaseException):
     """What the handlers of these tests raise."""

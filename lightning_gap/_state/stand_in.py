@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._object_parts import is_left_alone, slots_of
+from .object_parts import is_left_alone, slots_of
 
 _STEPPED = (io.IOBase, threading.Thread, socket.socket, subprocess.Popen, Executor, BaseProcess, SimpleQueue)
 

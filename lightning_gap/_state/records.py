@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ._object_parts import ClassAttributes, is_filled, slots_of, values_of_class
+from .object_parts import ClassAttributes, is_filled, slots_of, values_of_class
 
 _NOTHING = object()
 

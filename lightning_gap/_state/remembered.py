@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from ._object_parts import Part, is_left_alone, parts_of, replace
-from ._records import Record, records_of
-from ._stand_in import StandIn, Steppable
+from .object_parts import Part, is_left_alone, parts_of, replace
+from .records import Record, records_of
+from .stand_in import StandIn, Steppable
 
 
-class Remembered:
+class Remembered(AbstractContextManager["Remembered"]):
     """All that can be reached from some objects and can change in place, as it was when this was made.
 
     Followed are attributes and slots of objects and of the user's classes, items of containers, closures of functions,
@@ -22,6 +23,8 @@ class Remembered:
     of random generators, and which object stands where. What can be stepped and not be set back (an iterator, a file,
     a thread, and an object that holds one) is replaced by a stand-in, which raises `CannotBePutBackError` as soon as it
     is used; `release` puts the object itself back.
+
+    The block of a ``with`` statement ends with `release`.
 
     Not followed: data sets and loaders, the Trainer, loggers, and variables of Python modules. Of an optimizer the
     parameter groups are, not the state of each weight.
@@ -35,6 +38,7 @@ class Remembered:
         left: Objects that are not remembered: somebody else puts them back.
         as_data: Names of the roots whose tensors and arrays are taken for data, which no step writes to.
         shallow: Names of the roots of which only their own content is remembered, and that of containers right in it.
+        stand_ins: Whether what cannot be set back gets a stand-in; otherwise it is left alone.
     """
 
     def __init__(
@@ -45,12 +49,14 @@ class Remembered:
         left: Iterable[object] = (),
         as_data: Iterable[str] = (),
         shallow: Iterable[str] = (),
+        stand_ins: bool = True,
     ) -> None:
         self._met = {id(value): value for value in left}  # alive, so that an id stays theirs
         self._apart_ids = {id(layer) for layer in apart}
         self._replaced: list[tuple[Part, StandIn]] = []
         self._records: list[Record] = []
         self._records_apart: list[Record] = []
+        self._gives_stand_ins = stand_ins
         steppable = Steppable()
         found: list[tuple[Part, bool]] = []
         for name, root in roots.items():
@@ -80,20 +86,23 @@ class Remembered:
         for part, _ in self._replaced:
             replace(part.holder, part.key, part.value)
 
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def _reached(self, root: Part, steppable: Steppable, *, tensors: bool) -> list[tuple[Part, bool]]:
         """Every object that is reached from ``root`` for the first time, and whether it stays apart."""
         found: list[tuple[Part, bool]] = []
         waiting = deque([(root, False)])
         while waiting:
             part, apart = waiting.popleft()
-            if id(part.value) in self._met or is_left_alone(part.value):
+            if id(part.value) in self._met or (part is not root and is_left_alone(part.value)):
                 continue
-            if steppable(part.value):
-                if part.holder is not None:  # met again where it stands elsewhere
+            if part is not root and steppable(part.value):
+                if part.holder is not None and self._gives_stand_ins:  # met again where it stands elsewhere
                     self._replaced.append((part, StandIn(_plain(part.name), part.value)))
                 continue
             self._met[id(part.value)] = part.value
-            if not tensors and hasattr(part.value, "dtype"):
+            if not tensors and (isinstance(part.value, Tensor) or hasattr(part.value, "__array_interface__")):
                 continue
             apart = id(part.value) in self._apart_ids or (apart and not isinstance(part.value, nn.Module))
             found.append((part, apart))

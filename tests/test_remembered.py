@@ -13,8 +13,7 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_gap.callbacks._remembered import Remembered
-from lightning_gap.callbacks._stand_in import CannotBePutBackError
+from lightning_gap._state import CannotBePutBackError, Remembered
 
 Limits = namedtuple("Limits", "low high")
 

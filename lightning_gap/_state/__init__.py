@@ -1,0 +1,5 @@
+"""The state of Python objects: remembered, put back, and kept from what could not be put back."""
+
+from .object_parts import is_of as is_of
+from .remembered import Remembered as Remembered
+from .stand_in import CannotBePutBackError as CannotBePutBackError
