@@ -68,6 +68,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         "decide_every_n_steps",
         "monotone",
         "max_growth",
+        "count",
     )
     may_change = (*BatchSizeCallback.may_change, "max_batch_size", "micro_batches")
 

@@ -50,7 +50,7 @@ class BatchSizeScheduler(BatchSizeCallback):
         Smith, Kindermans, Ying and Le (2018); Devarakonda, Naumov and Garland (2017); Friedlander and Schmidt (2012).
     """
 
-    decides_training = ("schedule",)
+    decides_training = ("schedule", "count")
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from .._lightning import (
     optimizer_steps_planned_before,
     optimizer_steps_taken,
     schedulers_that_warm_up,
+    stated_micro_batch_size,
     writes_logs_now,
 )
 from .._refusals import refuse_second
@@ -211,7 +212,8 @@ class LearningRateScaling(GapCallback):
         self._micro_batch_size = micro
 
     def _refuse_other_micro_batch_size(self, trainer: Trainer) -> None:
-        stated = None if self.micro_batch_size is None or micro_batch_size_set(trainer) else micro_batch_size(trainer)
+        set_by_other = self.micro_batch_size is None or micro_batch_size_set(trainer)
+        stated = None if set_by_other else stated_micro_batch_size(trainer)
         if stated not in (None, self.micro_batch_size):
             raise ValueError(
                 f"micro_batch_size={self.micro_batch_size} is not what {type(trainer.train_dataloader).__name__} "

@@ -54,7 +54,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         Keskar et al. (2017), section 4, figure 5.
     """
 
-    decides_training = ("switch_epoch", "large_batch_size", "optimizer_state", "mode")
+    decides_training = ("switch_epoch", "large_batch_size", "optimizer_state", "mode", "count")
     may_change = (*BatchSizeCallback.may_change, "source_checkpoint")
 
     def __init__(

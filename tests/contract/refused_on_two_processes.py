@@ -73,7 +73,9 @@ def other(**options):
 # By a part of the message: what a process of a rank is given.
 CASES = {
     "base_batch_size is 8 on rank 0, 16 on rank 1": callbacks(lambda r: [LearningRateScaling(8 + 8 * r)]),
-    "warmup_epochs is 1.0 on rank 0, 1.5 on rank 1": callbacks(lambda r: [RATE(rule="sqrt", warmup_epochs=1 + r / 2)]),
+    "warmup_epochs is 0.5 on rank 0, 0.75 on rank 1": callbacks(
+        lambda r: [RATE(rule="sqrt", warmup_epochs=0.5 + r / 4)]
+    ),
     "rule is '<lambda> (": callbacks(lambda r: [RATE(rule=rule_times(1 + r))]),
     "rule is 'linear' on rank 0, 'sqrt' on rank 1": callbacks(lambda r: [RATE(rule=("linear", "sqrt")[r])]),
     "GhostBatchNormSwap has different settings on different processes: ghost_batch_size is 4 on rank 0, 8": callbacks(
