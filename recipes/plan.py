@@ -191,6 +191,9 @@ def _check_network(plan: Plan) -> nn.Module:
     except ValueError as error:
         options = ", ".join(f"{name}={value!r}" for name, value in settings.network.items())
         given = f" with network options {options}" if options else ""
+        _, unbuilt, reason = str(error).partition("cannot be built")
+        if unbuilt:
+            raise ValueError(f"{settings.recipe} {unbuilt}{given}{reason}") from error
         raise ValueError(f"the network of {settings.recipe}{given}, on {plan.data_name}: {error}") from error
 
 
