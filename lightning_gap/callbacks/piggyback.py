@@ -83,8 +83,8 @@ class PiggybackWarmStart(BatchSizeCallback):
         )
         if not isinstance(optimizer_state, str) or optimizer_state not in get_args(OptimizerState):
             raise ValueError(
-                f"optimizer_state must be stated, 'keep' or 'reset', got {shown(optimizer_state)}: what the small batch's "
-                "momentum does to the large one's first steps is part of the experiment"
+                f"optimizer_state must be stated, 'keep' or 'reset', got {shown(optimizer_state)}: what the small "
+                "batch's momentum does to the large one's first steps is part of the experiment"
             )
         self.mode: Mode = one_of("mode", mode, get_args(Mode))
         if source_checkpoint is not None and mode == "weights" and optimizer_state == "keep":

@@ -450,9 +450,9 @@ def test_a_size_that_is_no_integer_is_refused_at_construction(size):
 
 
 def test_unknown_policies_are_refused_at_construction():
-    with pytest.raises(ValueError, match="leftover must be 'merge', 'balance' or 'error', got 'drop'"):
+    with pytest.raises(ValueError, match="leftover must be one of 'merge', 'balance', 'error', got 'drop'"):
         GhostBatchNormSwap(leftover="drop")
-    with pytest.raises(ValueError, match="running_stats must be 'sequential' or 'mean', got 'last'"):
+    with pytest.raises(ValueError, match="running_stats must be one of 'sequential', 'mean', got 'last'"):
         GhostBatchNormSwap(running_stats="last")
 
 
