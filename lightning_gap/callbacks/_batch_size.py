@@ -11,12 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from .._batches import (
     drops_last_batch,
     micro_batch_size,
     nominal_size,
-    samples_of_last_batch,
     samples_per_process,
     states_its_batches,
 )
@@ -35,8 +35,8 @@ from ..functional.batch_size import Split, split_batch
 from ._accumulation import ExactWindows, raise_on_all_processes, refuse_different_counts
 from ._arguments import optional_function
 from ._callback import GapCallback
+from ._last_batch import batch_norm_layers, first_size_that_leaves_one, watch_for_single_values
 from ._sample_counter import Count
-from ._single_samples import SingleSamples
 
 
 class BatchSizeCallback(GapCallback):
@@ -57,7 +57,7 @@ class BatchSizeCallback(GapCallback):
         self.count = optional_function("count", count, "the batch")
         self._windows = ExactWindows(count)
         self._weighs = False
-        self._one_sample = SingleSamples()
+        self._watches: list[RemovableHandle] = []  # of BatchNorm layers in the first batch
         self._loader: TrainLoaderSize | None = None
         self._users_accumulation = 1
         self._set: Split | None = None  # what loader and Trainer were told
@@ -126,8 +126,6 @@ class BatchSizeCallback(GapCallback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._weighs:
             self._windows.weigh(trainer, loss)
-        if self._one_sample.watches:
-            self._one_sample.check()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._windows.after_backward()
@@ -138,6 +136,7 @@ class BatchSizeCallback(GapCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._watch_no_more()
         if writes_logs_now(trainer):
             pl_module.log_dict(self._values(trainer), on_step=True, on_epoch=False)
 
@@ -261,12 +260,21 @@ class BatchSizeCallback(GapCallback):
                 f"{max(self.planned_micro_batch_sizes)} samples, {fewest}; use a fraction, at most {fewest}, or "
                 "check_val_every_n_epoch=None"
             )
-        self._one_sample.begin(
-            trainer, [(split, samples_of_last_batch(trainer, split.micro_batch_size)) for split in self._plan]
-        )
+        self._watch_the_first_batch(trainer)
         if trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and len(planned) == trainer.max_epochs:
             lengths = ((_batches(trainer, samples, split.micro_batch_size), split.accumulate) for split in self._plan)
             self._check_schedulers(trainer, sum(math.ceil(batches / window) for batches, window in lengths))
+
+    def _watch_the_first_batch(self, trainer: Trainer) -> None:
+        """Let BatchNorm raise in the first batch if a later one of a single sample would leave it one value."""
+        size, present = first_size_that_leaves_one(trainer, self._plan), micro_batch_size(trainer)
+        if size is not None and present is not None:
+            layers = batch_norm_layers(trainer.lightning_module)
+            self._watches = watch_for_single_values(layers, samples=present, sizes_that_leave_one=[size])
+
+    def _watch_no_more(self) -> None:
+        while self._watches:
+            self._watches.pop().remove()
 
     def _check_schedulers(self, trainer: Trainer, optimizer_steps: int) -> None:
         for name, total, frequency in step_schedulers_with_a_length(trainer):
@@ -293,7 +301,7 @@ class BatchSizeCallback(GapCallback):
         trainer.accumulate_grad_batches = self._users_accumulation if self._set is None else self._set.accumulate
 
     def _restore(self, trainer: Trainer) -> None:
-        self._one_sample.end()
+        self._watch_no_more()
         if self._loader is not None:
             self._loader.restore()
             self._loader = None

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.utils.data import BatchSampler
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from .._lightning import last_micro_batch_size, micro_batch_size, planned_micro_batch_sizes
+from .._batches import last_micro_batch_size, micro_batch_size, samples_of_last_batch, samples_per_process
+from .._lightning import planned_micro_batch_sizes
 from ..data._planned_loader import PlannedLoader
+from ..functional.batch_size import Split
 
 
 def smallest_batches(trainer: Trainer) -> dict[int, int]:
     """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size where it is known."""
     size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
     sizes = planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())
-    found = {planned: _last_batch_of(trainer, planned) for planned in sizes}
+    whole = trainer.max_steps == -1 and trainer.limit_train_batches == 1.0  # or epochs may end before
+    found = {planned: samples_of_last_batch(trainer, planned) if whole else None for planned in sizes}
     if size is not None and (found.get(size) is None or not isinstance(trainer.train_dataloader, PlannedLoader)):
         found[size] = last  # which knows of limits, too
     batches = getattr(trainer.train_dataloader, "batch_sampler", None)
@@ -30,20 +32,24 @@ def smallest_batches(trainer: Trainer) -> dict[int, int]:
     return {size: last for size, last in found.items() if last is not None}
 
 
-def _last_batch_of(trainer: Trainer, size: int) -> int | None:
-    """The fewest that a batch size leaves for any process, where the loader stays what it is and its epochs whole."""
-    loader = trainer.train_dataloader
-    limit: object = trainer.limit_train_batches
-    if trainer.max_steps != -1 or isinstance(limit, int) or limit != 1.0:
+def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[Split]) -> int | None:
+    """The first micro-batch size of a plan whose epoch ends with one sample, within the steps that the run takes."""
+    samples, steps = samples_per_process(trainer), 0
+    if samples is None or trainer.limit_train_batches != 1.0:
         return None
-    if isinstance(loader, PlannedLoader):
-        plan = dataclasses.replace(loader.plan, batch_size=size)
-        return min(dataclasses.replace(plan, rank=rank).size(len(plan) - 1) for rank in range(plan.processes))
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    if type(batch_sampler) is not BatchSampler or not isinstance(batch_sampler.sampler, Sized):
-        return None
-    samples = len(batch_sampler.sampler)
-    return min(size, samples) if batch_sampler.drop_last else samples % size or size
+    for split in planned:
+        size = split.micro_batch_size
+        steps += math.ceil(math.ceil(samples / size) / split.accumulate)
+        within = trainer.max_steps == -1 or steps <= trainer.max_steps
+        if size > 1 and within and samples_of_last_batch(trainer, size) == 1:
+            return size
+    return None
+
+
+def batch_norm_layers(module: nn.Module) -> dict[nn.Module, str]:
+    """The layers that cannot normalise a single value, each with its name."""
+    layers = {layer: name for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
+    return {layer: name for layer, name in layers.items() if not isinstance(layer, nn.SyncBatchNorm)}
 
 
 def watch_for_single_values(

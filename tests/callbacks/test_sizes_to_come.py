@@ -308,7 +308,9 @@ def test_a_last_batch_of_one_sample_is_refused_where_batch_norm_has_nothing_to_a
         for loader in (tiny.loader(49), ResumableLoader(tiny.dataset(49), batch_size=7)):
             steps = SimpleNamespace(taken=0)
             module.on_train_batch_end = lambda *_, steps=steps: setattr(steps, "taken", steps.taken + 1)
-            with pytest.raises(ValueError, match=rf"holds 1 sample once a batch has 16, .* \({layer}\) .*drop_last"):
+            with pytest.raises(
+                ValueError, match=rf"batches of 16 samples has a batch of one, which {layer} could not .*drop_last"
+            ):
                 ends_with(module, loader)
             assert steps.taken == 0
 

@@ -76,7 +76,7 @@ def test_flags_of_numpy_are_made_plain():
     assert flag("at_start", np.bool_(True)) is True
 
 
-@pytest.mark.parametrize("value", [*JUNK.values(), "3", None, True], ids=str)
+@pytest.mark.parametrize("value", [*JUNK.values(), "3", None, True], ids=[*JUNK, "text", "None", "True"])
 def test_what_only_looks_like_a_number_is_none(value):
     for check in (whole_number, real_number):
         with pytest.raises(ValueError, match=r"^count must be a "):
