@@ -97,7 +97,7 @@ class _Tensor(Record):
         if changed:
             owner.requires_grad_(self._requires_grad)
         if owner.shape == saved.shape and owner.dtype == saved.dtype:
-            if owner.layout == torch.strided and _equal(owner, saved):
+            if owner.layout == torch.strided and same_tensor(owner, saved):
                 return self.name if changed else None
             owner.copy_(saved)
         else:  # the step has put another size in its place
@@ -164,7 +164,7 @@ def records_of(name: str, value: Any) -> Iterator[Record]:
         yield _State(name, lambda: _slots(value, slots), lambda saved: _set_slots(value, saved))
 
 
-def _equal(first: Tensor, second: Tensor) -> bool:
+def same_tensor(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors hold the same, NaN where NaN was."""
     if torch.equal(first, second):
         return True

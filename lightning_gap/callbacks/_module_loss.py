@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._lightning import process_group
 from .._refusals import refuse_sync_batch_norm
+from .._state import same_tensor
 from .._trained import trained_weights as weights_of_optimizers
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
 from ..functional.loss_surface import checked_params, loss_surface
@@ -163,7 +164,7 @@ class MeasuredLoss:
             loss = self.on(trainer, module, Batches(batches[i : i + 1], sizes[i : i + 1]), alone=True)
             with loss_surface(loss, trained_weights(trainer, module)) as surface:
                 surface.loss_and_gradient()
-                written = [not torch.equal(w, x) for w, x in zip(surface.weights, surface.centre, strict=True)]
+                written = [not same_tensor(w, x) for w, x in zip(surface.weights, surface.centre, strict=True)]
                 if any(written):
                     name = list(trained_weights(trainer, module))[written.index(True)]
                     raise ValueError(

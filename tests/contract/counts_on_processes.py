@@ -127,15 +127,14 @@ def error_of(callback, processes):
 
 def refused(processes):
     """What is wrong on the second process alone ends on both."""
-    rank = torch.distributed.get_rank()
 
     def fails_later(batch):
         fails_later.calls += 1
-        return float("nan") if rank == 1 and fails_later.calls > 5 else 1
+        return float("nan") if torch.distributed.get_rank() == 1 and fails_later.calls > 5 else 1
 
     fails_later.calls = 0
     tries = {
-        "at the first batch": lambda batch: -1 if rank == 1 else 1,
+        "at the first batch": lambda batch: -1 if torch.distributed.get_rank() == 1 else 1,
         "later": fails_later,
     }
     messages = {}

@@ -355,5 +355,5 @@ def test_both_processes_fall_back_where_one_has_no_double_backward(on_two_proces
 
 
 def test_what_fails_on_one_process_ends_on_both(on_two_processes):
-    assert on_two_processes[0]["failure"] == "RuntimeError: measuring failed on another process; see its error"
+    assert on_two_processes[0]["failure"] == "FailedElsewhereError: measuring failed on another process; see its error"
     assert on_two_processes[1]["failure"] == "OSError: no more data"

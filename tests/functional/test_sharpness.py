@@ -565,5 +565,5 @@ def test_weights_buffers_and_modes_are_the_same_again_on_every_process(on_proces
 def test_what_fails_on_one_process_ends_on_all(on_processes, world, where):
     for rank, found in enumerate(on_processes[world]):
         own = "KeyboardInterrupt: " if where == "interrupt" else "OSError: no more data"
-        other = "RuntimeError: measuring failed on another process; see its error"
+        other = "FailedElsewhereError: measuring failed on another process; see its error"
         assert found["failures"][where] == (own if rank == 1 else other)
