@@ -144,7 +144,7 @@ def test_what_a_step_changes_is_put_back(kind):
     make, change, read = CHANGES[kind]
     owner = Owner(make())
     before = read(owner.held)
-    remembered = Remembered({"self": owner})
+    remembered = Remembered({"self": owner}).hold()
     assert remembered.put_back() is None, "nothing has changed yet"
     for _ in range(2):  # as often as needed
         change(owner.held)
@@ -181,7 +181,7 @@ def test_what_cannot_be_put_back_raises_when_it_is_used_and_stays_where_it_is(ma
         "in a list": lambda: owner.held[0],
         "in an object": lambda: owner.held.inner,
     }[where]
-    remembered = Remembered({"self": owner})
+    remembered = Remembered({"self": owner}).hold()
     with pytest.raises(CannotBePutBackError, match=r"training_step uses self\.held.*pass loss_fn="):
         use(read())
     assert remembered.put_back() is None
@@ -192,7 +192,7 @@ def test_what_cannot_be_put_back_raises_when_it_is_used_and_stays_where_it_is(ma
 
 def test_a_writer_is_not_written_to(tmp_path):
     owner = Owner(SummaryWriter(tmp_path))
-    remembered = Remembered({"self": owner})
+    remembered = Remembered({"self": owner}).hold()
     with pytest.raises(CannotBePutBackError, match=r"self\.held, a SummaryWriter"):
         owner.held.add_scalar("loss", 1.0, 0)
     remembered.release()
@@ -202,7 +202,7 @@ def test_a_writer_is_not_written_to(tmp_path):
 def test_data_sets_are_taken_for_data_and_layers_may_stay_apart():
     data = torch.utils.data.TensorDataset(torch.zeros(3))
     owner = nn.Sequential(nn.BatchNorm1d(2), Owner(data))
-    remembered = Remembered({"self": owner}, apart=[owner[0]])
+    remembered = Remembered({"self": owner}, apart=[owner[0]]).hold()
     data.tensors[0].fill_(1)
     owner[0](torch.ones(3, 2) + 1)
     moved = owner[0].running_mean.clone()

@@ -16,7 +16,7 @@ from .stand_in import StandIn, Steppable
 
 
 class Remembered(AbstractContextManager["Remembered"]):
-    """All that can be reached from some objects and can change in place, as it was when this was made.
+    """All that can be reached from some objects and can change in place, as it was when `hold` was called.
 
     Followed are attributes and slots of objects and of the user's classes, items of containers, closures of functions,
     and what bound and partial functions hold. Remembered are the content of containers, tensors and arrays, the state
@@ -58,17 +58,27 @@ class Remembered(AbstractContextManager["Remembered"]):
         self._records_apart: list[Record] = []
         self._gives_stand_ins = stand_ins
         steppable = Steppable()
-        found: list[tuple[Part, bool]] = []
+        self._found: list[tuple[Part, bool]] = []
         for name, root in roots.items():
             if name in shallow:
                 inside = [part for part in parts_of(name, root) if isinstance(part.value, dict | list)]
-                found += [(part, False) for part in (Part(name, root), *inside)]
+                self._found += [(part, False) for part in (Part(name, root), *inside)]
             else:
-                found += self._reached(Part(name, root), steppable, tensors=name not in as_data)
+                self._found += self._reached(Part(name, root), steppable, tensors=name not in as_data)
+
+    def hold(self) -> Remembered:
+        """Remember what there is, with stand-ins where they are needed; nothing is changed before.
+
+        Register `release` first where an interrupt must not come between the two.
+        """
         for part, stand_in in self._replaced:
             replace(part.holder, part.key, stand_in)
-        for part, apart_too in found:
-            (self._records_apart if apart_too else self._records).extend(records_of(part.name, part.value))
+        for part, stays_apart in self._found:
+            (self._records_apart if stays_apart else self._records).extend(records_of(part.name, part.value))
+        return self
+
+    def __enter__(self) -> Remembered:
+        return self.hold()
 
     def put_back(self, *, apart: bool = True) -> str | None:
         """Let everything be as it was; the name of something that was not, if there was.

@@ -43,7 +43,9 @@ def undisturbed(
         _put_back_at_the_end(stack, trainer, module)
         if not is_of(_owner(module, "on_validation_model_eval"), ("lightning", "pytorch_lightning")):
             # The module's own hook may change more than modes, and has no counterpart that is sure to undo it.
-            stack.callback(_remember(trainer, module, weights=weights).release)
+            before = _remember(trainer, module, weights=weights)
+            stack.callback(before.release)
+            before.hold()
         trainer.validating = True
         trainer.loggers = [DummyLogger()] if trainer.loggers else []
         module.on_validation_model_eval()
@@ -57,6 +59,7 @@ def undisturbed(
         apart = [part for part in module.modules() if isinstance(part, _BatchNorm)] if batch_norm_apart else []
         remembered = _remember(trainer, module, apart=apart, weights=weights)
         stack.callback(remembered.release)
+        remembered.hold()
         stack.enter_context(torch.autocast(module.device.type, enabled=False))
         yield remembered
 
