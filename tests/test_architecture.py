@@ -10,7 +10,7 @@ THIRD_PARTY = {
     "functional": {"torch"},
     "data": {"torch"},
     "logging": {"torch", "matplotlib"},
-    "callbacks": {"torch", "torchmetrics", "lightning", "lightning_utilities", "numpy"},
+    "callbacks": {"torch", "lightning", "lightning_utilities", "numpy"},
 }
 OURS = {
     "functional": {"functional"},

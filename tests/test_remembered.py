@@ -1,15 +1,18 @@
 """Whatever Python object a training step changes is put back, or raises as soon as it is used."""
 
+import hashlib
 import io
 import itertools
 import random
 import threading
+from array import array
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,6 +31,21 @@ class Slots:
 
     def __init__(self):
         self.count = 0
+
+
+class PrivateSlots:
+    __slots__ = ("__count",)
+    calls = 0
+
+    def __init__(self):
+        self.__count = 0
+
+    def step(self):
+        self.__count += 1
+        type(self).calls += 1
+
+    def read(self):
+        return self.__count, self.calls
 
 
 class OfTheClass:
@@ -58,12 +76,31 @@ def optimizer_and_scheduler():
     return torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
 
 
+def with_gradient(optimizer):
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
+    return optimizer
+
+
 CHANGES = {
     "an attribute": (Meter, lambda o: setattr(o, "total", 5), lambda o: o.total),
     "a new attribute": (Meter, lambda o: setattr(o, "extra", 5), lambda o: hasattr(o, "extra")),
     "a deleted attribute": (Meter, lambda o: delattr(o, "total"), lambda o: hasattr(o, "total")),
     "a list in a list in a dict": (Meter, lambda o: o.parts["by class"][0].append(1), lambda o: str(o.parts)),
     "a slot": (Slots, lambda o: setattr(o, "count", 2), lambda o: o.count),
+    "a private slot and its class": (PrivateSlots, PrivateSlots.step, PrivateSlots.read),
+    "a class that is held, of the class": (lambda: OfTheClass, lambda o: setattr(o, "shared", 3), lambda o: o.shared),
+    "an array of objects": (
+        lambda: np.array([[0], Meter()], dtype=object),
+        lambda o: o[0].append(1),
+        lambda o: o[0][:],
+    ),
+    "array.array": (lambda: array("i", [1, 2]), lambda o: o.__setitem__(0, 5), list),
+    "a sparse tensor": (lambda: torch.eye(2).to_sparse(), lambda o: o.mul_(2), lambda o: o.to_dense().tolist()),
+    "an optimizer's state": (
+        lambda: with_gradient(torch.optim.Adam([nn.Parameter(torch.zeros(2))])),
+        lambda o: o.step(),
+        lambda o: str(o.state_dict()),
+    ),
     "a value of the class": (OfTheClass, lambda o: setattr(OfTheClass, "shared", 2), lambda o: OfTheClass.shared),
     "a list of the class": (OfTheClass, lambda o: OfTheClass.seen.append(2), lambda o: list(OfTheClass.seen)),
     "defaultdict": (lambda: defaultdict(list), lambda o: o["loss"].append(1), dict),
@@ -165,8 +202,10 @@ def test_what_a_step_changes_is_put_back(kind):
         (lambda: io.StringIO("text"), lambda o: o.read(1)),
         (lambda: threading.Thread(target=print), lambda o: o.name),
         (lambda: iter(torch.utils.data.DataLoader(range(4))), next),
+        (lambda: hashlib.sha256(), lambda o: o.update(b"a")),
+        (lambda: CSVLogger("unused"), lambda o: o.save()),
     ],
-    ids=["iterator", "count", "generator", "file", "thread", "loader's iterator"],
+    ids=["iterator", "count", "generator", "file", "thread", "loader's iterator", "hash", "logger"],
 )
 @pytest.mark.parametrize("where", ["attribute", "in a dict", "in a list", "in an object"])
 def test_what_cannot_be_put_back_raises_when_it_is_used_and_stays_where_it_is(make, use, where):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from abc import ABC, abstractmethod
+from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from operator import eq
@@ -96,8 +97,8 @@ class _Tensor(Record):
         changed = owner.requires_grad != self._requires_grad
         if changed:
             owner.requires_grad_(self._requires_grad)
-        if owner.shape == saved.shape and owner.dtype == saved.dtype:
-            if owner.layout == torch.strided and same_tensor(owner, saved):
+        if owner.is_nested or (owner.shape == saved.shape and owner.dtype == saved.dtype):
+            if same_tensor(owner, saved):
                 return self.name if changed else None
             owner.copy_(saved)
         else:  # the step has put another size in its place
@@ -139,8 +140,10 @@ def records_of(name: str, value: Any) -> Iterator[Record]:
         yield _Items(name, value)
     elif isinstance(value, torch.Generator):
         yield _State(name, value.get_state, value.set_state)
-    elif isinstance(value, random.Random):
+    elif isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         yield _State(name, value.getstate, value.setstate, eq)
+    elif isinstance(value, array):
+        yield _State(name, lambda: value[:], lambda saved: value.__setitem__(slice(None), saved), eq)
     elif isinstance(value, CellType):
         yield _State(name, lambda: value.cell_contents if is_filled(value) else _NOTHING, lambda v: _fill(value, v))
     elif isinstance(value, ClassAttributes):
@@ -165,9 +168,15 @@ def records_of(name: str, value: Any) -> Iterator[Record]:
 
 
 def same_tensor(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same, NaN where NaN was."""
+    """Whether two tensors of one shape hold the same, NaN where NaN was; sparse and nested ones too."""
+    if first.is_nested:
+        return all(map(same_tensor, first.unbind(), second.unbind()))
+    if first.layout != torch.strided:
+        first, second = first.to_dense(), second.to_dense()
     if torch.equal(first, second):
         return True
+    if first.is_complex():
+        first, second = torch.view_as_real(first), torch.view_as_real(second)
     return first.is_floating_point() and bool(torch.isclose(first, second, 0.0, 0.0, equal_nan=True).all())
 
 

@@ -14,6 +14,8 @@ from .object_parts import Part, is_left_alone, parts_of, replace
 from .records import Record, records_of
 from .stand_in import StandIn, Steppable
 
+_MOST_OF_DATA = 100  # items of a list whose items are looked at one by one, in what is taken for data
+
 
 class Remembered(AbstractContextManager["Remembered"]):
     """All that can be reached from some objects and can change in place, as it was when `hold` was called.
@@ -26,8 +28,7 @@ class Remembered(AbstractContextManager["Remembered"]):
 
     The block of a ``with`` statement ends with `release`.
 
-    Not followed: data sets and loaders, the Trainer, loggers, and variables of Python modules. Of an optimizer the
-    parameter groups are, not the state of each weight.
+    Not followed: data sets and loaders, the Trainer, loggers, and variables of Python modules.
 
     Why not a deep copy of the module: closures, bound hooks and the Trainer would go on referring to the module itself,
     a compiled one would be compiled anew, and what has no copy could not be told from what has one.
@@ -36,7 +37,7 @@ class Remembered(AbstractContextManager["Remembered"]):
         roots: The objects, by the names that an error shows.
         apart: Layers whose own attributes and buffers `put_back` may leave as they are.
         left: Objects that are not remembered: somebody else puts them back.
-        as_data: Names of the roots whose tensors and arrays are taken for data, which no step writes to.
+        as_data: Names of the roots whose tensors, arrays and long lists are taken for data, which no step writes to.
         shallow: Names of the roots of which only their own content is remembered, and that of containers right in it.
         stand_ins: Whether what cannot be set back gets a stand-in; otherwise it is left alone.
     """
@@ -105,17 +106,21 @@ class Remembered(AbstractContextManager["Remembered"]):
         waiting = deque([(root, False)])
         while waiting:
             part, apart = waiting.popleft()
-            if id(part.value) in self._met or (part is not root and is_left_alone(part.value)):
+            if id(part.value) in self._met:
                 continue
             if part is not root and steppable(part.value):
                 if part.holder is not None and self._gives_stand_ins:  # met again where it stands elsewhere
                     self._replaced.append((part, StandIn(_plain(part.name), part.value)))
+                continue
+            if part is not root and is_left_alone(part.value):
                 continue
             self._met[id(part.value)] = part.value
             if not tensors and (isinstance(part.value, Tensor) or hasattr(part.value, "__array_interface__")):
                 continue
             apart = id(part.value) in self._apart_ids or (apart and not isinstance(part.value, nn.Module))
             found.append((part, apart))
+            if not tensors and isinstance(part.value, dict | list | tuple) and len(part.value) > _MOST_OF_DATA:
+                continue
             waiting.extend((inner, apart) for inner in parts_of(part.name, part.value))
         return found
 

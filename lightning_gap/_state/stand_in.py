@@ -17,9 +17,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .object_parts import is_left_alone, slots_of
+from .object_parts import is_left_alone, is_logger, slots_of
 
 _STEPPED = (io.IOBase, threading.Thread, socket.socket, subprocess.Popen, Executor, BaseProcess, SimpleQueue)
+
+
+# Whose objects keep their state where Python cannot see it.
+_OF_LIBRARIES_IN_C = frozenset(
+    {"_hashlib", "_blake2", "_sqlite3", "sqlite3", "_ctypes", "multiprocessing.sharedctypes"}
+)
 
 
 class CannotBePutBackError(ValueError):
@@ -35,17 +41,26 @@ class Steppable:
 
     def __call__(self, value: Any) -> bool:
         """Whether ``value`` is or holds such an object, and cannot be given a stand-in inside of it."""
-        if isinstance(value, Tensor | nn.Module | str | int | float | bytes | type | None) or is_left_alone(value):
+        if isinstance(value, Tensor | nn.Module | str | int | float | bytes | type | None):
+            return False
+        if is_logger(type(value)):
+            return True
+        if is_left_alone(value):
             return False
         if id(value) not in self._known:
             self._asked.append(value)
             self._known[id(value)] = False  # met again inside itself
-            self._known[id(value)] = self._is(value)
+            try:
+                self._known[id(value)] = self._is(value)
+            except RecursionError:  # a chain of objects so long that none of them is taken for a file or a thread
+                self._known[id(value)] = False
         return self._known[id(value)]
 
     def _is(self, value: Any) -> bool:
         if isinstance(value, _STEPPED):
             return value not in (sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+        if type(value).__module__ in _OF_LIBRARIES_IN_C:
+            return True
         plain_iterator = isinstance(value, Iterator) and not hasattr(value, "__dict__")
         if plain_iterator or isinstance(value, AsyncGenerator | Coroutine):
             return True

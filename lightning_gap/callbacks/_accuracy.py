@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
-from torchmetrics.classification import MulticlassAccuracy
 
 from .._state import is_of
 
@@ -20,8 +19,7 @@ def proven_accuracy(module: LightningModule, batch: Any, loss: float) -> float |
     """Share of the batch whose largest score is that of its class; ``None`` where nothing proves what the scores are.
 
     An integer beside an input may be a label that the model never predicts, and a matrix of outputs an embedding. It is
-    proven where the loss of the batch is the cross-entropy of what `forward` gives, or its negative log-likelihood, or
-    where the module has a `MulticlassAccuracy` with as many classes.
+    proven where the loss of the batch is the cross-entropy of what `forward` gives, or its negative log-likelihood.
 
     Args:
         module: In evaluation mode.
@@ -34,12 +32,15 @@ def proven_accuracy(module: LightningModule, batch: Any, loss: float) -> float |
     integer = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     if targets.ndim != 1 or not integer or len(targets) == 0 or not _takes_inputs_alone(module):
         return None
-    scores: Any = module(inputs)
+    try:
+        scores: Any = module(inputs)
+    except Exception:  # a `forward` of something else: a decoder, say
+        return None
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(targets) or scores.shape[1] < 2:
         return None
     if not scores.is_floating_point() or int(targets.min()) < 0 or int(targets.max()) >= scores.shape[1]:
         return None
-    if not (_is_loss_of(scores.double(), targets.long(), loss) or _counts_classes(module, scores.shape[1])):
+    if not _is_loss_of(scores.double(), targets.long(), loss):
         return None
     return float((scores.argmax(dim=1) == targets).float().mean())
 
@@ -48,11 +49,6 @@ def _is_loss_of(scores: Tensor, targets: Tensor, loss: float) -> bool:
     """Whether the loss is that of a classifier with these scores, to rounding."""
     losses = [float(function(scores, targets)) for function in (cross_entropy, nll_loss)]
     return any(math.isclose(loss, other, rel_tol=1e-4, abs_tol=1e-5) for other in losses)
-
-
-def _counts_classes(module: LightningModule, classes: int) -> bool:
-    metrics = [part for part in module.modules() if isinstance(part, MulticlassAccuracy)]
-    return any(metric.num_classes == classes and metric.top_k == 1 for metric in metrics)
 
 
 def _takes_inputs_alone(module: LightningModule) -> bool:

@@ -28,9 +28,6 @@ class NoLossError(ValueError):
 class Evaluations:
     """Evaluations of a module's loss that all begin from one state, whatever a `training_step` keeps between calls.
 
-    Most modules keep nothing. Whether this one does shows after the first evaluation, and only then is the state put
-    back before each of the others.
-
     Args:
         trainer: In a fit.
         module: Its module, inside `undisturbed`.
@@ -43,8 +40,6 @@ class Evaluations:
     ) -> None:
         self._trainer, self._module = trainer, module
         self._remembered, self._loss_fn = remembered, loss_fn
-        self._evaluated = False
-        self._changes_state: bool | None = None  # known after the first evaluation
 
     def loss(self, stored: Any, index: int) -> Tensor:
         """Mean loss of a batch as the loader gave it.
@@ -56,11 +51,8 @@ class Evaluations:
         return self.loss_on_device(self.begin(stored), index)
 
     def begin(self, stored: Any) -> Any:
-        """The batch on the module's device, all state as at the first evaluation."""
-        if self._evaluated and self._changes_state is not False:
-            changed = self._remembered.put_back(apart=False) is not None
-            self._changes_state = self._changes_state or changed
-        self._evaluated = True
+        """The batch on the module's device, and all state as the training left it."""
+        self._remembered.put_back(apart=False)
         return to_device(self._trainer, stored)
 
     def loss_on_device(self, batch: Any, index: int) -> Tensor:
@@ -86,7 +78,6 @@ class Evaluations:
             )
         if name is None or self._loss_fn is not None:
             return
-        self._changes_state = True
         for i in {given.sizes.index(min(given.sizes)), given.sizes.index(max(given.sizes))}:
             self._remembered.put_back(apart=False)
             _training_step_loss(self._module, copy.deepcopy(training_batch), 0)

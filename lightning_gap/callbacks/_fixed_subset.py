@@ -9,7 +9,7 @@ import torch
 
 from .._lightning import same_random_numbers
 from ..functional._sample_count import guess_samples
-from ._loader_subset import LoaderSubset, loader_subset
+from ._loader_subset import LoaderSubset, loader_subset, reading
 
 Count = Callable[[Any], int]
 
@@ -61,8 +61,11 @@ def fixed_subsets(
             drawn_sizes = None
             if given is None:
                 found = subset(loader, name, size, chunk_size, seed)
-                given, drawn_sizes = found, found.sizes
-            batches = list(given)
+                drawn_sizes = found.sizes
+                with reading(loader, name):
+                    batches = list(found)
+            else:
+                batches = list(given)
             if not batches:
                 raise ValueError(f"there are no samples to measure on; pass {name}=..., a list of at least one batch")
             fixed[name] = Batches(batches, _sizes(batches, name, drawn_sizes, count))
@@ -74,7 +77,8 @@ def drawn(loader: Any, argument: str, samples: int, chunk_size: int, seed: int, 
     with same_random_numbers():
         torch.manual_seed(seed)
         found = subset(loader, argument, samples, chunk_size, seed)
-        batches = list(found)
+        with reading(loader, argument):
+            batches = list(found)
     return Batches(batches, _sizes(batches, argument, found.sizes, count))
 
 
@@ -102,7 +106,10 @@ def _sizes(batches: list[Any], argument: str, drawn_sizes: list[int] | None, cou
 
 def counted(count: Count, batch: Any) -> int:
     """What the user says that a batch counts for, checked."""
-    number = count(batch)
+    try:
+        number = count(batch)
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(f"count failed for a {type(batch).__name__}: {type(error).__name__}: {error}") from error
     if isinstance(number, bool) or int(number) != number or number < 1:
         raise ValueError(
             f"count must give a whole number of at least 1 for each batch to measure on, got {number!r} for a "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from .._lightning import samples_served
+from .._state import Remembered
 from ..data._planned_loader import PlannedLoader
 from ..functional.fixed_subset import FixedSubset
 
@@ -39,16 +42,43 @@ class LoaderSubset(Sequence[Any]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if self._indices is None:
             return self._chosen[index]
-        batches = list(_serving(self._loader, [self._indices[index]]))
+        batches = list(islice(_serving(self._loader, [self._indices[index]]), 2))  # it may never end
         if len(batches) != 1:
             raise ValueError(
-                f"{type(self._loader).__name__} gives {len(batches)} batches where it is asked for one, so that no "
-                "fixed subset can be drawn through it; pass data=..., a list of batches to measure on"
+                f"{type(self._loader).__name__} gives {len(batches) or 'no'} batches where it is asked for one, so "
+                "that no fixed subset can be drawn through it; pass data=..., a list of batches to measure on"
             )
         return batches[0]
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
+
+
+@contextmanager
+def reading(loader: Any, argument: str) -> Iterator[None]:
+    """Read from a loader's data set inside the block, and leave what it keeps, generators for instance, as it was.
+
+    Raises:
+        ValueError: In the place of whatever the data set raises; names the argument that takes batches instead.
+    """
+    loader = _single(loader)
+    chain = [loader, getattr(loader, "collate_fn", None)]
+    while (inner := getattr(chain[-1] if len(chain) > 2 else _inner(loader), "dataset", None)) is not None:
+        chain.append(inner)
+    owners = {f"{argument} {i}": owner for i, owner in enumerate(chain) if hasattr(owner, "__dict__")}
+    try:
+        with Remembered(owners, as_data=owners, stand_ins=False):
+            yield
+    except (TypeError, LookupError, NotImplementedError) as error:
+        raise ValueError(
+            f"no fixed subset can be read from the data set of {type(loader).__name__}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; pass {argument}=..., a list of batches to measure on"
+        ) from error
+
+
+def _single(loader: Any) -> Any:
+    """A list of one loader, as Lightning accepts it, is that loader."""
+    return loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader
 
 
 def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size: int, seed: int) -> LoaderSubset:
@@ -64,7 +94,7 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
     Raises:
         ValueError: If there is no data set of single samples behind the loader, or the loader cannot be copied.
     """
-    loader = loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader  # as Lightning accepts it
+    loader = _single(loader)
     inner = _inner(loader)
     dataset = getattr(inner, "dataset", None)
     of_samples = not (isinstance(inner, DataLoader) and inner.batch_sampler is None) or _samples_batches(inner)

@@ -161,7 +161,8 @@ class MeasuredLoss:
         batches, sizes = self._batches
         i = min(range(len(sizes)), key=sizes.__getitem__)
         with suppress(AttributeError), said_of_samples(sizes[i]), self.undisturbed(trainer, module) as evaluations:
-            loss = self.on(trainer, module, Batches(batches[i : i + 1], sizes[i : i + 1]), alone=True)
+            twice = Batches([batches[i]] * 2, [sizes[i]] * 2)  # with indices 0 and 1: some steps do more in the first
+            loss = self.on(trainer, module, twice, alone=True)
             with loss_surface(loss, trained_weights(trainer, module)) as surface:
                 surface.loss_and_gradient()
                 written = [not same_tensor(w, x) for w, x in zip(surface.weights, surface.centre, strict=True)]

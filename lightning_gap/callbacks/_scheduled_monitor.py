@@ -16,10 +16,11 @@ from .._refusals import refuse_same_keys, refuse_sharded_weights
 from .._state import CannotBePutBackError
 from ..functional.curvature import UndefinedCurvatureError
 from ..functional.gradient_noise import UndefinedNoiseError
+from ..functional.loss_surface import RandomLossError
 from ..functional.processes import FailedElsewhereError
 from ..functional.sharpness import UndefinedSharpnessError
 from ._callback import GapCallback
-from ._evaluations import NoLossError
+from ._evaluations import NoLossError, one_line
 from ._module_loss import MeasuredLoss, is_out_of_memory
 from ._schedule import Schedule, is_regular
 
@@ -29,7 +30,7 @@ _HALVINGS = 3
 _MEMORY, _UNDEFINED, _ELSEWHERE, _OTHER = "memory", "undefined", "elsewhere", "other"
 _UNDEFINED_ERRORS = (
     *(UndefinedSharpnessError, UndefinedCurvatureError, UndefinedNoiseError),
-    *(NoLossError, CannotBePutBackError),
+    *(NoLossError, CannotBePutBackError, RandomLossError),
 )
 
 
@@ -119,7 +120,7 @@ class ScheduledMonitor(GapCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._schedule.is_first_batch():
             return
-        self._attempt(lambda: self._check(trainer, pl_module, batch), trainer, pl_module)
+        self._attempt(lambda: self._check(trainer, pl_module, batch), trainer, pl_module, alone=True)
         if self._owes(trainer) or (self.at_start and trainer.global_step == 0):
             log_now(trainer, self._measured(trainer, pl_module))
 
@@ -156,7 +157,10 @@ class ScheduledMonitor(GapCallback):
         """Epochs that the training up to this measurement has taken; one that is made up for belongs to the last."""
         if self._owed_epoch is not None and self._schedule.measured_step < trainer.global_step == self._resumed_step:
             return self._owed_epoch + 1
-        return int(trainer.fit_loop.epoch_progress.current.ready)
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        return int(
+            max(progress.ready, progress.processed)
+        )  # the one is short after a resume, the other inside an epoch
 
     def _measured(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """The values, or NaN with a warning where there are none."""
@@ -167,15 +171,30 @@ class ScheduledMonitor(GapCallback):
                 rank_zero_warn(f"{self._quantity} is logged as NaN: {error}")
                 return self._no_values(trainer)
 
-    def _attempt(self, function: Callable[[], T], trainer: Trainer, module: LightningModule) -> T:
-        """Call it, in smaller chunks where memory runs out; on several processes all do the same."""
+    def _attempt(
+        self, function: Callable[[], T], trainer: Trainer, module: LightningModule, *, alone: bool = False
+    ) -> T:
+        """Call it, in smaller chunks where memory runs out; on several processes all do the same.
+
+        Args:
+            function: What to call.
+            trainer: In a fit.
+            module: Its module.
+            alone: Whether each process calls it by itself, so that one may fail where the others do not.
+        """
         for halvings_left in range(_HALVINGS, -1, -1):
             try:
-                return function()
+                result = function()
             except Exception as error:
-                kind, reason = _kind_on_all(trainer, error), " ".join(str(error).split())
+                kind, reason = _kind_on_all(trainer, _kind(error)), one_line(error)
                 if kind not in (_MEMORY, _UNDEFINED):
                     raise
+            else:
+                kind, reason = _kind_on_all(trainer, _ELSEWHERE) if alone else _ELSEWHERE, "on another process"
+                if kind == _ELSEWHERE:
+                    return result
+                if kind == _OTHER:
+                    raise FailedElsewhereError("measuring failed on another process; see its error")
             # Outside of the handler, where nothing holds the memory any more.
             if kind == _UNDEFINED:
                 raise NoValueError(reason)
@@ -207,15 +226,14 @@ class LossMonitor(ScheduledMonitor):
         self._loss.forget()
 
 
-def _kind_on_all(trainer: Trainer, error: Exception) -> str:
-    """What the failure is about, agreed on by all processes: one of them may know of another's alone."""
-    own = _kind(error)
+def _kind_on_all(trainer: Trainer, own: str) -> str:
+    """What failed, agreed on by all processes, of which some may have failed only because of another, or not at all."""
     kinds = [own]
     if process_group(trainer) is not None:
         kinds = [""] * trainer.world_size
         torch.distributed.all_gather_object(kinds, own)
     known = {kind for kind in kinds if kind != _ELSEWHERE}
-    return known.pop() if len(known) == 1 else _OTHER
+    return known.pop() if len(known) == 1 else _OTHER if known else _ELSEWHERE
 
 
 def _kind(error: Exception) -> str:

@@ -41,9 +41,9 @@ def undisturbed(
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers())
         _put_back_at_the_end(stack, trainer, module)
-        if not is_of(_owner(module, "on_validation_model_eval"), ("lightning", "pytorch_lightning")):
-            # The module's own hook may change more than modes, and has no counterpart that is sure to undo it.
-            before = _remember(trainer, module, weights=weights)
+        if _changes_more_than_modes(module):
+            # Before evaluation mode, which nothing is sure to undo.
+            before = _remember(trainer, module, weights=True)
             stack.callback(before.release)
             before.hold()
         trainer.validating = True
@@ -60,6 +60,7 @@ def undisturbed(
         remembered = _remember(trainer, module, apart=apart, weights=weights)
         stack.callback(remembered.release)
         remembered.hold()
+        stack.enter_context(trainer.precision_plugin.tensor_init_context())  # new tensors are as in training
         stack.enter_context(torch.autocast(module.device.type, enabled=False))
         yield remembered
 
@@ -68,7 +69,7 @@ def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningMo
     """What is set for the measurement: modes, stage, loggers, silence, gradients, the buffers of the first process."""
     wrapper = trainer.strategy.model  # DistributedDataParallel has a mode of its own
     modes = [(part, part.training) for part in (*module.modules(), wrapper) if part is not None]
-    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
+    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in module.parameters()]
     silenced = {name: vars(module)[name] for name in _SILENCED if name in vars(module)}
     buffers = list(module.buffers()) if process_group(trainer) is not None else []
     own = [buffer.clone() for buffer in buffers]
@@ -81,8 +82,10 @@ def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningMo
         for name in _SILENCED:
             vars(module).pop(name, None)
         vars(module).update(silenced)
-        for parameter, gradient in gradients:
+        for parameter, gradient, requires_grad in gradients:
             parameter.grad = gradient
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
         with torch.no_grad():
             for buffer, value in zip(buffers, own, strict=True):
                 buffer.copy_(value)
@@ -101,20 +104,24 @@ def _remember(
             "self": module,
             "self.trainer.callbacks": callbacks,
             "self.trainer.datamodule": trainer.datamodule,  # type: ignore[attr-defined]
-            "self.trainer.optimizers": tuple(trainer.optimizers),
+            "self.trainer.optimizers": tuple(optimizer.param_groups for optimizer in trainer.optimizers),
             "self.lr_schedulers()": tuple(config.scheduler for config in trainer.lr_scheduler_configs),
             **of_run,
         },
         apart=apart,
-        left=[] if weights else trained_weights(trainer, module).values(),
+        # The optimizers' state is as large as the weights, and no step of the Trainer's optimizers is taken.
+        left=[*trainer.optimizers, *([] if weights else trained_weights(trainer, module).values())],
         as_data=["self.trainer.callbacks", "self.trainer.datamodule"],
         shallow=of_run,
     )
 
 
-def _owner(module: LightningModule, method: str) -> type:
-    """The class that defines a method of the module."""
-    return next(kind for kind in type(module).__mro__ if method in vars(kind))
+def _changes_more_than_modes(module: LightningModule) -> bool:
+    """Whether going into evaluation mode runs code of the user's: its hook, or ``train`` and ``eval`` of a part."""
+    if not is_of(module.on_validation_model_eval, ("lightning", "pytorch_lightning")):
+        return True
+    plain = (nn.Module.train, nn.Module.eval)
+    return any((type(part).train, type(part).eval) != plain or "train" in vars(part) for part in module.modules())
 
 
 def _refuse_to_gather(*_: Any, **__: Any) -> None:

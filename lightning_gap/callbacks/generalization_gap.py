@@ -36,8 +36,7 @@ class GeneralizationGapMonitor(ScheduledMonitor):
 
     Logs at the end of an epoch ``gap/loss`` (negative where the model overfits) and ``gap/accuracy`` (a fraction,
     positive where the model overfits). Accuracy is logged where it is proven what it is of: with ``accuracy_fn``, or
-    for batches of inputs and integer targets where `forward` gives scores (N, C) and the loss is their cross-entropy,
-    or the module has a metric `MulticlassAccuracy` of C classes.
+    for batches of inputs and integer targets where `forward` gives scores (N, C) and the loss is their cross-entropy.
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ..., once there is

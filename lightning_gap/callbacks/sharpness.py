@@ -28,6 +28,7 @@ from ..logging.figures import sharpness_figure
 from ._arguments import optional_function
 from ._evaluations import LossFunction
 from ._fixed_subset import Batches, Count
+from ._loader_subset import reading
 from ._module_loss import MeasuredLoss, trained_weights
 from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
 from ._scheduled_monitor import LossMonitor, NoValueError
@@ -236,7 +237,7 @@ class SharpnessMonitor(LossMonitor):
     def _final(self, trainer: Trainer, module: LightningModule) -> list[float]:
         ascent = self._loss.draw_more(trainer, _FINAL_SAMPLES)
         everything = self._loss.everything(trainer)  # too many to hold
-        with self._loss.undisturbed(trainer, module):
+        with self._loss.undisturbed(trainer, module), reading(trainer.train_dataloader, "data"):
             results = self._profile(trainer, module, ascent, everything)
         self._tell(results)
         return [*(result.percent for result in results), results[0].loss]

@@ -79,7 +79,9 @@ class FixedSubset(Sequence[Any]):
         chunk = self._chunks[index]
         if type(self.dataset) is TensorDataset and self._collate is default_collate:
             return [tensor[chunk] for tensor in self.dataset.tensors]  # what collating single samples gives, at once
-        return self._collate([self.dataset[i] for i in chunk.tolist()])
+        indices = chunk.tolist()
+        at_once = getattr(self.dataset, "__getitems__", None)  # which a DataLoader prefers, too
+        return self._collate(at_once(indices) if callable(at_once) else [self.dataset[i] for i in indices])
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))

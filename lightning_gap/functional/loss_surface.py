@@ -19,6 +19,10 @@ LossFunction = Callable[[], Tensor | Iterable[Tensor]]
 Params = Iterable[Tensor] | Mapping[str, Tensor]
 
 
+class RandomLossError(ValueError):
+    """Two evaluations at the same weights gave different losses."""
+
+
 class LossSurface:
     """What `loss_surface` yields: the loss and its derivatives wherever the weights are moved.
 
@@ -59,6 +63,8 @@ class LossSurface:
         """Gradient of one part of the loss; None for the weights that it does not use."""
         if not part.requires_grad:
             raise ValueError("the loss does not depend on params; compute it with gradients enabled")
+        if not self._used:
+            _refuse_reentrant_checkpoints(part)
         slopes = torch.autograd.grad(part, self.weights, create_graph=create_graph, allow_unused=True)
         self._used = self._used or any(slope is not None for slope in slopes)
         return slopes
@@ -78,7 +84,7 @@ class LossSurface:
                 before, again = self._first_part, next((float(part.detach()) for part in parts), None)
             # Sharpness is measured against 1 + loss, and kernels may sum in another order each time.
             if before is not None and again is not None and not agree(before, again):
-                raise ValueError(
+                raise RandomLossError(
                     f"the loss is random: {before!r} and then {again!r} at the same weights; turn dropout off, "
                     "measure on fixed samples without augmentation, draw random numbers from a seed set in loss_fn, "
                     "and keep nothing from one call to the next"
@@ -225,6 +231,22 @@ def euclidean_norm(tensors: Iterable[Tensor]) -> float:
     """Root of the sum of squares over all entries, in float64 where the device has it."""
     exact = ((t, torch.float32 if t.device.type == "mps" else torch.float64) for t in tensors)
     return math.sqrt(math.fsum(float(torch.linalg.vector_norm(t, dtype=dtype)) ** 2 for t, dtype in exact))
+
+
+def _refuse_reentrant_checkpoints(loss: Tensor) -> None:
+    """Raise if part of the graph is made only by ``backward()``: `torch.autograd.grad` takes its gradient for zero."""
+    waiting, met = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise ValueError(
+                "the loss uses reentrant gradient checkpointing, which gives no gradients here; call "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
+        waiting += [inner for inner, _ in node.next_functions]
 
 
 def agree(first: float, second: float) -> bool:

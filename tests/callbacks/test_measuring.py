@@ -93,7 +93,46 @@ def with_teacher(module, loss):
     return loss + (module.net[0].weight - module.kept.weight).square().mean()
 
 
+class Merging(nn.Linear):
+    """As LoRA layers do: evaluation merges a branch into the weight, training takes it out."""
+
+    def __init__(self):
+        super().__init__(8, 8)
+        self.weight.requires_grad_(False)
+        self.branch, self.merged = nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(1))), False
+
+    def train(self, mode=True):
+        if self.merged == mode:
+            self.weight.data += (-1 if mode else 1) * self.branch.data
+            self.merged = not mode
+        self.branch.requires_grad_(mode)
+        return super().train(mode)
+
+    def forward(self, inputs):
+        return super().forward(inputs) + (0 if self.merged else inputs @ self.branch.T)
+
+
+def with_merging(module, loss):
+    return loss + 0.1 * module.kept(torch.ones(8)).square().mean()
+
+
+def with_optimizer_of_its_own(module, loss):
+    layer, optimizer = module.kept
+    auxiliary = (layer(torch.ones(2)) - loss.detach()).square().mean()
+    optimizer.zero_grad()
+    auxiliary.backward()
+    optimizer.step()
+    return loss
+
+
+def layer_and_optimizer():
+    layer = nn.Linear(2, 1)
+    return layer, torch.optim.Adam(layer.parameters(), lr=0.1)
+
+
 STATES = {
+    "a branch merged by eval()": (with_merging, lambda module: Merging()),
+    "an optimizer of its own": (with_optimizer_of_its_own, lambda module: layer_and_optimizer()),
     "nested containers": (with_bank, lambda module: Bank()),
     "an array": (with_array, lambda module: np.zeros(3)),
     "a generator": (with_generator, lambda module: torch.Generator().manual_seed(3)),
@@ -132,6 +171,8 @@ def state_of(kept):
         return kept.get_state().tolist()
     if isinstance(kept, np.random.Generator):
         return str(kept.bit_generator.state)
+    if isinstance(kept, tuple):
+        return kept[0].weight.tolist(), str(kept[1].state_dict())
     if isinstance(kept, nn.Module):
         return kept.weight.tolist()
     if isinstance(kept, torch.optim.lr_scheduler.LRScheduler):
@@ -187,6 +228,140 @@ def test_a_loss_with_a_memory_is_measured_from_what_the_training_left():
     trainer = tiny.trainer(ByHand(), SharpnessMonitor(1e-3, data=data), max_epochs=1)
     trainer.fit(module, tiny.loader(48, batch_size=8), tiny.loader(24, batch_size=8))
     assert float(trainer.callback_metrics["sharpness/loss"]) == pytest.approx(found["by hand"], rel=1e-6)
+
+
+class CountsLater(tiny.Validated):
+    """Its loss grows from batch to batch, but not in the first batch of an epoch."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.seen = 0
+
+    def training_step(self, batch, batch_idx):
+        self.seen += batch_idx > 0
+        return super().training_step(batch, batch_idx) * (1 + self.seen)
+
+
+def test_state_that_moves_in_some_batches_only_is_put_back_all_the_same():
+    trainer = tiny.trainer(*monitors(samples=48), max_epochs=1)
+    trainer.fit(CountsLater(), tiny.loader(), tiny.loader())
+    assert abs(float(trainer.callback_metrics["gap/loss"])) < 1e-6, "both sides are the same samples"
+    assert all(math.isfinite(float(trainer.callback_metrics[key])) for key in LOSS)
+
+
+class OwnRandomNumbers(torch.utils.data.Dataset):
+    """Augments by a generator of its own, as albumentations does; a transform inside has another."""
+
+    def __init__(self):
+        self.data, self.rng = tiny.dataset(48), np.random.default_rng(0)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        x, y = self.data[index]
+        return x + float(self.rng.normal()), y
+
+
+class Mixing:
+    def __init__(self):
+        self.rng = torch.Generator().manual_seed(0)
+
+    def __call__(self, rows):
+        x, y = torch.utils.data.default_collate(rows)
+        return x + torch.randn(1, generator=self.rng), y
+
+
+def test_generators_of_a_data_set_and_of_a_collate_function_go_on_as_without_monitors():
+    ends = []
+    for added in ([], monitors()):
+        module = tiny.Validated(dropout=0.0)
+        data = torch.utils.data.Subset(OwnRandomNumbers(), range(48))
+        tiny.trainer(*added).fit(module, DataLoader(data, batch_size=16, collate_fn=Mixing()), tiny.loader(24, seed=2))
+        ends.append(tiny.state_of(module))
+    assert tiny.same(*ends)
+
+
+class Centred(torch.utils.data.Dataset):
+    """Makes whole batches, which a DataLoader prefers to single samples."""
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, index):
+        return tiny.dataset(48)[index]
+
+    def __getitems__(self, indices):
+        x, y = (tensor[indices] for tensor in tiny.dataset(48).tensors)
+        return list(zip(x - x.mean(), y, strict=True))
+
+
+def test_a_data_set_that_makes_batches_is_asked_for_batches():
+    module = Linear()
+    trainer = tiny.trainer(SharpnessMonitor(1e-3, samples=48, chunk_size=48), max_epochs=1)
+    trainer.fit(module, DataLoader(Centred(), batch_size=16))
+    x, y = tiny.dataset(48).tensors
+    expected = float(cross_entropy(module.net(x - x.mean()), y).detach())
+    assert float(trainer.callback_metrics["sharpness/loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+class Endless(DataLoader):
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+
+
+def test_a_loader_without_an_end_is_asked_for_what_it_is_asked_for():
+    trainer = tiny.trainer(SharpnessMonitor(1e-3, samples=48, chunk_size=16), max_epochs=1, limit_train_batches=3)
+    with pytest.raises(ValueError, match=r"Endless gives 2 batches where it is asked for one.*pass data="):
+        trainer.fit(tiny.TinyClassifier(), Endless(tiny.dataset(48), batch_size=16))
+
+
+def test_reentrant_checkpoints_are_refused_because_they_hide_gradients():
+    class Checkpointed(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            inputs = batch[0].clone().requires_grad_()
+            hidden = torch.utils.checkpoint.checkpoint(self.net[:3], inputs, use_reentrant=True)
+            return cross_entropy(self.net[3:](hidden), batch[1])
+
+    trainer = tiny.trainer(SharpnessMonitor(1e-3))
+    with pytest.raises(ValueError, match=r"reentrant gradient checkpointing.*use_reentrant=False"):
+        trainer.fit(Checkpointed(), tiny.loader())
+    assert trainer.global_step == 0
+
+
+class Graph(tiny.Validated):
+    """A sparse adjacency as buffer, and a `forward` that is no classifier's."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.register_buffer("adjacency", torch.eye(8).to_sparse())
+
+    def forward(self, inputs):
+        raise NotImplementedError("call encode")
+
+    def training_step(self, batch, batch_idx):
+        return cross_entropy(self.net((self.adjacency @ batch[0].T).T), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+def test_sparse_buffers_and_a_forward_that_raises_are_no_hindrance():
+    trainer = tiny.trainer(*monitors(), max_epochs=1)
+    trainer.fit(Graph(), tiny.loader(), tiny.loader(24, seed=2))
+    assert "gap/loss" in trainer.callback_metrics
+    assert "gap/accuracy" not in trainer.callback_metrics
+
+
+def test_new_tensors_are_of_the_precision_of_the_run():
+    class Double(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self(batch[0]) @ torch.eye(3), batch[1])
+
+    trainer = tiny.trainer(SharpnessMonitor(1e-3), precision="64-true", max_epochs=1)
+    trainer.fit(Double(), tiny.loader())
+    assert math.isfinite(float(trainer.callback_metrics["sharpness/loss"]))
 
 
 class WritesWeights(tiny.Validated):

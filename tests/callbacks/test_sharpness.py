@@ -427,7 +427,7 @@ def test_a_loss_that_fails_at_any_evaluation_leaves_the_weights_as_they_were(err
         def training_step(self, batch, batch_idx):
             if not self.training:
                 calls.append(batch_idx)
-                if len(calls) == 2 + failing:  # two are the check before the first step
+                if len(calls) == 3 + failing:  # three are the check before the first step
                     raise error("user's own")
             return super().training_step(batch, batch_idx)
 
