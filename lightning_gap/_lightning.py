@@ -204,6 +204,13 @@ def uses_sync_batch_norm(trainer: Trainer) -> bool:
     return getattr(trainer.strategy, "_layer_sync", None) is not None
 
 
+def collected_train_loaders(trainer: Trainer) -> list[Any]:
+    """The train loaders inside a dict or list of them, as Lightning prepared them; empty for a loader by itself."""
+    combined = trainer.fit_loop._combined_loader
+    loaders: list[Any] = [] if combined is None else list(combined.flattened)
+    return [] if any(loader is trainer.train_dataloader for loader in loaders) else loaders
+
+
 def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
     """What was passed to `fit` to train and to validate with; None where module or data module make the loaders."""
     sources = trainer.fit_loop._data_source, trainer.fit_loop.epoch_loop.val_loop._data_source

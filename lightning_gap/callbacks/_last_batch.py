@@ -1,18 +1,25 @@
-"""Refuse a run whose last batch of an epoch holds one sample, where a layer could not normalise it: before any step."""
+"""What the first batch shows about the batches to come: a last one of one sample is refused before any step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from .._batches import last_micro_batch_size, micro_batch_size, samples_of_last_batch, samples_per_process
-from .._lightning import planned_micro_batch_sizes
+from .._batches import (
+    last_micro_batch_size,
+    micro_batch_size,
+    samples_of_last_batch,
+    samples_per_process,
+    stated_batches,
+)
+from .._lightning import collected_train_loaders, planned_micro_batch_sizes
 from ..data._planned_loader import PlannedLoader
 from ..functional.batch_size import Split
 
@@ -30,6 +37,29 @@ def smallest_batches(trainer: Trainer) -> dict[int, int]:
         met = batches[: int(min(len(batches), trainer.num_training_batches))]
         found[len(batches[0])] = min(map(len, met))
     return {size: last for size, last in found.items() if last is not None}
+
+
+def batches_of_each_loader(trainer: Trainer) -> list[tuple[int, int | None]]:
+    """Samples of a full and of the last batch of each loader in a dict or list of train loaders.
+
+    Only of loaders that state their batches; ``None`` where a whole epoch does not reach the loader's last batch, or
+    the loader does not know. Empty for a loader by itself. ``batch_size=1`` may be a loader of ready batches, and says
+    nothing here.
+    """
+    steps = trainer.max_steps * trainer.accumulate_grad_batches
+    whole = trainer.limit_train_batches == 1.0 and (trainer.max_steps == -1 or steps >= trainer.num_training_batches)
+    found: list[tuple[int, int | None]] = []
+    for loader in collected_train_loaders(trainer):
+        stated = stated_batches(loader)
+        if stated is None or stated.size == 1:
+            continue
+        last = None
+        if stated.samples is not None and whole and len(loader) <= trainer.num_training_batches:
+            plan = stated.plan
+            plans = [] if plan is None else [replace(plan, rank=rank) for rank in range(plan.processes)]
+            last = min((plan.size(len(plan) - 1) for plan in plans), default=stated.at(len(loader) - 1))
+        found.append((stated.at(0) or stated.size, last))
+    return found
 
 
 def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[Split]) -> int | None:
@@ -70,13 +100,37 @@ def watch_for_single_values(
     """
 
     def check(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        shape = (*args, *named.values())[0].shape
+        shape = _shape_of_input(args, named)
         if layer.training and len(shape) > 1 and shape[0] == samples and math.prod(shape[2:]) == 1:
             sizes = " and ".join(map(str, sizes_that_leave_one))
             raise ValueError(
                 f"an epoch in batches of {sizes} samples has a batch of one, which {layers[layer]} could not "
                 f"normalise: its input of shape {tuple(shape)} would hold one value per channel; use drop_last=True "
-                "in the loader or another batch_size"
+                "in the loader or another batch_size, also where your step skips such a batch"
             )
 
     return [layer.register_forward_pre_hook(check, with_kwargs=True) for layer in layers]
+
+
+def watch_inputs(layers: Mapping[nn.Module, str], seen: set[tuple[int, int]]) -> list[RemovableHandle]:
+    """Note what the layers get in training, where the loader does not say: samples, and positions of each sample.
+
+    Args:
+        layers: The layers and their names.
+        seen: Takes the first size of each input, and the product of those behind the channels.
+
+    Returns:
+        What to remove after the first batch.
+    """
+
+    def note(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        shape = _shape_of_input(args, named)
+        if layer.training and len(shape) > 1:
+            seen.add((int(shape[0]), math.prod(shape[2:])))
+
+    return [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+
+
+def _shape_of_input(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[int, ...]:
+    """Sizes of the first tensor; empty without one."""
+    return next((tuple(value.shape) for value in (*args, *named.values()) if isinstance(value, Tensor)), ())

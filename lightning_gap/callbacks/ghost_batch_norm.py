@@ -12,19 +12,20 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils.hooks import RemovableHandle
 
+from .._batches import changes_batches
 from .._lightning import (
+    collected_train_loaders,
     micro_batch_size,
     planned_micro_batch_sizes,
-    samples_in,
     uses_sync_batch_norm,
 )
 from .._refusals import refuse_second
 from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
-from ..functional.ghost_copies import mark, marked, new_swap, take_back
+from ..functional.ghost_copies import mark, marked, new_swap, take_back, without_ghosts
 from ..functional.ghost_swap import swap_batch_norm
 from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
 from ._callback import GapCallback
-from ._last_batch import smallest_batches, watch_for_single_values
+from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class GhostBatchNormSwap(GapCallback):
     """Normalise each small slice of a large batch by itself, in every BatchNorm layer of the model.
 
     The layers are converted in place when fit starts and are BatchNorm again when it ends, and so are copies made in
-    between; parameters, buffers, `state_dict` keys and checkpoints are those of the plain model throughout. Logs
+    between; parameters, buffers, `state_dict` keys and checkpoints are those of the plain model throughout, but for
+    networks in the hyperparameters of a checkpoint of weights only, for which Lightning asks no callback. Logs
     ``ghost/layers`` once; a table of the layers goes to the logger of this module at debug level.
 
     Args:
@@ -71,7 +73,7 @@ class GhostBatchNormSwap(GapCallback):
         self._layers: dict[nn.Module, str] = {}
         self._this_swap: str | None = None
         self._skipped: Mapping[str, str] = {}
-        self._asks_the_batch = False
+        self._seen: set[tuple[int, int]] | None = None  # what layers get in the first batch, where no loader says it
         self._watches: list[RemovableHandle] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -98,8 +100,13 @@ class GhostBatchNormSwap(GapCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         size, smallest = micro_batch_size(trainer), smallest_batches(trainer)
-        self._asks_the_batch = size is None
-        for planned in sorted(planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())):
+        sizes, each = planned_micro_batch_sizes(trainer), batches_of_each_loader(trainer)
+        if size == 1 and not sizes and changes_batches(trainer):  # a loader of ready batches
+            size, smallest = None, {}
+        if len(each) == len(collected_train_loaders(trainer)) == 1:
+            ((size, last),) = each
+            each, smallest = [], {} if last is None else {size: last}
+        for planned in sorted(sizes | ({size} if size is not None else set())):
             self._check_batch(planned)
             ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
         for samples in smallest.values():  # raises where it must be whole ghosts
@@ -108,22 +115,27 @@ class GhostBatchNormSwap(GapCallback):
         if leave_one:
             present = size if size is not None else leave_one[0]
             self._watches = watch_for_single_values(self._layers, samples=present, sizes_that_leave_one=leave_one)
+        for full, last in each:
+            if last == 1:
+                self._watches += watch_for_single_values(self._layers, samples=full, sizes_that_leave_one=[full])
+        if size is None:
+            self._seen = set()
+            self._watches += watch_inputs(self._layers, self._seen)
         pl_module.log("ghost/layers", float(len(self._layers)), sync_dist=True)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._asks_the_batch:
-            self._asks_the_batch = False
-            size = samples_in(batch)
-            if size is not None and size <= self.ghost_batch_size:  # a guess, so no error
-                rank_zero_warn(
-                    f"the first batch seems to hold {size} samples, so that ghost_batch_size={self.ghost_batch_size} "
-                    "changes nothing; use a smaller size"
-                )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        seen = self._seen
         self._end_watch()
+        if not seen:
+            return
+        cuts = (ghost_runs(n, self.ghost_batch_size, self.leftover, positions=positions) for n, positions in seen)
+        if all(number_of_ghosts(runs) == 1 for runs in cuts):  # a batch may be smaller than others, so no error
+            rank_zero_warn(
+                f"ghost_batch_size={self.ghost_batch_size} makes one ghost of each layer's input in the first batch, "
+                f"of at most {max(seen)[0]} samples, which is plain BatchNorm; use a smaller size"
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()  # not in on_fit_end, which a Tuner skips
@@ -133,6 +145,18 @@ class GhostBatchNormSwap(GapCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["GhostBatchNormSwap"] = self._settings
+        copies: dict[int, Any] = {}
+        for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            key = getattr(owner, "CHECKPOINT_HYPER_PARAMS_KEY", None)
+            if key not in checkpoint:
+                continue
+            try:
+                checkpoint[key] = without_ghosts(checkpoint[key], copies)  # a network may be among them
+            except Exception as error:
+                rank_zero_warn(
+                    f"the {key} of this checkpoint hold a network with ghost layers, which could not be copied "
+                    f"({type(error).__name__}: {error}); call restore_batch_norm on it after loading"
+                )
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("GhostBatchNormSwap", self._settings)
@@ -161,7 +185,7 @@ class GhostBatchNormSwap(GapCallback):
     def _end_watch(self) -> None:
         for watch in self._watches:
             watch.remove()
-        self._watches = []
+        self._watches, self._seen = [], None
 
     def _restore(self) -> None:
         self._end_watch()

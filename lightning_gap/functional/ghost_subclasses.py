@@ -8,7 +8,7 @@ wherever samples are independent of one another but for the normalisation. `ghos
 from __future__ import annotations
 
 import copyreg
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,42 +51,58 @@ class _SlicedGhosts(_GhostBatchNorm):
             return torch.cat([forward(part, *others, **named) for part in parts])
         mean = _MeanOfBuffers(self)
         outputs = []
-        for part in parts:
-            outputs.append(forward(part, *others, **named))
-            mean.add(len(part) / len(input))
+        try:
+            for part in parts:
+                mean.lend()
+                outputs.append(forward(part, *others, **named))
+                mean.add(len(part) / len(input))
+        finally:
+            mean.put_back()
         mean.write()
         return torch.cat(outputs)
 
 
 class _MeanOfBuffers:
-    """The mean over ghosts of the running statistics that each makes of the old ones, weighed by samples.
+    """The mean over ghosts of what each makes of the old buffers, weighed by samples; also of the layers inside.
 
-    As an update is linear in what is new, this is one update with the mean of the ghosts' statistics.
+    As an update of running statistics is linear in what is new, this is one update with the mean of the ghosts'
+    statistics. Of buffers that are no floating-point numbers, such as counters, the last ghost's update stays. Each
+    ghost gets copies, because autograd keeps the buffers of a forward pass and refuses later writes.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
-        self._buffers = [buffer for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
-        self._count = layer.num_batches_tracked
-        self._before = [buffer.clone() for buffer in self._buffers]
-        self._counted = None if self._count is None else self._count.clone()
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        everywhere = [
+            (part._buffers, name, buffer) for part in layer.modules() for name, buffer in part._buffers.items()
+        ]
+        self._places = [(buffers, name, buffer) for buffers, name, buffer in everywhere if buffer is not None]
+        self._results = [torch.zeros_like(buffer) for _, _, buffer in self._places]
+
+    @torch.no_grad()
+    def lend(self) -> None:
+        """Give the layer copies of the old buffers, for one ghost."""
+        for buffers, name, buffer in self._places:
+            buffers[name] = buffer.clone()
 
     @torch.no_grad()
     def add(self, share: float) -> None:
-        """Take what one ghost has made of the statistics, and put them back."""
-        for total, buffer, before in zip(self._sums, self._buffers, self._before, strict=True):
-            total.add_(buffer, alpha=share)
-            _write(buffer, before)
-        if self._count is not None and self._counted is not None:
-            self._count.copy_(self._counted)
+        """Take what one ghost has made of the copies."""
+        for (buffers, name, _), result in zip(self._places, self._results, strict=True):
+            made = cast("Tensor", buffers[name])
+            if result.is_floating_point():
+                result.add_(made, alpha=share)
+            else:
+                result.copy_(made)
+
+    def put_back(self) -> None:
+        """Give the layer its own buffers again."""
+        for buffers, name, buffer in self._places:
+            buffers[name] = buffer
 
     @torch.no_grad()
     def write(self) -> None:
         """One update, counted once."""
-        for total, buffer in zip(self._sums, self._buffers, strict=True):
-            _write(buffer, total)
-        if self._count is not None:
-            self._count.add_(1)
+        for (_, _, buffer), result in zip(self._places, self._results, strict=True):
+            _write(buffer, result)
 
 
 def _write(buffer: Tensor, value: Tensor) -> None:

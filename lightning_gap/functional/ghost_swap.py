@@ -61,7 +61,7 @@ def swap_batch_norm(
 
     Returns:
         The converted and changed layers, and those left alone with the reason: `SyncBatchNorm`, lazy, scripted and
-        quantised layers, and subclasses whose own behaviour a swap could lose.
+        quantised layers, layers that take no settings, and subclasses whose own behaviour a swap could lose.
 
     Raises:
         TypeError: If ``ghost_batch_size`` is not an integer.
@@ -82,26 +82,22 @@ def swap_batch_norm(
     skipped: dict[str, str] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, _GhostBatchNorm):
-            changed[name] = settings_of(layer)
+            former = settings_of(layer)
+            if refusal := _set_settings(layer, settings):
+                skipped[name] = refusal
+            else:
+                changed[name] = former
         elif reason := _why_skipped(layer):
             skipped[name] = reason
-            continue
         elif isinstance(layer, _BatchNorm):
             plain = _own_class(layer)
             twin = GHOST_OF.get(plain) or find_twin(layer, plain, _set_class)
             if isinstance(twin, str):
                 skipped[name] = twin
-                continue
-            try:
-                _set_class(layer, twin)
-            except TypeError as error:  # of classes whose instances are laid out in another way
-                skipped[name] = f"{plain.__name__} takes no other class: {error}"
-                continue
-            converted.append(name)
-        else:
-            continue
-        for setting, value in settings.items():
-            setattr(layer, setting, value)
+            elif refusal := _convert(layer, twin, settings):
+                skipped[name] = refusal
+            else:
+                converted.append(name)
     return SwapReport(tuple(converted), changed, skipped)
 
 
@@ -128,8 +124,8 @@ def restore_layer(layer: nn.Module) -> bool:
     if plain is None:
         return False
     _set_class(layer, plain)
-    for setting in (*_SETTINGS, *(name for name in (MARK,) if name in vars(layer))):
-        delattr(layer, setting)
+    for setting in (*_SETTINGS, MARK):
+        vars(layer).pop(setting, None)
     return True
 
 
@@ -143,11 +139,40 @@ def _own_class(layer: nn.Module) -> type[nn.Module]:
     return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
 
 
+def _convert(layer: nn.Module, twin: type[nn.Module], settings: Mapping[str, Any]) -> str | None:
+    """Turn one layer into its twin, or leave it as it was and say why."""
+    kind = type(layer)
+    try:
+        _set_class(layer, twin)
+    except TypeError as error:  # of classes whose instances are laid out in another way
+        return f"{kind.__name__} takes no other class: {error}"
+    refusal = _set_settings(layer, settings)
+    if refusal is not None:
+        object.__setattr__(layer, "__class__", kind)
+    return refusal
+
+
+def _set_settings(layer: nn.Module, settings: Mapping[str, Any]) -> str | None:
+    """Set all of them, or leave the layer as it was and say why; a class may have its own idea of attributes."""
+    former = {setting: vars(layer)[setting] for setting in settings if setting in vars(layer)}
+    try:
+        for setting, value in settings.items():
+            setattr(layer, setting, value)
+            if getattr(layer, setting) != value:
+                raise AttributeError(f"it gives back {getattr(layer, setting)!r}")
+    except Exception as error:
+        for name in settings:
+            vars(layer).pop(name, None)
+        vars(layer).update(former)
+        return f"{type(layer).__name__} takes no attribute {setting}: {type(error).__name__}: {error}"
+    return None
+
+
 def _set_class(layer: nn.Module, twin: type[nn.Module]) -> None:
     if parametrize.is_parametrized(layer):
         members = {name: value for name, value in vars(type(layer)).items() if name not in ("__dict__", "__weakref__")}
         twin = type(f"Parametrized{twin.__name__}", (twin,), members)
-    layer.__class__ = twin
+    object.__setattr__(layer, "__class__", twin)  # past a __setattr__ of the layer's own
 
 
 def _why_skipped(layer: nn.Module) -> str | None:
@@ -167,4 +192,6 @@ def _why_skipped(layer: nn.Module) -> str | None:
         return "quantised layer, which only evaluates"
     if "forward" in vars(layer):
         return "its forward is replaced on the layer itself, which a swap of its class would not reach"
+    if own := [setting for setting in _SETTINGS if hasattr(layer, setting)]:
+        return f"it has an attribute {own[0]} of its own, which a ghost layer needs for its settings"
     return None

@@ -9,9 +9,10 @@ import tiny
 import torch
 from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SubsetRandomSampler
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNorm1d, GhostBatchNormSwap, ResumableLoader
 from lightning_gap.functional import ghost_runs
@@ -249,6 +250,40 @@ def test_a_checkpoint_resumes_with_and_without_the_callback(tmp_path):
     assert int(plain.net[1].num_batches_tracked) == 2 * 3 * 4 + 3
 
 
+class Configured(tiny.TinyClassifier):
+    """Its networks are hyperparameters, too."""
+
+    def __init__(self, net, parts):
+        super().__init__()
+        self.net = net
+        self.save_hyperparameters(logger=False)
+
+
+class Saves(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+        assert type(pl_module.net[1]) is GhostBatchNorm1d
+
+
+@pytest.mark.filterwarnings("ignore:Attribute 'net' is an instance of `nn.Module`")
+def test_networks_among_the_hyperparameters_of_a_checkpoint_are_plain(tmp_path):
+    net, own, saves = tiny.TinyClassifier().net, GhostBatchNorm1d(16, ghost_batch_size=8), Saves()
+    net.append(nn.BatchNorm1d(3))
+    net[3] = own
+    module, saves.path = Configured(net, {"nested": [(net[1], "text")]}), tmp_path / "networks.ckpt"
+    tiny.trainer(GhostBatchNormSwap(4), saves).fit(module, tiny.loader())
+    saved = torch.load(saves.path, weights_only=False)
+    found = saved["hyper_parameters"]["net"]
+    assert [type(layer) for layer in found] == [type(layer) for layer in module.net]
+    assert set(vars(found[1])) == set(vars(nn.BatchNorm1d(16)))
+    assert found[3].ghost_batch_size == 8
+    assert saved["hyper_parameters"]["parts"]["nested"][0][0] is found[1]
+    assert found[1].weight.data_ptr() == saved["state_dict"]["net.1.weight"].data_ptr()  # in the file once
+    loaded = Configured.load_from_checkpoint(saves.path, weights_only=False)
+    assert type(loaded.net[1]) is nn.BatchNorm1d
+    assert tiny.same(loaded.state_dict(), saved["state_dict"])
+
+
 def test_a_ghost_larger_than_the_batch_is_refused_before_the_first_step():
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -269,14 +304,73 @@ def test_a_ghost_of_the_whole_batch_is_said_to_change_nothing():
         tiny.trainer(GhostBatchNormSwap(12, leftover="balance")).fit(tiny.TinyClassifier(), tiny.loader())
 
 
-def test_a_loader_that_does_not_say_its_batch_size_is_judged_by_its_first_batch():
-    class Batches:
-        def __iter__(self):
-            return iter(DataLoader(tiny.dataset(), batch_size=16))
+class Batches(IterableDataset):
+    """Ready batches of a length that it does not say, as lists."""
 
-    with pytest.warns(UserWarning, match="the first batch seems to hold 16 samples, so that ghost_batch_size=32"):
-        tiny.trainer(GhostBatchNormSwap(32), limit_train_batches=3).fit(tiny.TinyClassifier(), Batches())
-    tiny.trainer(GhostBatchNormSwap(4), limit_train_batches=3).fit(tiny.TinyClassifier(), Batches())
+    def __iter__(self):
+        return (list(batch) for batch in tiny.loader())
+
+
+class TakesAny(tiny.TinyClassifier):
+    """Takes one batch, and a dict or list of them as one of all samples, or one after the other."""
+
+    def __init__(self, *, joined=True):
+        super().__init__()
+        self.joined = joined
+
+    def training_step(self, batch, batch_idx):
+        parts = list(batch.values()) if isinstance(batch, dict) else batch
+        parts = [parts] if isinstance(parts[0], torch.Tensor) else parts
+        if self.joined:
+            parts = [[torch.cat(tensors) for tensors in zip(*parts, strict=True)]]
+        return sum(cross_entropy(self(x), y) for x, y in parts)
+
+
+def two_loaders(samples=48):
+    return {"first": tiny.loader(), "second": tiny.loader(samples, batch_size=8)}
+
+
+UNSTATED = pytest.mark.parametrize(
+    ("make_loader", "samples"),
+    [
+        (lambda: DataLoader(Batches(), batch_size=None), 16),
+        (lambda: Batches(), 16),
+        (lambda: DataLoader([next(iter(tiny.loader()))] * 3, batch_size=1, collate_fn=lambda one: one[0]), 16),
+        (two_loaders, 24),
+        (lambda: list(two_loaders().values()), 24),
+    ],
+    ids=["iterable", "no loader", "ready", "dict", "list"],
+)
+
+
+@UNSTATED
+def test_where_no_loader_states_the_batch_the_layers_tell_if_they_see_one_ghost(make_loader, samples):
+    one = rf"ghost_batch_size=24 makes one ghost of each layer's input in the first batch, of at most {samples} samples"
+    module = TakesAny()
+    with pytest.warns(UserWarning, match=one) as caught:
+        tiny.trainer(GhostBatchNormSwap(24), limit_train_batches=3).fit(module, make_loader())
+    assert sum("one ghost" in str(warning.message) for warning in caught) == 1
+    assert not module.net[1]._forward_pre_hooks
+    tiny.trainer(GhostBatchNormSwap(8), limit_train_batches=3).fit(TakesAny(), make_loader())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support custom")
+def test_the_layers_of_a_compiled_model_tell_if_they_see_one_ghost():
+    torch.compiler.reset()
+    module = TakesAny()
+    module.net = torch.compile(module.net, backend="aot_eager", fullgraph=True)
+    with pytest.warns(UserWarning, match="ghost_batch_size=16 makes one ghost of each layer's input"):
+        tiny.trainer(GhostBatchNormSwap(16), limit_train_batches=3).fit(module, Batches())
+
+
+@pytest.mark.parametrize("collect", [lambda loader: {"only": loader}, lambda loader: [loader]], ids=["dict", "list"])
+def test_the_only_loader_of_a_dict_or_list_tells_what_it_tells_by_itself(collect):
+    with pytest.raises(ValueError, match=r"ghost_batch_size=17 is larger than the batch of 16 samples .* at most 16"):
+        tiny.trainer(GhostBatchNormSwap(17)).fit(TakesAny(), collect(tiny.loader()))
+    with pytest.raises(ValueError, match="a batch of 2 samples leaves 2 over with ghost_batch_size=4"):
+        tiny.trainer(GhostBatchNormSwap(4, leftover="error")).fit(TakesAny(), collect(tiny.loader(50)))
+    with pytest.raises(ValueError, match=r"batches of 16 samples has a batch of one, which net\.1 could not"):
+        tiny.trainer(GhostBatchNormSwap(4)).fit(TakesAny(), collect(tiny.loader(33)))
 
 
 @pytest.mark.parametrize(("samples", "batch_size", "size"), [(48, 16, 5), (50, 16, 4)])
@@ -579,6 +673,32 @@ def test_a_last_batch_of_one_sample_is_refused_before_the_first_step(make_loader
     assert steps.count == 0
     assert all(map(torch.equal, weights, module.parameters()))
     assert not module.net[1]._forward_pre_hooks
+
+
+ONE_AFTER_THE_OTHER = [
+    lambda: two_loaders(41),
+    lambda: list(two_loaders(41).values()),
+    lambda: CombinedLoader(two_loaders(17), "max_size_cycle"),
+    lambda: {"first": tiny.loader(), "second": ResumableLoader(tiny.dataset(41), batch_size=8)},
+]
+
+
+@pytest.mark.parametrize("make_loaders", ONE_AFTER_THE_OTHER, ids=["dict", "list", "cycle", "ours"])
+def test_a_last_batch_of_one_sample_in_one_of_several_loaders_is_refused_before_the_first_step(make_loaders):
+    steps = Steps()
+    message = r"batches of 8 samples has a batch of one, which net\.1 .*also where your step skips such a batch"
+    with pytest.raises(ValueError, match=message):
+        tiny.trainer(GhostBatchNormSwap(4), steps).fit(TakesAny(joined=False), make_loaders())
+    assert steps.count == 0
+
+
+@pytest.mark.parametrize("how", ["joined", "min_size", "max_steps", "limit"])
+def test_a_last_batch_of_one_sample_in_one_of_several_loaders_that_no_layer_meets_is_not_refused(how):
+    loaders = CombinedLoader(two_loaders(41), "min_size") if how == "min_size" else two_loaders(41)
+    limits = {"max_steps": {"max_steps": 5}, "limit": {"limit_train_batches": 5}}.get(how, {})
+    module = TakesAny(joined=how == "joined")
+    tiny.trainer(GhostBatchNormSwap(4), max_epochs=1, **limits).fit(module, loaders)
+    assert module.trainer.global_step == (3 if how == "min_size" else 6 if how == "joined" else 5)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict, namedtuple
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lightning_gap.functional import GhostBatchNorm1d, restore_batch_norm, swap_batch_norm
-from lightning_gap.functional.ghost_copies import mark, marked, new_swap, take_back
+from lightning_gap.functional.ghost_copies import mark, marked, new_swap, take_back, without_ghosts
 
 
 def swapped(swap, former=None):
@@ -51,6 +52,22 @@ def test_a_layer_marked_by_a_swap_that_never_ended_is_what_it_was_before_that_on
     assert [found is layer for found in marked(second)] == [True]
     take_back(layer)
     assert type(layer) is nn.BatchNorm1d
+
+
+def test_what_goes_into_a_file_holds_copies_without_marked_layers_and_with_the_same_tensors():
+    layer, own = swapped(new_swap()), GhostBatchNorm1d(3, ghost_batch_size=4)
+    pair, itself = namedtuple("pair", "net name"), []
+    itself.append(itself)
+    thing = OrderedDict(a=[pair(nn.Sequential(layer), "x")], b=({"layer": layer},), own=[own], itself=itself)
+    made = without_ghosts(thing)
+    copied = made["a"][0].net[0]
+    assert type(copied) is nn.BatchNorm1d
+    assert (copied.weight is layer.weight, copied.running_var is layer.running_var) == (True, True)
+    assert made["b"][0]["layer"] is copied
+    assert [type(made), type(made["a"][0])] == [OrderedDict, pair]
+    assert (made["own"] is thing["own"], made["itself"] is itself) == (True, True)
+    assert type(layer) is type(thing["b"][0]["layer"]) is GhostBatchNorm1d
+    assert without_ghosts(made) is made
 
 
 def test_copies_of_parametrized_layers_are_found():

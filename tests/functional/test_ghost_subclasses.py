@@ -97,6 +97,54 @@ def test_the_mean_rule_of_a_sliced_subclass_is_that_of_the_layers(momentum):
     assert int(sliced.num_batches_tracked) == int(layer.num_batches_tracked) == 2
 
 
+class Observed(NormAct):
+    """Keeps an average of its output, in a new tensor each time, a counter, and a layer that keeps statistics, too."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.register_buffer("average", torch.zeros(channels))
+        self.register_buffer("calls", torch.tensor(0))
+        self.after = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        output = super().forward(x)
+        if self.training:
+            self.average = 0.75 * self.average + 0.25 * output.detach().mean((0, 2, 3))
+            self.calls = self.calls + 1
+        return self.after(output)
+
+
+def test_the_mean_rule_is_for_all_buffers_of_a_sliced_subclass():
+    ghost, plain = Observed(4).double(), Observed(4).double()
+    assert swap_batch_norm(ghost, GHOST, running_stats="mean").converted == ("", "after")
+    before = {name: id(value) for name, value in ghost.state_dict(keep_vars=True).items()}
+    for samples in (10, 12):
+        x = torch.randn(samples, 4, 3, 3, dtype=torch.float64) + samples
+        each = [copy.deepcopy(plain) for _ in x.split(GHOST)]
+        for layer, part in zip(each, x.split(GHOST), strict=True):
+            layer(part)
+        shares = [len(part) / samples for part in x.split(GHOST)]
+        for name, value in plain.state_dict().items():
+            made = [layer.state_dict()[name] for layer in each]
+            mean = sum(share * one for share, one in zip(shares, made, strict=True))
+            value.copy_(mean if value.is_floating_point() else made[-1])
+        ghost(x)
+    torch.testing.assert_close(ghost.state_dict(), plain.state_dict())
+    assert int(ghost.calls) == int(ghost.num_batches_tracked) == int(ghost.after.num_batches_tracked) == 2
+    assert {name: id(value) for name, value in ghost.state_dict(keep_vars=True).items()} == before
+
+
+@pytest.mark.parametrize("make", [lambda: NormAct(4), lambda: Observed(4)])
+def test_the_mean_rule_of_a_sliced_subclass_compiles(make):
+    torch.compiler.reset()
+    compiled, eager = make().double(), make().double()
+    for layer in (compiled, eager):
+        swap_batch_norm(layer, GHOST, running_stats="mean")
+    x = torch.randn(10, 4, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.compile(compiled, backend="aot_eager", fullgraph=True)(x), eager(x))
+    torch.testing.assert_close(compiled.state_dict(), eager.state_dict())
+
+
 def test_layers_inside_a_subclass_stay_in_the_mode_they_are_in():
     torch.manual_seed(0)
     layer = NormAct(4, drop=0.5)

@@ -79,6 +79,64 @@ def test_a_layer_whose_forward_was_replaced_on_itself_is_left_alone_and_reported
     assert type(layer) is nn.BatchNorm1d
 
 
+class ReadOnly(nn.BatchNorm1d):
+    @property
+    def leftover(self):
+        return "own"
+
+
+class Slotted(nn.BatchNorm1d):
+    """Knows the attributes that it may get, once it is made."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.complete = True
+
+    def __setattr__(self, name, value):
+        if "complete" in vars(self) and name in ("__class__", "leftover"):
+            raise KeyError(name)
+        super().__setattr__(name, value)
+
+
+def with_its_own(**attributes):
+    layer = nn.BatchNorm1d(3)
+    vars(layer).update(attributes)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (ReadOnly(3), "an attribute leftover of its own"),
+        (Slotted(3), "Slotted takes no attribute leftover: KeyError"),
+        (with_its_own(running_stats=[1, 2]), "an attribute running_stats of its own"),
+    ],
+    ids=["property", "setattr", "attribute"],
+)
+def test_a_layer_that_takes_no_settings_stays_as_it_was_and_is_reported(layer, reason):
+    model = nn.Sequential(nn.BatchNorm1d(3), layer, nn.BatchNorm1d(3))
+    kind, attributes = type(layer), dict(vars(layer))
+    report = swap_batch_norm(model, 4)
+    assert report.converted == ("0", "2")
+    assert reason in report.skipped["1"]
+    assert type(layer) is kind
+    assert vars(layer) == attributes
+    assert restore_batch_norm(model) == ("0", "2")
+
+
+def test_a_ghost_layer_that_takes_no_other_settings_keeps_those_it_has():
+    class Fixed(GhostBatchNorm1d):
+        def __setattr__(self, name, value):
+            if name == "running_stats" and name in vars(self):
+                raise AttributeError("fixed")
+            super().__setattr__(name, value)
+
+    layer = Fixed(3, ghost_batch_size=8)
+    report = swap_batch_norm(layer, 4, leftover="balance")
+    assert "takes no attribute running_stats" in report.skipped[""]
+    assert (report.changed, layer.ghost_batch_size, layer.leftover) == ({}, 8, "merge")
+
+
 def test_the_batch_norm_inside_a_fused_layer_is_swapped():
     fused = torch.ao.nn.intrinsic.ConvBn1d(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3))
     assert swap_batch_norm(fused, 4).converted == ("1",)
