@@ -75,7 +75,7 @@ def check_settings(settings: Settings) -> None:
         ValueError: Names the setting, its value and the fix.
     """
     if settings.resume and settings.output is None:
-        raise ValueError("resume needs the folder to go on in; pass --output")
+        raise ValueError("resume needs the folder of the run to resume; pass --output")
     if not settings.regimes or len(set(settings.regimes)) < len(settings.regimes):
         raise ValueError(f"regimes must name at least one regime, each once, got {list(settings.regimes)}")
     counts = {"trials": settings.trials, "measure_every_n_epochs": settings.measure_every_n_epochs}

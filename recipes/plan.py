@@ -40,7 +40,7 @@ class Settings:
         num_workers: Processes that read images of a set that does not fit in memory; one for each core by default.
         trials: Repetitions, each with initial weights and data order of its own.
         seed: Seed of the first trial; the k-th uses seed + k - 1.
-        numbers: Of the recipe's numbers those to replace.
+        numbers: Overrides of the recipe's hyperparameters.
         network: Options of the network, for instance {"variant": "paper"} or {"width": 64}.
         trainer: Arguments of Lightning's Trainer, for instance {"devices": 2, "precision": "bf16-mixed"}.
         epsilon: Half-widths of the sharpness box, relative to ``|x_i| + 1``.

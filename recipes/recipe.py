@@ -24,7 +24,7 @@ class Numbers:
         optimizer: As `lightning-gap list` names it.
         learning_rate: The small batch's rate at the start, before any scaling.
         learning_rate_steps: What the rate is multiplied by from an epoch on, for instance {81: 0.1, 122: 0.01}.
-        momentum: Of the optimizers that have one.
+        momentum: Momentum; refused for optimizers without it.
         weight_decay: Of every weight, added to its gradient.
         decay_all: Whether BatchNorm's weights and all biases decay too.
         gradient_clip: Largest norm of the gradient in the regimes of Hoffer et al., whose value 5 is.

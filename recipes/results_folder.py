@@ -1,4 +1,4 @@
-"""The folder of a comparison: claimed before anything is trained, gone on in by the same settings alone."""
+"""The folder of a comparison: claimed before anything is trained; it can be resumed only with the same settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
 def claim_folder(plan: Plan) -> None:
     """Write the resolved configuration into the results folder, or refuse the folder.
 
-    That of a folder which is gone on in names every regime that was ever asked of it, and the most trials.
+    In a folder that is resumed it names every regime that was ever asked of it, and the most trials.
 
     Raises:
         FileExistsError: If the folder holds another run and ``resume`` was not asked for.

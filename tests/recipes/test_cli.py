@@ -302,7 +302,7 @@ def test_list_names_every_recipe_data_set_and_regime():
             ["compare", "f1", "small", "--data", "mnist", "--data_dir", "nowhere"],
             "data_dir='nowhere' does not exist: put train-images-idx3-ubyte",
         ),
-        (["compare", "f1", "small", "--resume"], "resume needs the folder to go on in"),
+        (["compare", "f1", "small", "--resume"], "resume needs the folder of the run to resume; pass --output"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_writes_nothing(args, message, tmp_path, monkeypatch, capsys):
