@@ -79,15 +79,15 @@ class Recipe:
     numbers: Mapping[str, Numbers]
 
 
-def chosen(kind: str, name: str, known: Iterable[str]) -> str:
+def chosen(kind: str, name: object, known: Iterable[str]) -> str:
     """Give ``name`` back if it is known.
 
     Raises:
         ValueError: If it is not; offers the nearest names.
     """
     names = list(known)
-    if name in names:
+    if isinstance(name, str) and name in names:
         return name
-    near = get_close_matches(name, names, cutoff=0.5)
+    near = get_close_matches(name, names, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")

@@ -264,6 +264,14 @@ def test_what_no_run_can_go_on_from_is_refused(whole, tmp_path, state):
         assert "without which no run goes on; use one that Lightning saved with save_weights_only=False" in message
 
 
+@pytest.mark.parametrize("loops", [{"fit_loop": 3}, {"fit_loop": {"epoch_progress": {"current": 3}}}])
+def test_progress_that_lightning_did_not_write_is_refused(loops, whole, tmp_path):
+    file = tmp_path / "small.ckpt"
+    file.write_bytes(changed(whole[0], loops=loops))
+    message = refused(start(file, mode="continue", optimizer_state="reset"))
+    assert f"source_checkpoint={str(file)!r} holds loops that are not Lightning's" in message
+
+
 @pytest.mark.parametrize("path", [5, 0.5, b"bytes", "", True, ["a.ckpt"]])
 def test_a_comparison_with_what_is_no_path_is_refused_at_once(path):
     with pytest.raises(ValueError, match="compare_with must be the path of a file, or None, got"):

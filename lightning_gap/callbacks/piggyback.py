@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, weights_in
+from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
 from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
 from .._resume import ends_epoch, go_on_from
@@ -199,7 +199,14 @@ def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool)
             f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run goes "
             "on; use one that Lightning saved with save_weights_only=False, or mode='weights'"
         )
-    if not ends_epoch(checkpoint):
+    try:
+        ended = ends_epoch(checkpoint)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"source_checkpoint={path!r} holds loops that are not Lightning's ({told(error)}); use one that Lightning "
+            "saved, or mode='weights'"
+        ) from error
+    if not ended:
         raise ValueError(
             f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
             "from the end of an epoch, or mode='weights'"
