@@ -272,6 +272,15 @@ def test_progress_that_lightning_did_not_write_is_refused(loops, whole, tmp_path
     assert f"source_checkpoint={str(file)!r} holds loops that are not Lightning's" in message
 
 
+@pytest.mark.parametrize("states", [[], 3, [{"state": {}, "param_groups": []}], [{"state": {}}]])
+def test_the_state_of_other_optimizers_is_refused_and_none_is_left_out(states, whole, tmp_path):
+    file = tmp_path / "small.ckpt"
+    file.write_bytes(changed(whole[0], optimizer_states=states))
+    message = refused(start(file, mode="continue", optimizer_state="keep"))
+    assert f"source_checkpoint={str(file)!r} holds the state of other optimizers than this run's" in message
+    assert "and [[6]] here; use the same optimizers" in message
+
+
 @pytest.mark.parametrize("path", [5, 0.5, b"bytes", "", True, ["a.ckpt"]])
 def test_a_comparison_with_what_is_no_path_is_refused_at_once(path):
     with pytest.raises(ValueError, match="compare_with must be the path of a file, or None, got"):

@@ -121,6 +121,8 @@ class PiggybackWarmStart(BatchSizeCallback):
             checkpoint = _load_weights(pl_module, self.source_checkpoint)  # again: configure_model may have made them
             if self.mode == "continue":
                 _check_continues(checkpoint, self.source_checkpoint, optimizers=self.optimizer_state == "keep")
+                if self.optimizer_state == "keep":
+                    _check_optimizers(checkpoint["optimizer_states"], trainer, self.source_checkpoint)
                 go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -210,4 +212,18 @@ def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool)
         raise ValueError(
             f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
             "from the end of an epoch, or mode='weights'"
+        )
+
+
+def _check_optimizers(states: Any, trainer: Trainer, path: str) -> None:
+    """Refuse states that torch would refuse without a name, or of which Lightning would leave out those that lack."""
+    try:
+        there = [[len(group["params"]) for group in state["param_groups"]] for state in states]
+    except (TypeError, KeyError):
+        there = None
+    here = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    if there != here:
+        raise ValueError(
+            f"source_checkpoint={path!r} holds the state of other optimizers than this run's: parameters by optimizer "
+            f"and group are {there} there and {here} here; use the same optimizers, or optimizer_state='reset'"
         )
