@@ -7,10 +7,12 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
@@ -36,6 +38,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             raise ValueError(
                 f"it holds a {foreign[1]}, and only tensors and plain values are read, hyper-parameters included"
             ) from error
+        if isinstance(error, UnpicklingError) or "weights_only" in str(error):
+            # torch's text goes on to advise weights_only=False, which would run what is in the file.
+            raise ValueError(
+                "it is damaged, not written by torch.save, or it holds objects other than tensors and plain values"
+            ) from error
         raise ValueError(f"it is damaged or was not written by torch.save ({told(error)})") from error
 
 
@@ -59,7 +66,76 @@ def weights_in(stored: Any) -> Mapping[str, Any]:
     weights = stored["state_dict"]
     if not isinstance(weights, Mapping):
         raise ValueError(f"its state_dict is a {type(weights).__name__}, not weights by name")
+    check_names(weights)
     return weights
+
+
+def check_names(weights: Mapping[Any, Any]) -> None:
+    """Refuse weights that are numbered or go by anything else that is no name.
+
+    Raises:
+        ValueError: Names the first such key.
+    """
+    for name in weights:
+        if not isinstance(name, str):
+            raise ValueError(f"its weights go by the {type(name).__name__} {str(name)[:80]!r}, not by names")
+
+
+def check_values(weights: Mapping[str, Any], module: nn.Module) -> None:
+    """Refuse values that cannot become those of a module's parameters and buffers without loss, or are not finite.
+
+    A buffer may be infinite where the module's own is, as a mask of attention is.
+
+    Args:
+        weights: By name; only those are looked at that the module has too.
+        module: Where they go, or what they are compared with.
+
+    Raises:
+        ValueError: Names the weight and what is wrong with it; in one line.
+    """
+    own: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
+    own |= dict(module.named_parameters(remove_duplicate=False))
+    for name in own:
+        if isinstance(weights.get(name), Tensor):
+            try:
+                fault = _fault(weights[name].detach(), own[name])
+            except Exception as error:  # of whatever type a rare kind of tensor ends with
+                fault = f"is a {weights[name].dtype} that cannot be read ({told(error)})"
+            if fault:
+                raise ValueError(f"its {name} {fault}")
+
+
+def _fault(stored: Tensor, own: Tensor) -> str:
+    """What is wrong with a stored value; nothing if it can become the module's own."""
+    if stored.is_meta:
+        return "is on the meta device and holds no values"
+    if stored.layout != own.layout:
+        return f"has the layout {stored.layout}, and the model's has {own.layout}"
+    if stored.is_quantized != own.is_quantized:
+        return f"is {stored.dtype}, and the model's is {own.dtype}"
+    if stored.is_quantized:
+        return ""  # whole numbers
+    if not torch.can_cast(stored.dtype, own.dtype) and (
+        stored.is_complex() or not torch.equal(stored.to(own.dtype).to(stored.dtype), stored)  # but 3.0 becomes 3
+    ):
+        return f"is {stored.dtype}, and the model's is {own.dtype}"
+    values = _entries(stored)
+    finite = torch.isfinite(values)
+    if not isinstance(own, nn.Parameter) and not is_lazy(own) and not own.is_meta and own.shape == stored.shape:
+        ours = _entries(own).to(values.device)
+        finite = finite | ~torch.isfinite(ours) if ours.shape == finite.shape else finite
+    if not bool(finite.all()):
+        return "is not finite: the run that saved it had diverged"
+    if own.dtype != stored.dtype and not bool((torch.isfinite(values.to(own.dtype)) | ~torch.isfinite(values)).all()):
+        return f"is not finite as {own.dtype}, the model's"
+    return ""
+
+
+def _entries(tensor: Tensor) -> Tensor:
+    """The numbers that a tensor holds, whatever its layout."""
+    if tensor.layout == torch.strided:
+        return tensor
+    return tensor._values() if tensor.layout == torch.sparse_coo else tensor.values()
 
 
 def load_weights(weights: Mapping[str, Any], module: nn.Module, *, strict: bool) -> None:
@@ -71,12 +147,10 @@ def load_weights(weights: Mapping[str, Any], module: nn.Module, *, strict: bool)
         strict: Whether the names must be the module's own, or some of them may.
 
     Raises:
-        ValueError: If they are of another architecture, or a run that had diverged saved them; in one line.
+        ValueError: If they are of another architecture or another kind of number, or a run that had diverged saved
+            them; in one line.
     """
-    parameters = dict(module.named_parameters())
-    for name in parameters.keys() & weights.keys():
-        if isinstance(weights[name], Tensor) and not bool(torch.isfinite(weights[name]).all()):
-            raise ValueError(f"its {name} is not finite: the run that saved it had diverged")
+    check_values(weights, module)
     if not strict and not module.state_dict().keys() & weights.keys():  # which torch would take for a fit
         raise ValueError(f"no name is the module's: it holds {listed(map(str, weights)) or 'nothing'}")
     try:

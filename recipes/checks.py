@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -30,14 +31,13 @@ def completed(numbers: Numbers, settings: Settings) -> Numbers:
     given = dict(settings.numbers)
     for name in given:
         chosen("number", name, [field.name for field in fields(Numbers)])
-    if "learning_rate_steps" in given:
-        given["learning_rate_steps"] = _steps(given["learning_rate_steps"])
     longest = settings.trainer.get("max_epochs")
     if longest is not None:
         if given.get("epochs", longest) != longest:
             raise ValueError(f"epochs={given['epochs']} and trainer.max_epochs={longest} contradict; give one of them")
         given["epochs"] = longest
-    return replace(numbers, **given)
+    filled = replace(numbers, **given)
+    return replace(filled, learning_rate_steps=_steps(filled.learning_rate_steps))
 
 
 def check_numbers(numbers: Numbers) -> None:
@@ -58,7 +58,7 @@ def check_numbers(numbers: Numbers) -> None:
         if not 0 <= getattr(numbers, name) < math.inf:
             raise ValueError(f"{name} must not be negative or infinite, got {getattr(numbers, name)}")
     for epoch, factor in numbers.learning_rate_steps.items():
-        if epoch < 1 or not 0 < factor < math.inf:
+        if epoch < 1 or not _is_number(factor) or not 0 < factor < math.inf:
             raise ValueError(
                 "learning_rate_steps must be positive factors by epochs from 1, for instance {81: 0.1}, got "
                 f"{dict(numbers.learning_rate_steps)}"
@@ -75,7 +75,7 @@ def check_settings(settings: Settings) -> None:
         ValueError: Names the setting, its value and the fix.
     """
     if settings.resume and settings.output is None:
-        raise ValueError("resume needs the folder to go on in; pass --output")
+        raise ValueError("resume needs the folder of the run to resume; pass --output")
     if not settings.regimes or len(set(settings.regimes)) < len(settings.regimes):
         raise ValueError(f"regimes must name at least one regime, each once, got {list(settings.regimes)}")
     counts = {"trials": settings.trials, "measure_every_n_epochs": settings.measure_every_n_epochs}
@@ -91,21 +91,40 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"seed must be from 0 to {SEEDS - settings.trials}, got {settings.seed}")
 
 
-def _steps(given: Mapping[float, float]) -> dict[int, float]:
-    """Epochs as whole numbers, in their order."""
-    fractional = [epoch for epoch in given if epoch != int(epoch)]
-    if fractional:
-        raise ValueError(
-            f"learning_rate_steps must begin at whole epochs, got {fractional[0]}; for instance {{81: 0.1}}"
-        )
+def _steps(given: Any) -> dict[int, float]:
+    """Factors by epoch as a recipe's file or an option has them; the epochs as whole numbers, in their order."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"learning_rate_steps must be factors by epoch, for instance {{81: 0.1}}, got {_shown(given)}")
+    for epoch in given:
+        if not _is_number(epoch) or not math.isfinite(epoch) or epoch != int(epoch):
+            raise ValueError(
+                f"learning_rate_steps must begin at whole epochs, got {_shown(epoch)}; for instance {{81: 0.1}}"
+            )
     return {int(epoch): given[epoch] for epoch in sorted(given)}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that fits a float, and neither true nor false."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
     """Refuse what Python would compare or multiply without complaint, or with one that names no argument."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    number = whole or isinstance(value, float)
+    number = _is_number(value)
     fits = {int: whole, float: number, bool: isinstance(value, bool), float | None: number or value is None}
-    if not fits.get(kind, True):
+    if not fits.get(kind, True):  # what goes by names, and the steps, are looked at on their own
         wanted = {int: "a whole number", bool: "true or false"}.get(kind, "a number")
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be {wanted}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in an error, cut where nobody would read on."""
+    text = (
+        repr(value)
+        if isinstance(value, bool) or not isinstance(value, int) or _is_number(value)
+        else "one with over 300 digits"
+    )
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -40,6 +41,7 @@ from lightning_gap.recipes.results_folder import claim_folder, release_folder
 from lightning_gap.recipes.stopping import exit_status, kept, stoppable
 from lightning_gap.recipes.terms import terms
 
+_FOLDERS = ("data_dir", "output")
 _LIGHTNINGS_TALK = (
     "The '.*_dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
@@ -54,7 +56,10 @@ _LIGHTNINGS_TALK = (
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = _parser()
-    given = parser.parse_args(args)
+    try:
+        given = parser.parse_args(args)
+    except OverflowError as error:  # of a whole number that no float holds, where a float is wanted
+        parser.error(f"an option's number is too large: {error}")
     command = given.subcommand
     if command == "list":
         print_list()
@@ -210,7 +215,7 @@ def _parser() -> ArgumentParser:
     commands.add_subcommand("advise", advice, help="Measure a recipe's gradient noise and advise a batch size.")
     copying = _Parser()
     copying.add_argument("recipe", type=str, help="Recipe, as `lightning-gap list` names it.")
-    copying.add_argument("folder", type=Path, help="Where its file goes; no file is overwritten.")
+    copying.add_argument("folder", type=_Folder(), help="Where its file goes; no file is overwritten.")
     commands.add_subcommand("copy", copying, help="Write a recipe's file into a folder, to be edited and run.")
     return parser
 
@@ -218,7 +223,13 @@ def _parser() -> ArgumentParser:
 def _settings_parser(skip: set[str], *, resumes: bool = True) -> ArgumentParser:
     """Every setting, and every number of a recipe, as an option."""
     parser = _Parser()
-    parser.add_class_arguments(Settings, as_positional=True, skip={"regimes", "numbers", "download", "resume", *skip})
+    taken = {"regimes", "numbers", "download", "resume", *skip}
+    parser.add_class_arguments(Settings, as_positional=True, skip={*_FOLDERS, *taken})
+    described = {text.arg_name: text.description for text in docstring_parser.parse(Settings.__doc__ or "").params}
+    for name in _FOLDERS:
+        if name not in taken:
+            default = next(field.default for field in fields(Settings) if field.name == name)
+            parser.add_argument(f"--{name}", type=_Folder(), default=default, help=described[name])
     parser.add_argument("--download", action="store_true", help="Download the data set if it is not in --data_dir.")
     told = {text.arg_name: text.description for text in docstring_parser.parse(Numbers.__doc__ or "").params}
     for name, kind in get_type_hints(Numbers).items():
@@ -229,6 +240,21 @@ def _settings_parser(skip: set[str], *, resumes: bool = True) -> ArgumentParser:
     if resumes:
         parser.add_argument("--resume", action="store_true", help="Go on in --output; finished runs are kept.")
     return parser
+
+
+class _Folder:
+    """Type of an option that names a folder.
+
+    No name, perhaps a variable of the shell that is not set, would be the current folder to Path.
+    """
+
+    def __call__(self, text: str) -> Path:
+        if not text:
+            raise ArgumentTypeError("got '', the name of no folder; for the current folder write .")
+        return Path(text)
+
+    def __repr__(self) -> str:  # in --help
+        return "Path"
 
 
 class _Parser(ArgumentParser):

@@ -46,7 +46,7 @@ def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome
                     _train_one(plan, name, trial, copy.deepcopy(initial), EpochProgress(bar, title))
                 if not is_first_process():
                     continue
-                outcome = Outcome.load(file)
+                outcome = Outcome.load(file, settings.epsilon)
                 outcomes[name].append(outcome)
                 ending = "kept from before" if kept else f"{outcome.seconds:.0f} s"
                 report(f"{title}: {outcome.steps} steps, test accuracy {100 * outcome.test_accuracy:.2f} %, {ending}")

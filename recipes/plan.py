@@ -40,7 +40,7 @@ class Settings:
         num_workers: Processes that read images of a set that does not fit in memory; one for each core by default.
         trials: Repetitions, each with initial weights and data order of its own.
         seed: Seed of the first trial; the k-th uses seed + k - 1.
-        numbers: Of the recipe's numbers those to replace.
+        numbers: Overrides of the recipe's hyperparameters.
         network: Options of the network, for instance {"variant": "paper"} or {"width": 64}.
         trainer: Arguments of Lightning's Trainer, for instance {"devices": 2, "precision": "bf16-mixed"}.
         epsilon: Half-widths of the sharpness box, relative to ``|x_i| + 1``.
@@ -142,13 +142,10 @@ def make_plan(settings: Settings) -> Plan:
         OSError: If the data set's files are not there or cannot be read.
     """
     found = recipe(settings.recipe)
-    data_name = settings.data or next(iter(found.numbers))
-    chosen("data set", data_name, DATASETS)
-    numbers = completed(found.numbers[chosen(f"data set for {settings.recipe}", data_name, found.numbers)], settings)
+    data_name, numbers = _numbers(settings, found)
     for name in settings.regimes:
         chosen("regime", name, REGIMES)
     check_settings(settings)
-    check_numbers(numbers)
     trainer = check_trainer(settings.trainer)
     splits = DATASETS[data_name](settings.data_dir, download=settings.download)
     splits = splits.standardised() if numbers.standardise else splits
@@ -176,6 +173,21 @@ def make_plan(settings: Settings) -> Plan:
     for name in settings.regimes:
         _check_regime(plan, name, network)
     return plan
+
+
+def _numbers(settings: Settings, found: Recipe) -> tuple[str, Numbers]:
+    """The data set and the hyperparameters for it, checked; an error names a recipe's file of the user's own."""
+    data_name = settings.data or next(iter(found.numbers))
+    try:
+        chosen("data set", data_name, DATASETS)
+        own = found.numbers[chosen(f"data set for {settings.recipe}", data_name, found.numbers)]
+        numbers = completed(own, settings)
+        check_numbers(numbers)
+    except ValueError as error:
+        if settings.recipe.endswith(".py"):
+            raise ValueError(f"recipe={settings.recipe!r}: {error}") from error
+        raise
+    return data_name, numbers
 
 
 def _check_network(plan: Plan) -> nn.Module:
@@ -276,7 +288,7 @@ def _check_validation(plan: Plan, data: InMemoryData | FolderData) -> None:
 def _output(settings: Settings, data_name: str, processes: int) -> Path:
     if settings.output is not None:
         return settings.output
-    if OUTPUT in os.environ:
+    if os.environ.get(OUTPUT):
         return Path(os.environ[OUTPUT])
     if processes > 1 and _started_from_outside():
         raise ValueError(

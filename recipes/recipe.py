@@ -24,7 +24,7 @@ class Numbers:
         optimizer: As `lightning-gap list` names it.
         learning_rate: The small batch's rate at the start, before any scaling.
         learning_rate_steps: What the rate is multiplied by from an epoch on, for instance {81: 0.1, 122: 0.01}.
-        momentum: Of the optimizers that have one.
+        momentum: Momentum; refused for optimizers without it.
         weight_decay: Of every weight, added to its gradient.
         decay_all: Whether BatchNorm's weights and all biases decay too.
         gradient_clip: Largest norm of the gradient in the regimes of Hoffer et al., whose value 5 is.
@@ -79,15 +79,15 @@ class Recipe:
     numbers: Mapping[str, Numbers]
 
 
-def chosen(kind: str, name: str, known: Iterable[str]) -> str:
+def chosen(kind: str, name: object, known: Iterable[str]) -> str:
     """Give ``name`` back if it is known.
 
     Raises:
         ValueError: If it is not; offers the nearest names.
     """
     names = list(known)
-    if name in names:
+    if isinstance(name, str) and name in names:
         return name
-    near = get_close_matches(name, names, cutoff=0.5)
+    near = get_close_matches(name, names, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""The folder of a comparison: claimed before anything is trained, gone on in by the same settings alone."""
+"""The folder of a comparison: claimed before anything is trained; it can be resumed only with the same settings."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ _TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
 def claim_folder(plan: Plan) -> None:
     """Write the resolved configuration into the results folder, or refuse the folder.
 
-    That of a folder which is gone on in names every regime that was ever asked of it, and the most trials.
+    In a folder that is resumed it names every regime that was ever asked of it, and the most trials.
 
     Raises:
         FileExistsError: If the folder holds another run and ``resume`` was not asked for.
         FileNotFoundError: If there is nothing to resume.
+        NotADirectoryError: If the folder is a file or a device.
         ValueError: If the run to resume was made with other settings; shows both. Or if one of its files is damaged.
     """
     folder, file = plan.output, plan.output / CONFIG
     partial = file.with_suffix(".partial")
     asked = _plain(plan)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output={str(folder)!r} is no folder; choose another --output")
     if plan.settings.resume:
         if not file.exists():
             raise FileNotFoundError(f"output={str(folder)!r} has no {CONFIG} to resume from; leave out --resume")
@@ -51,10 +54,10 @@ def claim_folder(plan: Plan) -> None:
         _check_files(plan)
         asked["regimes"] = list(dict.fromkeys([*stored["regimes"], *plan.settings.regimes]))
         asked["trials"] = max(stored["trials"], plan.settings.trials)
-    elif folder.exists() and (not folder.is_dir() or any(path != partial for path in folder.iterdir())):
+    elif folder.exists() and any(path != partial for path in folder.iterdir()):
         raise FileExistsError(
             f"output={str(folder)!r} is not empty and nothing in it is overwritten; "
-            "go on with that run by --resume, or choose a new --output"
+            "resume that run by --resume, or choose a new --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
     partial.write_text(yaml.safe_dump(asked | {"resume": False}, sort_keys=False), encoding="utf-8")
@@ -66,6 +69,7 @@ def _stored(file: Path) -> dict[str, Any]:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
         kinds = {"regimes": list, "trials": int, "trainer": dict}
         whole = isinstance(stored, dict) and all(isinstance(stored.get(name), kind) for name, kind in kinds.items())
+        whole = whole and all(isinstance(name, str) for name in stored["regimes"])
     except (yaml.YAMLError, UnicodeDecodeError):
         whole = False
     if not whole:
@@ -79,7 +83,7 @@ def _check_files(plan: Plan) -> None:
         for trial in range(1, plan.settings.trials + 1):
             folder = plan.run_folder(name, trial)
             if (folder / OUTCOME).exists():
-                Outcome.load(folder / OUTCOME)
+                Outcome.load(folder / OUTCOME, plan.settings.epsilon)
                 _check_weights(folder)
             else:
                 newest_checkpoint(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -69,8 +70,8 @@ def kept(plan: Plan | None) -> str:
             elif saved := _newest(folder):
                 found.append(f"{title} up to {saved}")
     return (
-        f"stopped; kept: {'; '.join(found) or 'no checkpoint yet'}; go on with the same command and "
-        f"--output {plan.output} --resume"
+        f"stopped; kept: {'; '.join(found) or 'no checkpoint yet'}; resume with the same command and "
+        f"--output {shlex.quote(str(plan.output))} --resume"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -81,19 +81,37 @@ class Outcome:
     seconds: float
 
     @classmethod
-    def load(cls, path: Path) -> Outcome:
+    def load(cls, path: Path, epsilon: Iterable[float]) -> Outcome:
         """Read what `save` wrote.
 
+        Args:
+            path: The file.
+            epsilon: What the run was to measure sharpness with.
+
         Raises:
-            ValueError: If the file holds other numbers: another version wrote it.
+            ValueError: If the file holds anything else: another version wrote it, or it was altered by hand.
         """
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            outcome = cls(**json.loads(path.read_text(encoding="utf-8")))
+            outcome._check({epsilon_name(e) for e in epsilon})
+            return outcome
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{str(path)!r} cannot be read as the outcome of a run by this version ({error}); delete it to "
                 "train that run again, or choose a new --output"
             ) from error
+
+    def _check(self, epsilons: set[str]) -> None:
+        for name, kind in get_type_hints(Outcome).items():
+            value = getattr(self, name)
+            if kind in (int, float):
+                wanted, found = (int,) if kind is int else (int, float), [value]
+            else:
+                if not isinstance(value, dict) or value.keys() != epsilons:
+                    raise ValueError(f"{name} must be percent for epsilon {', '.join(sorted(epsilons))}, got {value!r}")
+                wanted, found = (int, float), list(value.values())
+            if not all(isinstance(number, wanted) and not isinstance(number, bool) for number in found):
+                raise ValueError(f"{name} must be {'a whole number' if kind is int else 'numbers'}, got {value!r}")
 
     def save(self, path: Path) -> None:
         """Write as JSON, all or nothing: a file that exists is a finished run."""

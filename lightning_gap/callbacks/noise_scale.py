@@ -27,7 +27,7 @@ _SCALES: tuple[_Scale, ...] = get_args(_Scale)
 
 
 class GradientNoiseScaleMonitor(LossMonitor):
-    """Log the noise scale of the gradient, the batch size at which half of it, squared, is noise.
+    """Log the batch size at which half of the expected squared gradient norm is noise.
 
     Far below it, twice the batch halves the steps; far above it, it only doubles the cost of each. The loss comes
     from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of the training data;

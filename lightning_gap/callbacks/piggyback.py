@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, weights_in
+from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
 from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
 from .._resume import ends_epoch, go_on_from
@@ -121,6 +121,8 @@ class PiggybackWarmStart(BatchSizeCallback):
             checkpoint = _load_weights(pl_module, self.source_checkpoint)  # again: configure_model may have made them
             if self.mode == "continue":
                 _check_continues(checkpoint, self.source_checkpoint, optimizers=self.optimizer_state == "keep")
+                if self.optimizer_state == "keep":
+                    _check_optimizers(checkpoint["optimizer_states"], trainer, self.source_checkpoint)
                 go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -199,8 +201,29 @@ def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool)
             f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run goes "
             "on; use one that Lightning saved with save_weights_only=False, or mode='weights'"
         )
-    if not ends_epoch(checkpoint):
+    try:
+        ended = ends_epoch(checkpoint)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"source_checkpoint={path!r} holds loops that are not Lightning's ({told(error)}); use one that Lightning "
+            "saved, or mode='weights'"
+        ) from error
+    if not ended:
         raise ValueError(
             f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
             "from the end of an epoch, or mode='weights'"
+        )
+
+
+def _check_optimizers(states: Any, trainer: Trainer, path: str) -> None:
+    """Refuse states that torch would refuse without a name, or of which Lightning would leave out those that lack."""
+    try:
+        there = [[len(group["params"]) for group in state["param_groups"]] for state in states]
+    except (TypeError, KeyError):
+        there = None
+    here = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    if there != here:
+        raise ValueError(
+            f"source_checkpoint={path!r} holds the state of other optimizers than this run's: parameters by optimizer "
+            f"and group are {there} there and {here} here; use the same optimizers, or optimizer_state='reset'"
         )

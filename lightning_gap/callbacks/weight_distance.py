@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .._checkpoint_file import listed, read_checkpoint, told
+from .._checkpoint_file import check_names, check_values, listed, read_checkpoint, told
 from .._lightning import is_last_planned, log_now
 from .._refusals import refuse_same_keys, refuse_sharded_weights
 from .._trained import trained_weights
@@ -203,6 +203,7 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
         shapes = [name for name in start if weights[name].shape != start[name].shape]
         if shapes:
             raise ValueError(f"its shapes differ from the model's in {listed(shapes)}")
+        check_values(weights, module)
         distance = weight_distance([weights[name] for name in start], start.values())
         if not 0 < distance < math.inf:
             raise ValueError(f"its distance from the start of this run is {distance}")
@@ -222,4 +223,5 @@ def _stored_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     weights = stored.get("state_dict", stored) if isinstance(stored, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(f"it holds a {type(stored).__name__}, not weights by name")
+    check_names(weights)
     return {name: value for name, value in weights.items() if isinstance(value, Tensor)}

@@ -81,9 +81,9 @@ def corner_ascent(
 def incremental_ascent(halves: Sequence[Evaluate], gradient: Sequence[Tensor], passes: int) -> list[Tensor] | None:
     """Where to begin in the cube: the point steps after each half of the data, twice for the price of one evaluation.
 
-    It sets out a quarter of the way to the corner that the gradient names, because there are several hills, and the
-    one near that corner is often not the one that the loss climbs to. From there it steps by 2 along the signs of each
-    half's gradient, and by 1 in the last pass, whether or not a half falls: the other may rise.
+    It starts at a quarter of the box half-width, towards the corner that the gradient names: there are several hills,
+    and the one near that corner is often not the one that the loss climbs to. From there it steps by 2 along the signs
+    of each half's gradient, and by 1 in the last pass, whether or not a half falls: the other may rise.
 
     Args:
         halves: Loss and gradient of each half at a point.

@@ -69,6 +69,8 @@ def _checked(name: str, own: object) -> Recipe:
             f"{example}"
         )
     for data, numbers in own.numbers.items():
+        if not isinstance(data, str):
+            raise ValueError(f"recipe={name!r}: numbers must go by names of data sets, got {data!r}; {example}")
         if not isinstance(numbers, Numbers):
             raise ValueError(f"recipe={name!r}: numbers[{data!r}] must be Numbers, got {numbers!r}; {example}")
     return own

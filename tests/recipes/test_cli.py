@@ -164,7 +164,7 @@ def test_nothing_is_overwritten_and_resume_keeps_what_is_done(compared, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*")}
     arguments = [*COMPARE, "--output", str(folder)]
     assert main(arguments) == 2
-    assert "is not empty and nothing in it is overwritten; go on with that run by --resume" in capsys.readouterr().err
+    assert "is not empty and nothing in it is overwritten; resume that run by --resume" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--learning_rate", "0.01"]) == 2
     assert "learning_rate is 0.001 there and 0.01 here" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
@@ -302,7 +302,7 @@ def test_list_names_every_recipe_data_set_and_regime():
             ["compare", "f1", "small", "--data", "mnist", "--data_dir", "nowhere"],
             "data_dir='nowhere' does not exist: put train-images-idx3-ubyte",
         ),
-        (["compare", "f1", "small", "--resume"], "resume needs the folder to go on in"),
+        (["compare", "f1", "small", "--resume"], "resume needs the folder of the run to resume; pass --output"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_writes_nothing(args, message, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,8 @@
-"""What a comparison's folder says of it: the terms below the table, and the settings that a run is gone on with."""
+"""What a comparison's folder says of it: the terms below the table, and the settings that a run is resumed with."""
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lightning_gap.recipes.plan import Settings, make_plan
 from lightning_gap.recipes.regimes import REGIMES
 from lightning_gap.recipes.results_folder import claim_folder
 from lightning_gap.recipes.terms import terms
+from lightning_gap.recipes.training import Outcome
 
 TINY = {"width": 8, "depth": 2}
 QUICK = ["--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]", "--network.width", "8"]
@@ -136,7 +138,16 @@ def test_settings_that_a_kill_cuts_short_are_not_there_at_all(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"- small\n- large\n", b"epochs: [1,\n", b"a: b: c\n\td", b"\xff\xfe\x00", b"regimes: small\n", b"null\n"],
+    [
+        b"",
+        b"- small\n- large\n",
+        b"epochs: [1,\n",
+        b"a: b: c\n\td",
+        b"\xff\xfe\x00",
+        b"regimes: small\n",
+        b"null\n",
+        b"regimes: [{a: 1}]\ntrials: 1\ntrainer: {}\n",
+    ],
 )
 def test_settings_that_cannot_be_read_are_named_in_one_line(text, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(text)
@@ -145,6 +156,38 @@ def test_settings_that_cannot_be_read_are_named_in_one_line(text, tmp_path, caps
     assert f"'{tmp_path / 'config.yaml'}' cannot be read as the settings of a run; choose a new --output" in error
     assert len(error.strip().splitlines()) == 1
     assert (tmp_path / "config.yaml").read_bytes() == text
+
+
+def altered(**values):
+    """An outcome as `save` writes it, with some of it altered by hand."""
+    numbers = {field.name: 1 for field in dataclasses.fields(Outcome) if field.type == "int"}
+    numbers |= {field.name: 0.5 for field in dataclasses.fields(Outcome) if field.type == "float"}
+    return json.dumps(numbers | {"sharpness": {"1e-3": 2.5}, "sharpness_batch": {"1e-3": float("nan")}} | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"test_accuracy": "x"}, "test_accuracy must be numbers, got 'x'"),
+        ({"test_accuracy": None}, "test_accuracy must be numbers, got None"),
+        ({"distance": True}, "distance must be numbers, got True"),
+        ({"seconds": [1.0]}, "seconds must be numbers, got"),
+        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"sharpness": {"5e-4": 2.5}}, "sharpness must be percent for epsilon 1e-3, got {'5e-4': 2.5}"),
+        ({"sharpness": {"1e-3": 1.0, "5e-4": 2.5}}, "sharpness must be percent for epsilon 1e-3"),
+        ({"sharpness_batch": 3.0}, "sharpness_batch must be percent for epsilon 1e-3, got 3.0"),
+        ({"sharpness_batch": {"1e-3": "flat"}}, "sharpness_batch must be numbers, got {'1e-3': 'flat'}"),
+    ],
+)
+def test_an_outcome_that_was_altered_by_hand_is_named_in_one_line(values, reason, tmp_path):
+    file = tmp_path / "outcome.json"
+    file.write_text(altered())
+    assert Outcome.load(file, [1e-3]).sharpness == {"1e-3": 2.5}
+    file.write_text(altered(**values))
+    with pytest.raises(ValueError, match=re.escape(reason)) as error:
+        Outcome.load(file, [1e-3])
+    assert f"{str(file)!r} cannot be read as the outcome of a run" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_weights_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_goes_on(tmp_path, capsys):
@@ -164,6 +207,9 @@ def test_weights_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_
         assert f"delete '{folder / 'outcome.json'}' to train that run again" in error
         assert len(error.strip().splitlines()) == 1
         (folder / "weights.pt").touch()
+    (folder / "outcome.json").write_text(altered(sharpness={"5e-4": 1.0}))
+    assert main([*run, "--resume"]) == 2
+    assert f"'{folder / 'outcome.json'}' cannot be read" in capsys.readouterr().err
     (folder / "outcome.json").unlink()  # as it says
     assert main([*run, "--resume"]) == 0
     assert json.loads((folder / "outcome.json").read_text()) | {"seconds": 0} == found | {"seconds": 0}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_gap.recipes.checkpoints import WholeFiles, newest_checkpoint
 from lightning_gap.recipes.cli import main
-from lightning_gap.recipes.stopping import StoppedError, exit_status, stoppable
+from lightning_gap.recipes.plan import Settings, make_plan
+from lightning_gap.recipes.stopping import StoppedError, exit_status, kept, stoppable
 
 QUICK = [
     "--epochs",
@@ -84,12 +86,20 @@ def test_a_run_that_is_told_to_stop_says_what_is_kept_does_not_look_finished_and
     assert signal.getsignal(signal.SIGTERM) is before
     error = capsys.readouterr().err
     assert error == (
-        "lightning-gap run: stopped; kept: small up to epoch=1.ckpt; go on with the same command and "
+        "lightning-gap run: stopped; kept: small up to epoch=1.ckpt; resume with the same command and "
         f"--output {folder} --resume\n"
     )
     assert not (folder / "runs/small/trial-1/outcome.json").exists()
     assert main(run(folder, "--resume")) == 0
     assert outcome(folder) == outcome(whole)
+
+
+def test_a_folder_with_a_space_can_be_resumed_by_the_line_as_it_stands(tmp_path):
+    folder = tmp_path / "it's my run"
+    made = make_plan(Settings("f1", ("small",), network={"width": 8, "depth": 1}, output=folder))
+    folder.mkdir()
+    options = kept(made).rpartition("the same command and ")[2]
+    assert shlex.split(options) == ["--output", str(folder), "--resume"]
 
 
 @pytest.mark.usefixtures("interrupts")

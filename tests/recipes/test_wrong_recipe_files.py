@@ -8,6 +8,7 @@ from lightning_gap.recipes.cli import main
 from lightning_gap.recipes.network_check import check_network
 
 HEAD = """
+import dataclasses
 import torch
 from torch import nn
 from lightning_gap.recipes.recipe import Numbers, Recipe
@@ -24,6 +25,9 @@ class Forward(nn.Module):
 
 def recipe(f, **options):
     return Recipe("mine", lambda shape, classes: Forward(f, **options), {"digits": NUMBERS})
+
+def one(**changed):
+    return Recipe("mine", nn.Linear, {"digits": dataclasses.replace(NUMBERS, **changed)})
 
 """
 FILES = {
@@ -68,6 +72,37 @@ FILES = {
     "a null byte": ("RECIPE = '\0'", "null bytes"),
     "an exit": ("import sys\nsys.exit('bye')", "SystemExit: bye"),
     "an error of many lines": ("raise ValueError('one\\ntwo\\nthree')", "ValueError: one two three"),
+    "steps of the rate in a list": (
+        "RECIPE = one(learning_rate_steps=[(1, 0.1)])",
+        "mine.py': learning_rate_steps must be factors by epoch, for instance {81: 0.1}, got [(1, 0.1)]",
+    ),
+    "no steps of the rate": ("RECIPE = one(learning_rate_steps=None)", "factors by epoch, for instance {81: 0.1}, got"),
+    "a step at no time": (
+        "RECIPE = one(learning_rate_steps={float('inf'): 0.1})",
+        "learning_rate_steps must begin at whole epochs, got inf",
+    ),
+    "a step inside an epoch": ("RECIPE = one(learning_rate_steps={1.5: 0.1})", "must begin at whole epochs, got 1.5"),
+    "a step at a word": ("RECIPE = one(learning_rate_steps={'end': 0.1})", "must begin at whole epochs, got 'end'"),
+    "a step by a word": (
+        "RECIPE = one(learning_rate_steps={1: 'tenth'})",
+        "from 1, for instance {81: 0.1}, got {1: 't",
+    ),
+    "no augmentation": ("RECIPE = one(augmentation=None)", "mine.py': unknown augmentation None; known: none, crop-f"),
+    "no optimizer": ("RECIPE = one(optimizer=None)", "mine.py': unknown optimizer None; known: adam, sgd"),
+    "an optimizer that is a class": (
+        "RECIPE = one(optimizer=torch.optim.SGD)",
+        "unknown optimizer <class 'torch.optim",
+    ),
+    "several statistics": ("RECIPE = one(batch_norm=['running'])", "unknown batch_norm ['running']; known: running"),
+    "a rate that no float holds": (
+        "RECIPE = one(learning_rate=10**400)",
+        "learning_rate must be a number, got one with",
+    ),
+    "epochs in words": ("RECIPE = one(epochs='ten')", "mine.py': epochs must be a whole number, got 'ten'"),
+    "a numbered data set": (
+        "RECIPE = Recipe('x', nn.Linear, {0: NUMBERS})",
+        "mine.py': numbers must go by names of data sets, got 0",
+    ),
     "numbers that are missing": ("RECIPE = Recipe('x', nn.Linear, {'digits': Numbers(2)})", "TypeError"),
 }
 CALLBACK = "[{{class_path: {}, init_args: {{{}}}}}]"
