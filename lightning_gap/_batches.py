@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, TensorDataset, default_collate, default_convert
 
 from .data._planned_loader import PlannedLoader
 from .data.batch_plan import BatchPlan
@@ -55,8 +55,10 @@ def stated_batches(loader: Any) -> StatedBatches | None:
 
     A `PlannedLoader` does, and a `DataLoader` with torch's own `BatchSampler`, also as ``sampler`` beside
     ``batch_size=None``, inside samplers that wrap it, and inside a loader that wraps the `DataLoader`. Another batch
-    sampler may give batches of any size.
+    sampler may give batches of any size, and a loader of ready batches knows nothing of what is in them.
     """
+    if gives_ready_batches(loader):
+        return None
     if isinstance(loader, PlannedLoader):
         plan = loader.plan
         return StatedBatches(loader.batch_size, plan.samples // plan.processes, loader.drop_last, plan=plan)
@@ -74,6 +76,13 @@ def stated_batches(loader: Any) -> StatedBatches | None:
         equal = found.drop_last or samples % found.batch_size == 0
         samples = len(shares) * found.batch_size if equal else None
     return StatedBatches(found.batch_size, samples, found.drop_last, direct)
+
+
+def gives_ready_batches(loader: Any) -> bool:
+    """Whether what the loader takes for a sample may be a whole batch: one at a time, and a collate function's own."""
+    collate = getattr(loader, "collate_fn", None)
+    sizes = {getattr(loader, "batch_size", None), *(getattr(s, "batch_size", None) for s in samplers_of(loader))}
+    return collate not in (None, default_collate, default_convert) and 1 in sizes and sizes <= {1, None}
 
 
 def wrapped_loader(loader: Any) -> Any:
@@ -126,7 +135,7 @@ def changes_batches(trainer: Trainer) -> bool:
 def micro_batch_size(trainer: Trainer) -> int | None:
     """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
     loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
+    if isinstance(loader, PlannedLoader) and not gives_ready_batches(loader):
         plan = loader.plan  # of the largest share: a small data set may leave smaller ones
         return math.ceil(min(plan.samples, plan.samples_per_batch) / plan.processes)
     size, samples = nominal_size(loader), samples_per_process(trainer)
@@ -135,6 +144,8 @@ def micro_batch_size(trainer: Trainer) -> int | None:
 
 def nominal_size(loader: Any) -> int | None:
     """The batch size that a loader was made with, however few samples it has; ``None`` where it does not say."""
+    if gives_ready_batches(loader):
+        return None
     stated = stated_batches(loader)
     sizes = (getattr(source, "batch_size", None) for source in (*samplers_of(loader), loader))
     whole = (size for size in sizes if isinstance(size, int) and not isinstance(size, bool))
@@ -144,7 +155,7 @@ def nominal_size(loader: Any) -> int | None:
 def stated_micro_batch_size(trainer: Trainer) -> int | None:
     """Samples per batch and process where the train loader is certain of them; an argument cannot say otherwise.
 
-    A `DataLoader` of ready batches, ``batch_size=1`` with a collate function that takes the one out, is not.
+    A `DataLoader` of ready batches, ``batch_size=1`` with something that takes the one out, is not.
     """
     stated = stated_batches(trainer.train_dataloader)
     ready = stated is not None and stated.size == 1 and changes_batches(trainer)
@@ -154,6 +165,8 @@ def stated_micro_batch_size(trainer: Trainer) -> int | None:
 def last_micro_batch_size(trainer: Trainer) -> int | None:
     """Samples of the last batch of an epoch on one process; ``None`` where only the batches themselves would tell."""
     loader = trainer.train_dataloader
+    if gives_ready_batches(loader):
+        return None
     if isinstance(loader, PlannedLoader):
         return loader.plan.size(min(len(loader), int(trainer.num_training_batches)) - 1)
     stated = stated_batches(loader)
@@ -170,6 +183,8 @@ def last_micro_batch_size(trainer: Trainer) -> int | None:
 def samples_of_last_batch(trainer: Trainer, micro_batch_size: int) -> int | None:
     """Least samples that a process has in the last batch of a whole epoch with this batch size, if it is known."""
     loader = trainer.train_dataloader
+    if gives_ready_batches(loader):
+        return None
     if isinstance(loader, PlannedLoader):
         total, processes = len(loader.dataset), loader.plan.processes
         plans = (
@@ -192,6 +207,8 @@ def samples_in(batch: Any) -> int | None:
 def samples_per_process(trainer: Trainer) -> int | None:
     """Samples of an epoch on one process, or ``None`` where the loader does not say."""
     loader = trainer.train_dataloader
+    if gives_ready_batches(loader):
+        return None  # the number of ready batches is no number of samples
     if isinstance(loader, PlannedLoader):
         return len(loader.dataset) // trainer.world_size
     stated = stated_batches(loader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sized
+from itertools import islice
 from types import GeneratorType
 from typing import Any
 
@@ -91,30 +92,34 @@ class TrainLoaderSize:
                 f"self.{self._attribute}, or pass batch_arg_name=... with the attribute that it does read"
             )
 
-    def prove(self, micro_batch_sizes: Iterable[int]) -> None:
+    def prove(self, micro_batch_sizes: Iterable[int], *, by_batches: bool) -> None:
         """Raise if the loader will not follow when one of these sizes is set: ask for it now, and put all back.
+
+        Args:
+            micro_batch_sizes: In samples.
+            by_batches: Whether the first axis of a batch may speak for a loader that states nothing.
 
         Raises:
             ValueError: If the loader that is made with a size has another one, or cannot be made.
         """
         for size in micro_batch_sizes:
             if self._source.is_module():
-                self._prove_that_the_hook_follows(size)
+                self._prove_that_the_hook_follows(size, by_batches)
             elif not isinstance(self._given, PlannedLoader):
                 _prove_that_the_sampler_follows(_resized(self._given, size, self._trainer), size)
 
-    def _prove_that_the_hook_follows(self, size: int) -> None:
+    def _prove_that_the_hook_follows(self, size: int, by_batches: bool) -> None:
         trainer, before = self._trainer, [_get(holder, self._attribute) for holder in self._holders]
         owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
-        now = trainer.train_dataloader
+        now, guessed = trainer.train_dataloader, False
         with same_random_numbers(), _as_before(*owners, now, *samplers_of(now)):
             try:
                 for holder in self._holders:
                     _set(holder, self._attribute, size)
                 loader = self._source.dataloader()
                 found = _first_indices(loader) or nominal_size(loader)
-                if found is None and loader is not now:  # it states no size; its first batch may
-                    found = _first_batch_size(loader)
+                if found is None and loader is not now and by_batches:  # it states no size; its first batch may
+                    found, guessed = _first_batch_size(loader), True
             except Exception as error:
                 raise ValueError(
                     f"the batch size will be set to {size} samples for each process and batch, and train_dataloader() "
@@ -124,11 +129,13 @@ class TrainLoaderSize:
                 for holder, value in zip(self._holders, before, strict=True):
                     _set(holder, self._attribute, value)
         if found not in (None, size):
-            again = ", the same as before" if loader is now else ""
+            again = ", the same as before" if loader is now else " by the first axis of a batch" if guessed else ""
+            count = "; if that axis is not the sample, pass count=... with a function of the batch" if guessed else ""
             raise ValueError(
                 f"the batch size will be set to {size} samples for each process and batch, but train_dataloader() then "
                 f"gives a loader with {found}{again}; let it make a new loader each time it is called and read its "
                 f"batch size from self.{self._attribute}, or pass batch_arg_name=... with the attribute that it reads"
+                f"{count}"
             )
 
     def hide_from(self, checkpoint: dict[str, Any]) -> None:
@@ -231,12 +238,16 @@ def _prove_that_the_sampler_follows(resized: DataLoader[Any], size: int) -> None
 
 def _first_indices(loader: Any) -> int | None:
     """Samples in the first batch of a batch sampler of the user's; ``None`` with torch's own, which is as it says."""
+    return next(iter(index_counts(loader, 1)), None)
+
+
+def index_counts(loader: Any, most: int) -> list[int]:
+    """Samples in the first batches of a batch sampler of the user's; none with torch's own, which is as it says."""
     batch_sampler = batch_sampler_of(loader) if isinstance(loader, DataLoader) else None
     if batch_sampler is None or stated_batches(loader) is not None:
-        return None
+        return []
     with same_random_numbers(), _as_before(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
-        first = next(iter(batch_sampler), None)
-    return len(first) if isinstance(first, Sized) else None
+        return [len(indices) for indices in islice(iter(batch_sampler), most) if isinstance(indices, Sized)]
 
 
 def _first_batch_size(loader: Any) -> int | None:

@@ -142,3 +142,11 @@ def test_a_loader_of_ready_batches_does_not_contradict_who_knows_better():
     ready = DataLoader(Rows(5), batch_size=1, collate_fn=lambda rows: rows[0])
     assert stated_micro_batch_size(trainer_with(ready)) is None
     assert stated_micro_batch_size(trainer_with(DataLoader(Rows(5), batch_size=1))) == 1
+
+
+@pytest.mark.parametrize("make", [DataLoader, ResumableLoader])
+def test_a_loader_of_ready_batches_states_nothing_to_anyone(make):
+    trainer = trainer_with(make(Rows(5), batch_size=1, collate_fn=lambda rows: rows[0]))
+    assert stated_batches(trainer.train_dataloader) is None
+    for of in (micro_batch_size, stated_micro_batch_size, last_micro_batch_size, samples_per_process):
+        assert of(trainer) is None

@@ -41,7 +41,7 @@ class ExactWindows:
 
     def start(self, trainer: Trainer) -> None:
         """Training begins."""
-        self.counter.start(told=bool(_counts_given(trainer)))
+        self.counter.start(told=is_counted_by_user(trainer))
         self.begin()
         self._first_batch, self._told, self._failure = True, False, None
 
@@ -139,6 +139,12 @@ class ExactWindows:
     def _check_first_batch(self) -> None:
         if self._count is not None:
             number_counted(self._count(self._batch))
+        elif (contradiction := self.counter.contradiction()) is not None:
+            raise ValueError(
+                f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
+                f"weighed: {contradiction}; the collate function may leave samples out, or put something else first; "
+                "pass count=..., a function of the batch, to this callback or ExactAccumulation(count=...)"
+            )
         elif self.counter.samples() is None:
             raise ValueError(
                 f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
@@ -204,6 +210,11 @@ def scale_of_last_window(trainer: Trainer) -> float:
     return 1.0
 
 
+def is_counted_by_user(trainer: Trainer) -> bool:
+    """Whether some callback was given a function that counts a batch."""
+    return bool(_counts_given(trainer))
+
+
 def _counts_given(trainer: Trainer) -> list[tuple[str, Count]]:
     """The functions by which users count batches, with the callback that they were given to."""
     same = [other for other in callbacks_of(trainer) if getattr(other, "weighs_accumulation", False)]
@@ -218,7 +229,7 @@ def _will_be_weighed(trainer: Trainer) -> bool:
         factors.append(int(getattr(other, "most_accumulation_planned", 1)))
         if any(kind.__name__ == "GradientAccumulationScheduler" for kind in type(other).__mro__):
             factors += getattr(other, "scheduling", {}).values()
-    return max(factors) > 1 or bool(_counts_given(trainer))
+    return max(factors) > 1 or is_counted_by_user(trainer)
 
 
 def _scale_gradients(trainer: Trainer, scale: float) -> None:

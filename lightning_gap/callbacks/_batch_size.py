@@ -29,10 +29,10 @@ from .._lightning import (
 )
 from .._refusals import refuse_other_accumulation, refuse_several_that
 from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
-from .._train_loader import TrainLoaderSize
+from .._train_loader import TrainLoaderSize, index_counts
 from ..functional._validation import text, whole_number
 from ..functional.batch_size import Split, split_batch
-from ._accumulation import ExactWindows, raise_on_all_processes, refuse_different_counts
+from ._accumulation import ExactWindows, is_counted_by_user, raise_on_all_processes, refuse_different_counts
 from ._arguments import optional_function
 from ._callback import GapCallback
 from ._last_batch import batch_norm_layers, first_size_that_leaves_one, watch_for_single_values
@@ -106,7 +106,8 @@ class BatchSizeCallback(GapCallback):
         self._check_run(trainer)
         self._check_loader(trainer)
         known = (nominal_size(trainer.train_dataloader), self.micro_batch_size_set)
-        loader.prove(size for size in self._sizes_to_prove(trainer) if size not in known)
+        sizes = (size for size in self._sizes_to_prove(trainer) if size not in known)
+        loader.prove(sizes, by_batches=not is_counted_by_user(trainer))
         self._first_batch, self._told = True, False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -217,11 +218,14 @@ class BatchSizeCallback(GapCallback):
 
     def _check_batch(self, trainer: Trainer, wanted: int) -> None:
         """Whether the first batch of an epoch has the size that was set; an error only before the first step."""
-        size = self._windows.counter.samples()
+        size = next(iter(index_counts(trainer.train_dataloader, 1)), None)
+        if size is None and not is_counted_by_user(trainer):
+            size = self._windows.counter.samples()
         short = trainer.num_training_batches == 1 and (size or 0) < wanted
         text = (
             f"the batch size was set to {wanted} samples for each process and batch, but a batch holds {size}; let "
-            f"train_dataloader() read its batch size from self.{self.batch_arg_name}"
+            f"train_dataloader() read its batch size from self.{self.batch_arg_name}, or pass count=..., a function of "
+            "the batch, if the first axis of its tensors is not the sample"
         )
 
         def check() -> None:

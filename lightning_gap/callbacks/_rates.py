@@ -45,6 +45,8 @@ class ScaledRates:
         self._steps: list[_Step] = []  # under way, the outermost first
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, whoever stepped
+        self._reached: dict[int, Tensor] = {}  # weights that a scaled step has updated, by id
+        self.reached_now: set[int] = set()  # the same since it was last cleared
         self._ours: WeakKeyDictionary[Optimizer, tuple[int, bool]] = WeakKeyDictionary()
         self._told: set[str] = set()
         self._handles = [
@@ -109,14 +111,17 @@ class ScaledRates:
         ]
 
     def reaches(self, optimizer: Optimizer) -> bool:
-        """Whether a scaled step has updated weights that this optimizer holds."""
-        return optimizer in self._used or any(_key(group) in self._last for group in _groups(optimizer))
+        """Whether it has stepped with the factor, or others, like those that it wraps, have stepped all its weights."""
+        weights = [weight for group in _groups(optimizer) for weight in group["params"]]
+        return optimizer in self._used or (bool(weights) and all(id(weight) in self._reached for weight in weights))
 
     def forget(self, optimizer: Optimizer) -> None:
         """Its last update had no scaled learning rate."""
         self._used.pop(optimizer, None)
         for group in _groups(optimizer):
             self._last.pop(_key(group), None)
+            for weight in group["params"]:
+                self._reached.pop(id(weight), None)
 
     def forget_others(self, optimizers: list[Optimizer]) -> None:
         """These are the Trainer's from now on: what others did to the same weights is not theirs."""
@@ -203,6 +208,8 @@ class ScaledRates:
         for group, rate in zip(optimizer.param_groups, used, strict=True):
             if group["params"]:
                 self._last[_key(group)] = group["params"][0], rate
+            self._reached.update((id(weight), weight) for weight in group["params"])
+            self.reached_now.update(map(id, group["params"]))
         for outer in self._steps:
             if outer is not step and outer.optimizer in self._used:  # the innermost step makes the update
                 rates = self._used[outer.optimizer]

@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import zlib
-from collections.abc import Mapping, Sized
+from collections.abc import Hashable, Mapping, Sized
 from dataclasses import fields, is_dataclass
 from types import CodeType
 from typing import Any
@@ -20,9 +20,10 @@ MANY = 64  # values of a list that are compared one by one
 def settings_of(owner: object, *, code: bool = False) -> dict[str, Any]:
     """What an object was made with: the arguments of `__init__`, of base classes too, kept under their own names.
 
-    Numbers, strings, lists and dicts come as they are; functions and classes by name; tensors and batches by shape,
-    data sets and loaders by class and length. All of it plain, so that a checkpoint that holds it can be loaded with
-    ``weights_only=True``.
+    Numbers, strings, lists, dicts and data classes come as they are; functions, methods and classes by name; tensors
+    and batches by shape, data sets and loaders by class and length. Modules and other objects come by class alone: what
+    they hold may change while they train, so that it tells nothing of what they were made with. All of it is plain, so
+    that a checkpoint that holds it can be loaded with ``weights_only=True``.
 
     Args:
         owner: A callback, or a loader.
@@ -43,7 +44,8 @@ def _plain(value: Any, code: bool) -> Any:
         if isinstance(value, kind):
             return "nan" if value != value else kind(value)
     if isinstance(value, Mapping):
-        return {_plain(key, code): _plain(inner, code) for key, inner in value.items()}
+        plain = [(_plain(key, code), _plain(inner, code)) for key, inner in value.items()]
+        return {key if isinstance(key, Hashable) else str(key): inner for key, inner in plain}
     if isinstance(value, list | tuple):
         if all(_is_data(inner) for inner in value) and value:
             return f"{len(value)} batches, the first {_shape(value[0])} and the last {_shape(value[-1])}"
@@ -61,24 +63,44 @@ def _plain(value: Any, code: bool) -> Any:
 
 
 def _object(value: Any, code: bool) -> Any:
+    name = type(value).__qualname__
+    if isinstance(value, torch.nn.Module):
+        return name
     if isinstance(value, functools.partial):
-        named = {name: _plain(inner, code) for name, inner in value.keywords.items()}
-        return [_plain(value.func, code), _plain(value.args, code), named]
+        named = {key: _argument(inner, code) for key, inner in value.keywords.items()}
+        return [_plain(value.func, code), [_argument(inner, code) for inner in value.args], named]
     if inspect.ismethod(value):
-        return [_plain(value.__func__, code), _plain(value.__self__, code)]
+        return value.__qualname__ + (f" ({_digest(value.__func__):08x})" if code and _is_written(value) else "")
     if inspect.isfunction(value):
         return value.__name__ + (f" ({_digest(value):08x})" if code else "")
     if inspect.isclass(value) or inspect.isroutine(value):
         return value.__name__
-    name = type(value).__qualname__
     if is_dataclass(value):
         return {"class": name, **{f.name: _plain(getattr(value, f.name), code) for f in fields(value) if f.init}}
-    if hasattr(value, "item") and not isinstance(value, Sized):  # a number of NumPy's
+    length = _length(value)
+    if hasattr(value, "item") and length is None:  # a number of NumPy's
         return _plain(value.item(), code)
-    if isinstance(value, Sized):  # a loader, or a data set
-        return f"{name} of length {len(value)}"
-    known = {k: v for k, v in getattr(value, "__dict__", {}).items() if type(v) in (bool, int, float, str)}
-    return {"class": name, **dict(sorted(known.items()))}
+    return name if length is None else f"{name} of length {length}"
+
+
+def _argument(value: Any, code: bool) -> Any:
+    """An argument of a `functools.partial`: where it is an object that may change, by its class."""
+    if value is None or isinstance(value, str | int | float | os.PathLike) or inspect.isroutine(value):
+        return _plain(value, code)
+    return type(value).__qualname__
+
+
+def _is_written(method: Any) -> bool:
+    """Whether a method is one in Python, whose code can be compared."""
+    return inspect.isfunction(method.__func__)
+
+
+def _length(value: Any) -> int | None:
+    """The length of a loader or a data set; ``None`` without one, as that of a loader over a stream."""
+    try:
+        return len(value) if isinstance(value, Sized) else None
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _is_data(value: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from .._lightning import ends_accumulation, loss_scale
 from ._rates import ScaledRates
@@ -23,7 +24,7 @@ class _Unproven:
 
     optimizer: Any
     weights: list[Tensor]
-    before: tuple[list[int], list[float]]
+    before: list[tuple[int, float]]
 
 
 class UnscaledUpdates:
@@ -32,6 +33,10 @@ class UnscaledUpdates:
     Torch calls its hooks in the `step` of an `Optimizer`. A wrapper that is none and makes the update itself, a `step`
     that was put in the place of the class's, and weights that the module moves by hand do not come by them. Once each
     optimizer has stepped with the factor, this costs two comparisons a batch.
+
+    Weights also change where nothing is wrong: another optimizer that shares them has stepped, or the module clamps or
+    initialises them. It is certain only in automatic optimization, where Lightning has counted a step and no hook was
+    called. Elsewhere an optimizer whose `step` is known to call the hooks is believed once something has stepped.
     """
 
     def __init__(self, rates: ScaledRates, owner: object) -> None:
@@ -44,11 +49,13 @@ class UnscaledUpdates:
         self._updates = 0  # before the batch
         self._began = (0, 0, 1.0)  # the same: steps by Lightning's count and by ours, and the loss scale
         self._told: set[str] = set()
+        self._told_unsure = False
 
     def before_batch(self, trainer: Trainer) -> None:
         """Note what the weights of unproven optimizers are."""
         rates = self._rates
         self._updates = rates.updates
+        rates.reached_now.clear()
         if self._proven and self._optimizers is trainer.optimizers:
             return
         if rates.first_owner is not self._owner:
@@ -73,13 +80,30 @@ class UnscaledUpdates:
             return
         unproven, self._unproven = self._unproven, []
         step, steps, scale = self._began
-        stepped = trainer.global_step > step
-        if loss_scale(trainer) < scale or (trainer.lightning_module.automatic_optimization and not stepped):
+        stepped, automatic = trainer.global_step > step, trainer.lightning_module.automatic_optimization
+        if loss_scale(trainer) < scale or (automatic and not stepped):
             return
+        certain = automatic and len(trainer.optimizers) == 1 and not reached
         for entry in unproven:
-            proven = reached and (entry.optimizer is None or self._rates.reaches(entry.optimizer))
-            if not proven and entry.before != _state(entry.weights):
-                self._say(entry.optimizer, at_first_step=stepped and steps == 0)
+            if reached and entry.optimizer is not None and self._rates.reaches(entry.optimizer):
+                continue
+            if certain and entry.optimizer is not None:
+                if self._is_changed(entry):
+                    self._say(entry.optimizer, at_first_step=steps == 0)
+            elif not self._told_unsure and not self._is_innocent(entry.optimizer) and self._is_changed(entry):
+                self._say_that_it_may_be(entry.optimizer)
+
+    def _is_changed(self, entry: _Unproven) -> bool:
+        """Whether some weight was changed, those that a scaled step has updated in this batch left out."""
+        after = _state(entry.weights)
+        return any(
+            before != now and id(weight) not in self._rates.reached_now
+            for weight, before, now in zip(entry.weights, entry.before, after, strict=True)
+        )
+
+    def _is_innocent(self, optimizer: Any) -> bool:
+        """Whether what has changed the weights was not this optimizer, in a run that does step by optimizers."""
+        return self._rates.steps > 0 and optimizer is not None and _calls_hooks(optimizer)
 
     def _not_reached(self, trainer: Trainer) -> list[tuple[Any, list[Tensor]]]:
         weights = {id(w): w for w in trainer.lightning_module.parameters() if w.requires_grad and not is_lazy(w)}
@@ -88,8 +112,10 @@ class UnscaledUpdates:
             for optimizer in trainer.optimizers  # a stand-in without weights where the module configures none
         ]
         if not any(own for _, own in held):
-            told = MODULE in self._told or self._rates.updates
+            told = self._told_unsure or self._rates.updates
             return [] if told else [(None, list(weights.values()))]
+        if self._told_unsure and not trainer.lightning_module.automatic_optimization:
+            return []
         return [
             (optimizer, own)
             for optimizer, own in held
@@ -99,27 +125,45 @@ class UnscaledUpdates:
         ]
 
     def _say(self, optimizer: Any, *, at_first_step: bool) -> None:
-        owners = " and ".join(self._rates.owners)
-        if optimizer is None:
-            name, why = MODULE, "it steps by hand, without a torch optimizer whose hooks would be called"
-        else:
-            name, why = type(optimizer).__name__, "its step does not call the hooks of torch.optim.Optimizer"
-            self._rates.forget(optimizer)
+        owners, name = " and ".join(self._rates.owners), type(optimizer).__name__
+        self._rates.forget(optimizer)
         self._told.add(name)
         self._rates.say(
             f"{owners} did not reach an update: the weights were changed by {name} without the factor on the learning "
-            f"rate, because {why}; use an optimizer that is a torch.optim.Optimizer and leave its step as it is, or "
-            f"remove {owners} and multiply the learning rate by lightning_gap.functional.learning_rate_scale yourself",
+            f"rate, because its step does not call the hooks of torch.optim.Optimizer; {_ADVICE} {owners} and multiply "
+            "the learning rate by lightning_gap.functional.learning_rate_scale yourself",
             at_first_step=at_first_step,
         )
 
+    def _say_that_it_may_be(self, optimizer: Any) -> None:
+        self._told_unsure = True
+        owners = " and ".join(self._rates.owners)
+        whose = MODULE if optimizer is None else type(optimizer).__name__
+        self._rates.say(
+            f"weights changed without a scaled step: {owners} may not have reached an update of those of {whose}. "
+            "If the module has clamped, initialised or averaged them, all is well. If this was an update, its learning "
+            f"rate had no factor; {_ADVICE} {owners}",
+            at_first_step=False,
+        )
 
-def _state(weights: list[Tensor]) -> tuple[list[int], list[float]]:
-    """What tells whether weights were changed: in place, or behind the back of autograd by `.data`."""
+
+_ADVICE = "use an optimizer that is a torch.optim.Optimizer and leave its step as it is, or remove"
+
+
+def _calls_hooks(optimizer: Any) -> bool:
+    """Whether the step is the class's own, which torch has wrapped to call its hooks, or a scheduler's count of it."""
+    own = vars(optimizer).get("step")
+    as_made = own is None or hasattr(own, "_wrapped_by_lr_sched")
+    return isinstance(optimizer, Optimizer) and as_made and bool(getattr(type(optimizer).step, "hooked", False))
+
+
+def _state(weights: list[Tensor]) -> list[tuple[int, float]]:
+    """What tells whether each weight was changed: in place, or behind the back of autograd by `.data`."""
     sums = []
     for weight in weights:
         local = weight.detach()
         local = local.to_local() if hasattr(local, "to_local") else local  # a part of it, where weights are sharded
         local = torch.view_as_real(local) if local.is_complex() else local
         sums.append(local.flatten()[:LARGEST].double().sum())
-    return [weight._version for weight in weights], torch.stack([s.cpu() for s in sums]).tolist() if sums else []
+    values = torch.stack([s.cpu() for s in sums]).tolist() if sums else []
+    return [(weight._version, value) for weight, value in zip(weights, values, strict=True)]

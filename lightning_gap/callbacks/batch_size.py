@@ -43,14 +43,15 @@ class BatchSizeScheduler(BatchSizeCallback):
             training set, leaves epochs shorter than `val_check_interval` or BatchNorm a last batch of one sample, the
             loader has no batch size to set or does not follow one that comes later, batches are to be accumulated
             whose samples cannot be told, a step-wise scheduler was made for fewer steps, an optimizer has no learning
-            rate for the schedule to change, or something else sets the batch size. On resuming, if the checkpoint was
-            trained with another schedule.
+            rate for the schedule to change, or something else sets the batch size. On resuming, if the schedule says
+            something else of the epochs that the checkpoint has begun; for those to come it may be another.
 
     Reference:
         Smith, Kindermans, Ying and Le (2018); Devarakonda, Naumov and Garland (2017); Friedlander and Schmidt (2012).
     """
 
-    decides_training = ("schedule", "count")
+    decides_training = ("count",)
+    may_change = (*BatchSizeCallback.may_change, "schedule")  # for epochs to come: `_recall` compares those so far
 
     def __init__(
         self,
@@ -125,10 +126,9 @@ class BatchSizeScheduler(BatchSizeCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if callable(self.schedule):  # of a function, what it said so far
-            stages = (stage_at(self.schedule, epoch) for epoch in range(trainer.current_epoch + 1))
-            said = [[int(stage.batch_size), float(stage.learning_rate_factor)] for stage in stages]
-            checkpoint["BatchSizeScheduler"] = {"said": said}
+        stages = (stage_at(self.schedule, epoch) for epoch in range(trainer.current_epoch + 1))
+        said = [[int(stage.batch_size), float(stage.learning_rate_factor)] for stage in stages]
+        checkpoint["BatchSizeScheduler"] = {"said": said}
 
     def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         said = checkpoint.get("BatchSizeScheduler", {}).get("said", ())

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from .._lightning import (
     is_trial,
@@ -15,6 +16,7 @@ from .._lightning import (
     optimizer_steps_per_epoch,
     optimizer_steps_planned_before,
     optimizer_steps_taken,
+    process_group,
     schedulers_that_warm_up,
     stated_micro_batch_size,
     writes_logs_now,
@@ -30,6 +32,7 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
+from ..functional.processes import sum_over_processes
 from ._callback import GapCallback
 from ._rates import check_rates, scaled_rates, stop_scaling
 from ._unscaled import UnscaledUpdates
@@ -47,7 +50,7 @@ class LearningRateScaling(GapCallback):
     step, or a warning where it comes later. A factor above 1 is approached by warmup: it starts at 1 and grows by the
     same amount every step.
 
-    The batch size is micro-batch x `accumulate_grad_batches` x processes, found anew at every step. Logs
+    The batch size is `accumulate_grad_batches` x the micro-batches of all processes, found anew at every step. Logs
     ``lr/effective`` (the learning rate of the last update of the first parameter group; others as ``lr/effective_1``,
     ...; none of a group that had no update with the factor), ``lr/scale`` and ``batch/effective``.
 
@@ -120,7 +123,7 @@ class LearningRateScaling(GapCallback):
         )
         self.momentum_correction = flag("momentum_correction", momentum_correction)
         self.micro_batch_size = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
-        self._micro_batch_size = 0
+        self._samples_at_a_time = 0  # in the batches of all processes together
         self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
@@ -203,13 +206,20 @@ class LearningRateScaling(GapCallback):
         self._rates_before = saved.get("rates", [])
 
     def _read_batch_size(self, trainer: Trainer) -> None:
-        micro = micro_batch_size_set(trainer) or self.micro_batch_size or micro_batch_size(trainer)
-        if micro is None:
-            raise ValueError(
-                f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; "
-                "pass micro_batch_size=..., the samples per batch and process"
-            )
-        self._micro_batch_size = micro
+        """All processes ask at once: the loader of each may have batches of another size."""
+
+        def own() -> tuple[list[float], list[Tensor]]:
+            micro = micro_batch_size_set(trainer) or self.micro_batch_size or micro_batch_size(trainer)
+            if micro is None:
+                raise ValueError(
+                    f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; "
+                    "pass micro_batch_size=..., the samples per batch and process"
+                )
+            return [float(micro)], []
+
+        group, device = process_group(trainer), trainer.strategy.root_device
+        (total,), _ = sum_over_processes(own, numbers=1, process_group=group, device=device)
+        self._samples_at_a_time = round(total)
 
     def _refuse_other_micro_batch_size(self, trainer: Trainer) -> None:
         set_by_other = self.micro_batch_size is None or micro_batch_size_set(trainer)
@@ -222,7 +232,7 @@ class LearningRateScaling(GapCallback):
             )
 
     def _batch_size(self, trainer: Trainer) -> int:
-        return self._micro_batch_size * trainer.accumulate_grad_batches * trainer.world_size
+        return self._samples_at_a_time * trainer.accumulate_grad_batches
 
     def _scales(self, trainer: Trainer) -> tuple[float, float]:
         """The factor to warm up to, and the factor by which a grown batch replaces decay."""
@@ -306,5 +316,5 @@ class LearningRateScaling(GapCallback):
     def _stop(self, trainer: Trainer) -> None:
         self._remember_rates(trainer)
         self._watch = None
-        self._micro_batch_size = 0
+        self._samples_at_a_time = 0
         stop_scaling(trainer, self)

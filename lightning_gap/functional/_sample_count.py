@@ -32,7 +32,13 @@ def guess_samples(batch: Any) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _first_axes(part: Any, *, outermost: bool = False) -> Iterator[int | None]:
+def shared_first_axis(batch: Any) -> int | None:
+    """The same where lists in the batch are known to hold fields, as those of torch's own collate function do."""
+    sizes: set[int | None] = set(_first_axes(batch, outermost=True, of_fields=True))
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _first_axes(part: Any, *, outermost: bool = False, of_fields: bool = False) -> Iterator[int | None]:
     """The first axis of each array in ``part``, or ``None`` once for what hides how many samples there are."""
     if isinstance(part, PackedSequence):
         yield int(part.batch_sizes[0])  # sequences that have a first element: all of them
@@ -43,19 +49,19 @@ def _first_axes(part: Any, *, outermost: bool = False) -> Iterator[int | None]:
             yield int(part.shape[0])
     elif isinstance(part, Mapping):
         for value in part.values():
-            yield from _first_axes(value)
+            yield from _first_axes(value, of_fields=of_fields)
     elif is_dataclass(part) and not isinstance(part, type):
         for field in fields(part):
-            yield from _first_axes(getattr(part, field.name))
+            yield from _first_axes(getattr(part, field.name), of_fields=of_fields)
     elif isinstance(part, tuple) and hasattr(part, "_fields"):
         for value in part:
-            yield from _first_axes(value)
+            yield from _first_axes(value, of_fields=of_fields)
     elif isinstance(part, list | tuple):
-        if _may_be_samples(part, outermost):
+        if not of_fields and _may_be_samples(part, outermost):
             yield None
         else:
             for value in part:
-                yield from _first_axes(value)
+                yield from _first_axes(value, of_fields=of_fields)
     elif hasattr(part, "__dict__") and not isinstance(part, type):
         yield None  # an object of another library: what its tensors are is not known
 

@@ -388,9 +388,83 @@ def test_weights_that_are_moved_without_any_optimizer_are_told():
         def configure_optimizers(self):
             return None
 
-    with pytest.warns(UserWarning, match="LearningRateScaling did not reach an update: .* the module itself"):
+    with pytest.warns(UserWarning, match="without a scaled step: LearningRateScaling may not .* the module itself"):
         trainer = fit(NoOptimizer(), scaling())
     assert "lr/effective" not in trainer.callback_metrics
+
+
+class TwoOptimizers(Manual):
+    """Batch by batch the one or the other; both hold the body, or one the head and the other all."""
+
+    def __init__(self, rate=RATE, last=False, phases=False):
+        super().__init__(rate)
+        self.other, self.last, self.phases = nn.Linear(3, 1).double(), last, phases
+
+    def configure_optimizers(self):
+        body, head, other = (list(part.parameters()) for part in (self.body, self.head, self.other))
+        shares = [head, body + head] if self.phases else [body + head, body + other]
+        return [SGD(share[::-1] if self.last else share, self.rate) for share in shares]
+
+    def training_step(self, batch, batch_idx):
+        turn = self.current_epoch if self.phases else batch_idx % 2
+        optimizer, head = self.optimizers()[turn], (self.other if turn and not self.phases else self.head)
+        optimizer.zero_grad()
+        self.manual_backward(mse_loss(head(torch.tanh(self.body(batch[0]))), batch[1]))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [{}, {"last": True}, {"phases": True}, {"phases": True, "last": True}])
+def test_two_optimizers_that_share_weights_are_scaled_and_not_accused(kind):
+    assert torch.equal(weights_of(TwoOptimizers(**kind), scaling()), weights_of(TwoOptimizers(FACTOR * RATE, **kind)))
+
+
+def test_weights_that_are_clamped_before_their_optimizer_steps_are_no_fault():
+    class Critic(Manual):
+        def configure_optimizers(self):
+            return [SGD(self.body.parameters(), self.rate), SGD(self.head.parameters(), self.rate)]
+
+        def training_step(self, batch, batch_idx):
+            own = self.optimizers()[batch_idx % 3 == 2]
+            own.zero_grad()
+            self.manual_backward(self.loss(batch))
+            own.step()
+            for p in self.parameters():
+                p.data.clamp_(-0.3, 0.3)
+
+    assert torch.equal(weights_of(Critic(), scaling()), weights_of(Critic(FACTOR * RATE)))
+
+
+def test_what_cannot_be_told_is_one_warning():
+    """Gradients are accumulated by hand, and weights scaled before the first step: it might have been an update."""
+
+    class Initialises(Manual):
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                self.body.weight.div_(self.body.weight.norm())
+            self.manual_backward(self.loss(batch) / 2)
+            if batch_idx % 2:
+                self.optimizers().step()
+                self.optimizers().zero_grad()
+
+    with pytest.warns(UserWarning, match="weights changed without a scaled step") as told:
+        found = weights_of(Initialises(), scaling())
+    assert len([warning for warning in told if "scaled step" in str(warning.message)]) == 1
+    assert torch.equal(found, weights_of(Initialises(FACTOR * RATE)))
+
+
+def test_a_step_without_hooks_beside_one_that_has_them_is_told():
+    class Half(Manual):
+        def configure_optimizers(self):
+            return SGD(self.body.parameters(), self.rate), Unhooked(SGD(self.head.parameters(), self.rate))
+
+        def training_step(self, batch, batch_idx):
+            first, second = self.trainer.optimizers
+            self.zero_grad()
+            first.step()
+            second.step(lambda: self.manual_backward(self.loss(batch)))
+
+    with pytest.warns(UserWarning, match="without a scaled step: .* those of Unhooked"):
+        fit(Half(), scaling())
 
 
 def test_a_step_that_only_counts_is_no_update_and_an_accumulating_wrapper_is_scaled():

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SequentialSampler, TensorDataset
 
 from lightning_gap import AdaptiveBatchSize, BatchSizeScheduler, ExactAccumulation, PiggybackWarmStart, ResumableLoader
 
@@ -214,10 +214,11 @@ def test_an_adaptive_batch_measures_gradients_weighed_by_the_users_count():
     assert found == pytest.approx(expected, rel=1e-5)  # logged in float32
 
 
-def test_a_collate_function_that_drops_samples_is_noticed_where_the_first_axis_was_the_sample_before():
-    """Of 24 samples the 10th and 11th are damaged: the second micro-batch holds 6 of 8."""
+@pytest.mark.parametrize("damaged", [(10, 11), (2, 11)])
+def test_a_collate_function_that_drops_samples_is_refused_with_the_first_batch_and_told_later(damaged):
+    """Of 24 samples two are damaged: the first or the second micro-batch holds fewer than 8."""
     inputs, targets = tiny.dataset(24).tensors
-    rows = [(x.double(), y, number in (10, 11)) for number, (x, y) in enumerate(zip(inputs, targets, strict=True))]
+    rows = [(x.double(), y, number in damaged) for number, (x, y) in enumerate(zip(inputs, targets, strict=True))]
 
     def whole_ones(batch):
         kept = [(x, y) for x, y, damaged in batch if not damaged]
@@ -234,7 +235,139 @@ def test_a_collate_function_that_drops_samples_is_noticed_where_the_first_axis_w
         trainer.fit(module, DataLoader(rows, batch_size=size, collate_fn=whole_ones))
         return module
 
-    assert apart(train(8, ExactAccumulation(), accumulate_grad_batches=3), train(24)) < 1e-12
+    counts = ExactAccumulation(lambda batch: len(batch[0]))
+    assert apart(train(8, counts, accumulate_grad_batches=3), train(24)) < 1e-12
+    if damaged[0] < 8:
+        with pytest.raises(ValueError, match=r"states a batch of 8 samples, .* is 7; .* pass count="):
+            train(8, ExactAccumulation(), accumulate_grad_batches=3)
+        return
+    with pytest.warns(
+        UserWarning, match=r"the first axis of its tensors is 6; the loader's number .* pass count="
+    ) as told:
+        train(8, ExactAccumulation(), accumulate_grad_batches=3)
+    assert len([w for w in told if "the loader's number" in str(w.message)]) == 1
+
+
+def time_first(steps):
+    """Rows of so many steps, all tensors with time as their first axis."""
+
+    def collate(rows):
+        return torch.stack([row for row, _ in rows], 1), torch.stack([y.expand(steps) for _, y in rows], 1)
+
+    generator = torch.Generator().manual_seed(4)
+    options = {"generator": generator, "dtype": torch.float64}
+    rows = [(torch.randn(steps, FEATURES, **options), torch.randn((), **options)) for _ in range(27)]
+    return rows, collate, lambda batch: (batch[0].mean(0), batch[1][0])
+
+
+class Fixed(Sampler):
+    """Batches of a size of its own that it says in an attribute or not at all."""
+
+    def __init__(self, samples, size, *, says):
+        self.samples, self.size = samples, size
+        if says:
+            self.batch_size = size
+
+    def __iter__(self):
+        size = getattr(self, "batch_size", self.size)
+        return iter([list(range(self.samples))[start : start + size] for start in range(0, self.samples, size)])
+
+    def __len__(self):
+        return -(-self.samples // getattr(self, "batch_size", self.size))
+
+
+def fit_rows(means, loader, *callbacks, **options):
+    module = Means(means)
+    tiny.trainer(*callbacks, **({"max_epochs": 2} | options)).fit(module, loader)
+    return module
+
+
+def test_an_axis_that_is_as_long_as_the_batch_by_accident_proves_nothing():
+    """27 rows in batches of 8, time first: 8 steps in the first batch, where it agrees, and 4 in the later ones."""
+    rows, _, means = time_first(8)
+    rows = [(row if number < 8 else row[:4], y) for number, (row, y) in enumerate(rows)]
+    whole = fit_rows(lambda batch: batch, DataLoader([(row.mean(0), y) for row, y in rows], batch_size=24))
+
+    def collate(batch):
+        return time_first(len(batch[0][0]))[1](batch)
+
+    with pytest.warns(UserWarning, match=r"states a batch of 8 samples, .* is 4; the loader's number is taken"):
+        loader = DataLoader(rows, batch_size=8, collate_fn=collate)
+        exact = fit_rows(means, loader, ExactAccumulation(), accumulate_grad_batches=3)
+    assert apart(exact, whole) < 1e-12
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_batch_sampler_that_the_first_batch_contradicts_is_refused_until_it_is_counted(says):
+    rows, collate, means = time_first(5)
+    loader = DataLoader(rows, batch_sampler=Fixed(27, 8, says=says), collate_fn=collate)
+    options = {"accumulate_grad_batches": 3}
+    with pytest.raises(ValueError, match=r"states a batch of 8 samples, .* is 5; .*pass count="):
+        fit_rows(means, loader, ExactAccumulation(), **options)
+    counted = fit_rows(means, loader, ExactAccumulation(lambda batch: batch[0].shape[1]), **options)
+    assert apart(counted, fit_rows(means, DataLoader(rows, batch_size=24, collate_fn=collate))) < 1e-12
+    rows, collate, means = time_first(8)  # they agree, by accident or not
+    fit_rows(means, DataLoader(rows, batch_sampler=Fixed(24, 8, says=says), collate_fn=collate), ExactAccumulation())
+
+
+@pytest.mark.parametrize("given", ["bare", "sampler of its own"])
+def test_with_a_count_no_first_axis_speaks_against_a_size_that_was_set(given):
+    """12 rows of 5 steps, time first, from a module whose loader states nothing of its batches."""
+    rows, collate, means = time_first(5)
+
+    class Bare:
+        def __init__(self, size):
+            self.size = size
+
+        def __iter__(self):
+            return (collate(rows[start : start + self.size]) for start in range(0, 12, self.size))
+
+        def __len__(self):
+            return 12 // self.size
+
+    class Module(Means):
+        def train_dataloader(self):
+            own = Fixed(12, self.batch_size, says=True)
+            return Bare(self.batch_size) if given == "bare" else DataLoader(rows, batch_sampler=own, collate_fn=collate)
+
+    sizes = BatchSizeScheduler({0: 4, 1: 6}, count=lambda batch: batch[0].shape[1])
+    trainer = tiny.trainer(sizes, max_epochs=2)
+    trainer.fit(Module(means))
+    assert trainer.global_step == 3 + 2
+
+
+@pytest.mark.parametrize("of", ["loaders in a dict", "a stream of nested fields"])
+def test_fields_inside_each_other_are_counted_where_all_agree(of):
+    inputs, targets = (part.double() for part in tiny.dataset(22).tensors)
+
+    def loader(size):
+        if of == "loaders in a dict":
+            data = TensorDataset(inputs, targets)
+            return {"a": DataLoader(data, batch_size=size), "b": DataLoader(data, batch_size=size)}
+        return DataLoader(
+            Stream([{"a": (x, [y]), "b": [x, y]} for x, y in zip(inputs, targets, strict=True)]), batch_size=size
+        )
+
+    class Net(LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = torch.nn.Linear(8, 1).double()
+
+        def training_step(self, batch, batch_idx):
+            (x, *_), (z, y) = batch["a"], batch["b"]
+            return mse_loss(self.net(x + z).squeeze(1), y)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.05)
+
+    def train(size, *callbacks, **options):
+        module = Net()
+        tiny.trainer(*callbacks, max_epochs=1, **options).fit(module, loader(size))
+        return module
+
+    exact = train(4, ExactAccumulation(), accumulate_grad_batches=6)
+    assert apart(exact, train(22)) < 1e-12
 
 
 def test_a_rare_batch_that_cannot_be_told_does_not_end_the_run():

@@ -1,7 +1,7 @@
 """Fits on two processes that must not start; run by test_two_processes.py as a user runs a script.
 
 Each case is a fit in which the two processes were given something different. All run one after the other in one pair of
-processes, so that a case that hangs, or leaves the processes out of step, fails those behind it too. The last is right.
+processes, so that a case that hangs, or leaves the processes out of step, fails those behind it too. The last two end.
 """
 
 import json
@@ -138,6 +138,7 @@ CASES = {
     "whether validation loaders have a length is [True] on rank 0, [True, True] on rank 1": other(
         val=lambda r: [batches(8)] * (1 + r)
     ),
+    "ended with lr/scale 0.75": train(lambda r: DataLoader(tiny.dataset(24 << r), batch_size=4 << r)),  # 12 of 16
     "ended": other(
         callbacks=lambda r: [RATE(), ExactAccumulation(count), WeightDistanceMonitor()],
         val=lambda r: batches(8 + 8 * r),
@@ -146,7 +147,7 @@ CASES = {
 
 
 def fit(rank, callbacks=None, train=None, val=None, **options):
-    """The error of a fit, or "ended"."""
+    """The error of a fit, or that it ended."""
     trainer = tiny.trainer(
         *(callbacks or [RATE()]),
         **({"strategy": "ddp", "devices": 2, "use_distributed_sampler": False, "num_sanity_val_steps": 0} | options),
@@ -156,7 +157,7 @@ def fit(rank, callbacks=None, train=None, val=None, **options):
         trainer.fit(module, batches(48) if train is None else train, val)
     except ValueError as error:
         return f"{error} [after {trainer.global_step} steps]"
-    return "ended"
+    return f"ended with lr/scale {float(trainer.callback_metrics.get('lr/scale', 1))}"
 
 
 def main() -> None:
