@@ -291,8 +291,8 @@ def test_an_axis_that_is_as_long_as_the_batch_by_accident_proves_nothing():
     def collate(batch):
         return time_first(len(batch[0][0]))[1](batch)
 
+    loader = DataLoader(rows, batch_size=8, collate_fn=collate)
     with pytest.warns(UserWarning, match=r"states a batch of 8 samples, .* is 4; the loader's number is taken"):
-        loader = DataLoader(rows, batch_size=8, collate_fn=collate)
         exact = fit_rows(means, loader, ExactAccumulation(), accumulate_grad_batches=3)
     assert apart(exact, whole) < 1e-12
 
