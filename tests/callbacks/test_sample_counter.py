@@ -291,8 +291,8 @@ def test_an_axis_that_is_as_long_as_the_batch_by_accident_proves_nothing():
     def collate(batch):
         return time_first(len(batch[0][0]))[1](batch)
 
+    loader = DataLoader(rows, batch_size=8, collate_fn=collate)
     with pytest.warns(UserWarning, match=r"states a batch of 8 samples, .* is 4; the loader's number is taken"):
-        loader = DataLoader(rows, batch_size=8, collate_fn=collate)
         exact = fit_rows(means, loader, ExactAccumulation(), accumulate_grad_batches=3)
     assert apart(exact, whole) < 1e-12
 
@@ -334,6 +334,15 @@ def test_with_a_count_no_first_axis_speaks_against_a_size_that_was_set(given):
     trainer = tiny.trainer(sizes, max_epochs=2)
     trainer.fit(Module(means))
     assert trainer.global_step == 3 + 2
+
+
+@pytest.mark.parametrize("make", [DataLoader, ResumableLoader])
+def test_ready_batches_that_are_taken_out_of_batches_of_one_are_asked(make):
+    data = tiny.dataset(22).tensors[0].double()[:, :FEATURES].split(8)  # of 8, 8 and 6
+    ready = make([(part, part.sum(1)) for part in data], batch_size=1, collate_fn=lambda batches: batches[0])
+    exact = fit_rows(lambda batch: batch, ready, ExactAccumulation(), accumulate_grad_batches=3)
+    rows = torch.cat(data)
+    assert apart(exact, fit_rows(lambda batch: batch, DataLoader(TensorDataset(rows, rows.sum(1)), 22))) < 1e-12
 
 
 @pytest.mark.parametrize("of", ["loaders in a dict", "a stream of nested fields"])
