@@ -125,6 +125,12 @@ class SampleCounter:
         return found
 
     @property
+    def looks_smaller(self) -> bool:
+        """Whether the batch may hold fewer samples than the loader states."""
+        guessed, stated = self._guess(), self._stated_now
+        return self._changes and not self.is_certain and None not in (guessed, stated) and guessed < stated  # type: ignore[operator]
+
+    @property
     def _stated_now(self) -> int | None:
         return None if self._stated is None else self._stated.at(self._position)
 
