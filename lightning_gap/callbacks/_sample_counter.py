@@ -12,7 +12,14 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._batches import StatedBatches, batch_sampler_of, changes_batches, nominal_size, stated_batches
+from .._batches import (
+    StatedBatches,
+    batch_sampler_of,
+    changes_batches,
+    gives_ready_batches,
+    nominal_size,
+    stated_batches,
+)
 from .._train_loader import index_counts
 from ..data._planned_loader import PlannedLoader
 from ..functional._sample_count import guess_samples, shared_first_axis
@@ -118,6 +125,12 @@ class SampleCounter:
         return found
 
     @property
+    def looks_smaller(self) -> bool:
+        """Whether the batch may hold fewer samples than the loader states."""
+        guessed, stated = self._guess(), self._stated_now
+        return self._changes and not self.is_certain and None not in (guessed, stated) and guessed < stated  # type: ignore[operator]
+
+    @property
     def _stated_now(self) -> int | None:
         return None if self._stated is None else self._stated.at(self._position)
 
@@ -159,7 +172,7 @@ class SampleCounter:
         """Sizes that batches have by the loader or its batch sampler, the nominal one first; none if not known."""
         if self._stated is not None:
             return [self._stated_now or self._stated.size]
-        if batch_sampler_of(self._loader) is None:
+        if batch_sampler_of(self._loader) is None or gives_ready_batches(self._loader):
             return []
         nominal = nominal_size(self._loader)
         return ([] if nominal is None else [nominal]) + index_counts(self._loader, _PEEKED)

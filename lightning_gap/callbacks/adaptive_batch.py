@@ -144,7 +144,9 @@ class AdaptiveBatchSize(BatchSizeCallback):
             fits = trainer.accumulate_grad_batches < remaining or math.isinf(remaining)  # the last may be smaller
             self._measures = fits and trainer.global_step % self.measure_every_n_steps == 0
         if self._measures and trainer.world_size == 1:  # several processes measure together or not at all
-            self._measures = self._windows.counter.samples() in (None, self._its_split.micro_batch_size)
+            counter = self._windows.counter
+            cut = self.count is None and counter.looks_smaller
+            self._measures = not cut and counter.samples() in (None, self._its_split.micro_batch_size)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._measures and self.test == "cabs":

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from .._batches import changes_batches
 from .._lightning import (
     is_trial,
     micro_batch_size,
@@ -74,7 +75,8 @@ class LearningRateScaling(GapCallback):
 
     Raises:
         ValueError: If an argument is out of range. At train start, if the batch size or the length of an epoch
-            cannot be found, ``micro_batch_size`` is not what the loader states, an optimizer has no learning rate,
+            cannot be found, ``micro_batch_size`` is not what a loader with torch's own collate function states (a
+            warning with another), an optimizer has no learning rate,
             or no momentum where its correction is asked for, the Trainer has a second scaling, the checkpoint was
             trained with other arguments, or the processes have different ones. At the first step, if weights were
             updated without the factor, or an optimizer sets its own learning rate inside `step`.
@@ -224,11 +226,17 @@ class LearningRateScaling(GapCallback):
     def _refuse_other_micro_batch_size(self, trainer: Trainer) -> None:
         set_by_other = self.micro_batch_size is None or micro_batch_size_set(trainer)
         stated = None if set_by_other else stated_micro_batch_size(trainer)
-        if stated not in (None, self.micro_batch_size):
+        if stated in (None, self.micro_batch_size):
+            return
+        text = (
+            f"micro_batch_size={self.micro_batch_size} is not what {type(trainer.train_dataloader).__name__} "
+            f"states, {stated} samples per batch and process"
+        )
+        if stated == 1 or changes_batches(trainer):  # ready batches; a collate function may make several of one
+            rank_zero_warn(f"{text}; it is taken, in case a sample of the loader is several to the module")
+        else:
             raise ValueError(
-                f"micro_batch_size={self.micro_batch_size} is not what {type(trainer.train_dataloader).__name__} "
-                f"states, {stated} samples per batch and process; leave micro_batch_size out, or give the loader "
-                f"batches of {self.micro_batch_size}"
+                f"{text}; leave micro_batch_size out, or give the loader batches of {self.micro_batch_size}"
             )
 
     def _batch_size(self, trainer: Trainer) -> int:

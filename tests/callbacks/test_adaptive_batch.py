@@ -246,7 +246,9 @@ def test_micro_batches_of_other_sizes_are_not_measured():
             self.count = getattr(self, "count", -1) + 1
             return [part[:2] for part in batch] if self.count % 4 == 1 else batch
 
-    _, steps = fit(AdaptiveBatchSize(16, 64, theta=0.3, measure_every_n_steps=1), module=Cut(), epochs=2)
+    adaptive = AdaptiveBatchSize(16, 64, theta=0.3, measure_every_n_steps=1)
+    with pytest.warns(UserWarning, match="the first axis of its tensors is 2; the loader's number is taken"):
+        _, steps = fit(adaptive, module=Cut(), epochs=2)
     assert "batch/wanted" not in steps[-1]
     assert steps[-1]["batch/size"] == 16
 

@@ -593,6 +593,34 @@ def test_a_micro_batch_size_that_the_loader_contradicts_is_refused():
     fit(Net(), LearningRateScaling(4, warmup_epochs=0, micro_batch_size=16))
 
 
+def test_a_micro_batch_size_is_taken_where_a_sample_of_the_loader_may_be_several():
+    """Ready batches of 16 behind batch_size=1, and two views of each of 8."""
+    inputs, targets = data().dataset.tensors
+    ready = list(zip(inputs.split(16), targets.split(16), strict=True))
+
+    class OfOne(Net):
+        def training_step(self, batch, batch_idx):
+            return self.loss([part.squeeze(0) for part in batch])
+
+    def views(rows):
+        return [torch.stack([row[part] for row in rows]).repeat(2, 1) for part in (0, 1)]
+
+    def factor(module, loader, **options):
+        scales = LearningRateScaling(4, warmup_epochs=0, **options)
+        trainer = tiny.trainer(scales, max_epochs=1)
+        trainer.fit(module, loader)
+        return float(trainer.callback_metrics["lr/scale"])
+
+    with pytest.warns(UserWarning, match="micro_batch_size=16 is not what DataLoader states, 1 samples"):
+        assert factor(OfOne(), DataLoader(ready), micro_batch_size=16) == 4
+    with pytest.warns(UserWarning, match="micro_batch_size=16 is not what DataLoader states, 8 samples"):
+        assert factor(Net(), DataLoader(data().dataset, 8, collate_fn=views), micro_batch_size=16) == 4
+    taken_out = DataLoader(ready, batch_size=1, collate_fn=lambda rows: rows[0])
+    assert factor(Net(), taken_out, micro_batch_size=16) == 4
+    with pytest.raises(ValueError, match="cannot read a batch size from DataLoader; pass micro_batch_size="):
+        factor(Net(), taken_out)
+
+
 @pytest.mark.filterwarnings("ignore:.*returned `None`, this fit will run with no optimizer")
 def test_where_there_is_no_learning_rate_the_largest_one_is_nan():
     class Asks(Callback):

@@ -336,6 +336,15 @@ def test_with_a_count_no_first_axis_speaks_against_a_size_that_was_set(given):
     assert trainer.global_step == 3 + 2
 
 
+@pytest.mark.parametrize("make", [DataLoader, ResumableLoader])
+def test_ready_batches_that_are_taken_out_of_batches_of_one_are_asked(make):
+    data = tiny.dataset(22).tensors[0].double()[:, :FEATURES].split(8)  # of 8, 8 and 6
+    ready = make([(part, part.sum(1)) for part in data], batch_size=1, collate_fn=lambda batches: batches[0])
+    exact = fit_rows(lambda batch: batch, ready, ExactAccumulation(), accumulate_grad_batches=3)
+    rows = torch.cat(data)
+    assert apart(exact, fit_rows(lambda batch: batch, DataLoader(TensorDataset(rows, rows.sum(1)), 22))) < 1e-12
+
+
 @pytest.mark.parametrize("of", ["loaders in a dict", "a stream of nested fields"])
 def test_fields_inside_each_other_are_counted_where_all_agree(of):
     inputs, targets = (part.double() for part in tiny.dataset(22).tensors)

@@ -93,13 +93,13 @@ def test_another_scaling_is_refused(resumed, changed, message):
         (LearningRateScaling(16, rule=cubic), LearningRateScaling(16, rule=quartic), "rule='cubic', .* rule='quartic'"),
         (
             BatchSizeScheduler({0: 16, 1: 24}),
-            BatchSizeScheduler({0: 16, 1: 48}),
-            r"schedule={0: 16, 1: 24}, this run has schedule={0: 16, 1: 48}",
+            BatchSizeScheduler({0: 24}),
+            r"batches of 16 and a learning-rate factor of 1.0 in epoch 0, this run's schedule has 24",
         ),
         (
             BatchSizeScheduler(SmithGrowth(16, [1], 48, factor=2.0)),
-            BatchSizeScheduler(SmithGrowth(16, [1], 48, factor=3.0)),
-            r"'factor': 2.0}, this run has .*'factor': 3.0}",
+            BatchSizeScheduler(SmithGrowth(24, [1], 48, factor=2.0)),
+            r"batches of 16 and a learning-rate factor of 1.0 in epoch 0, this run's schedule has 24",
         ),
         (
             BatchSizeScheduler(lambda epoch: 16),
