@@ -87,7 +87,7 @@ def _run(given: Namespace) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _refused(command, error)
     except (KeyboardInterrupt, SystemExit) as stop:
-        status = exit_status(stop)
+        status: int | None = exit_status(stop)
         if status is None:
             raise
         if is_first_process():

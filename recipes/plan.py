@@ -199,7 +199,7 @@ def _check_network(plan: Plan) -> nn.Module:
         torch.tensor([int(target) for _, target in two]),
     )
     try:
-        return check_network(lambda: plan.new_network(0), batch, classes=splits.num_classes)
+        network: nn.Module = check_network(lambda: plan.new_network(0), batch, classes=splits.num_classes)
     except ValueError as error:
         options = ", ".join(f"{name}={value!r}" for name, value in settings.network.items())
         given = f" with network options {options}" if options else ""
@@ -207,6 +207,7 @@ def _check_network(plan: Plan) -> nn.Module:
         if unbuilt:
             raise ValueError(f"{settings.recipe} {unbuilt}{given}{reason}") from error
         raise ValueError(f"the network of {settings.recipe}{given}, on {plan.data_name}: {error}") from error
+    return network
 
 
 def _check_regime(plan: Plan, name: str, network: nn.Module) -> None:
