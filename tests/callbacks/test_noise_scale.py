@@ -277,6 +277,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 # Processes: this file, run as a script, trains on two
 
 
+@pytest.mark.slow
 def test_two_processes_measure_and_log_what_one_measures_alone(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, Path(__file__), tmp_path]

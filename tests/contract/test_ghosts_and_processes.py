@@ -29,7 +29,7 @@ def assert_same(state, other, *, statistics):
             assert float((other[name] - value).abs().max()) <= 1e-12, name
 
 
-@pytest.mark.parametrize(("processes", "mode"), [(4, "plain"), (2, "ghosts")])
+@pytest.mark.parametrize(("processes", "mode"), [pytest.param(4, "plain", marks=pytest.mark.slow), (2, "ghosts")])
 def test_one_process_with_ghosts_trains_as_many_processes_do(tmp_path, processes, mode):
     many = fit(tmp_path / "many.pt", processes, mode)
     one = fit(tmp_path / "one.pt", 1, "ghosts")

@@ -85,7 +85,9 @@ def test_two_parts_give_the_curvature_of_their_difference_whatever_the_probes(si
         assert found.curvature_variance == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize(("sizes", "probes"), [([4] * 3, 1), ([1, 2, 30], 1), ([5] * 9 + [4], 4)])
+@pytest.mark.parametrize(
+    ("sizes", "probes"), [([4] * 3, 1), ([1, 2, 30], 1), pytest.param([5] * 9 + [4], 4, marks=pytest.mark.slow)]
+)
 def test_fewer_probes_than_contrasts_are_right_on_average_and_never_vanish(sizes, probes):
     x = draw(sum(sizes), 6)
     n = torch.tensor(sizes, dtype=torch.float64)
