@@ -90,7 +90,6 @@ class Evaluations:
                     "as the training batch and samples as a multiple of it, or pass loss_fn=..., a function of "
                     "(module, batch)"
                 ) from error
-        self._remembered.put_back(apart=False)
 
 
 class Seeded(Sequence[tuple[int, Any]]):
