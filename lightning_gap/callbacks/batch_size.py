@@ -71,6 +71,7 @@ class BatchSizeScheduler(BatchSizeCallback):
             schedule = checked_milestones(schedule)
         self.schedule = schedule
         self._factor = 1.0
+        self._epoch: int | None = None  # whose factor it is
         self._scales = False  # whether some factor is known not to be 1
         self._watch: UnscaledUpdates | None = None  # while fit runs
 
@@ -151,7 +152,8 @@ class BatchSizeScheduler(BatchSizeCallback):
         scaled_rates(trainer).multiply(self, lambda: self._next_factor(trainer), certain=self._scales)
 
     def _next_factor(self, trainer: Trainer) -> float:
-        self._factor = self._factor_at(trainer.current_epoch)
+        if trainer.current_epoch != self._epoch:
+            self._epoch, self._factor = trainer.current_epoch, self._factor_at(trainer.current_epoch)
         return self._factor
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
@@ -174,4 +176,4 @@ class BatchSizeScheduler(BatchSizeCallback):
     def _stop(self, trainer: Trainer) -> None:
         self._watch = None
         stop_scaling(trainer, self)
-        self._factor = 1.0
+        self._epoch, self._factor = None, 1.0

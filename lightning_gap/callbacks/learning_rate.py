@@ -130,6 +130,7 @@ class LearningRateScaling(GapCallback):
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._factor = 1.0
+        self._scale = 0, 1.0  # the batch size and what the rule gives for it
         self._watch: UnscaledUpdates | None = None  # while fit runs
 
     @property
@@ -140,6 +141,7 @@ class LearningRateScaling(GapCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_second(trainer, self, because="the rate would be scaled twice")
+            self._scale = 0, 1.0
             if trainer.global_step == 0:  # not a second fit of one Trainer
                 self._first_batch_size, self._rates_before = None, []
 
@@ -247,7 +249,9 @@ class LearningRateScaling(GapCallback):
         size, first = self._batch_size(trainer), self._first_batch_size or self._batch_size(trainer)
         followed = size if self.when_batch_changes == "rescale" else first
         growth = size / first if self.when_batch_changes == "replace_decay" else 1.0
-        return learning_rate_scale(followed, self.base_batch_size, rule=self.rule), growth
+        if followed != self._scale[0]:
+            self._scale = followed, learning_rate_scale(followed, self.base_batch_size, rule=self.rule)
+        return self._scale[1], growth
 
     def _next_factor(self, trainer: Trainer) -> float:
         scale, growth = self._scales(trainer)
