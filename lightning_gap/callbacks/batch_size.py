@@ -8,12 +8,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import is_trial
-from .._refusals import refuse_rescaling
-from .._resume import epochs_begun
 from ..functional._validation import shown
 from ..functional.batch_growth import AdaBatch, SmithGrowth
 from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
+from ..trainer.progress import is_trial
+from ..trainer.refusals import refuse_rescaling
+from ..trainer.saved_progress import epochs_begun
 from ._batch_size import BatchSizeCallback
 from ._rates import check_rates, scaled_rates, stop_scaling
 from ._sample_counter import Count

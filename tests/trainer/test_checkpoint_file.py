@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from lightning_gap import PiggybackWarmStart, WeightDistanceMonitor
-from lightning_gap._checkpoint_file import load_weights, read_checkpoint, weights_in
+from lightning_gap.trainer.checkpoint_file import load_weights, read_checkpoint, weights_in
 
 
 @pytest.fixture(scope="module")

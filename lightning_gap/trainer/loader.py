@@ -1,23 +1,27 @@
-"""The train loader of a Trainer: give it another batch size, rebuild it, go on where a checkpoint stopped."""
+"""The train loader of a Trainer: give it another batch size, rebuild it."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sized
-from itertools import islice
-from types import GeneratorType
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
-from torch.utils.data import BatchSampler, DataLoader
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.utils.data import Subset, SubsetRandomSampler
 
-from ._batches import batch_sampler_of, micro_batch_size, nominal_size, samplers_of, stated_batches
-from ._lightning import same_random_numbers
-from ._state import Remembered
-from .data._planned_loader import PlannedLoader
-from .functional._sample_count import guess_samples
+from ..data._planned_loader import PlannedLoader
+from . import _private
+from .batches import micro_batch_size
+from .resizing import (
+    as_before,
+    first_batch_size,
+    first_indices,
+    prove_that_the_sampler_follows,
+    refuse_several,
+    resized,
+    size_of,
+)
+from .state import same_random_numbers
+from .stated_batches import nominal_size, samplers_of
 
 
 class TrainLoaderSize:
@@ -34,11 +38,11 @@ class TrainLoaderSize:
     def __init__(self, trainer: Trainer, attribute: str) -> None:
         self._trainer = trainer
         self._attribute = attribute
-        self._source = trainer.fit_loop._data_source
+        self._source = _private.data_source(trainer.fit_loop)
         self._given: Any = self._source.instance
         self._reloads: int | None = None  # the user's own interval, while ours stands in its place
         if self._source.is_module():
-            holders = _lightning_get_all_attr_holders(trainer.lightning_module, attribute)
+            holders = _private.holders_of_attribute(trainer.lightning_module, attribute)
             self._holders = [holder for holder in holders if _takes(holder, attribute)]
             if not self._holders:
                 raise ValueError(
@@ -48,7 +52,7 @@ class TrainLoaderSize:
                 )
             self._before = [_get(holder, attribute) for holder in self._holders]
         else:
-            self._before = [_size_of(self._given)]
+            self._before = [size_of(self._given)]
 
     def set(self, micro_batch_size: int) -> None:
         """Write the size, in samples per batch and process, to where the next loader will be made from."""
@@ -58,7 +62,7 @@ class TrainLoaderSize:
         elif isinstance(self._given, PlannedLoader):
             self._given.batch_size = micro_batch_size
         else:
-            self._source.instance = _resized(self._given, micro_batch_size, self._trainer)
+            self._source.instance = resized(self._given, micro_batch_size, self._trainer)
 
     def reload_before_next_epoch(self) -> None:
         """Let Lightning ask for the loader again; lengths, progress, validation and shuffling then follow.
@@ -78,12 +82,12 @@ class TrainLoaderSize:
 
     def reload_now(self) -> None:
         """Build the loader anew before the first epoch begins."""
-        self._trainer.fit_loop._combined_loader = None
+        _private.forget_combined_loader(self._trainer)
         self._trainer.fit_loop.setup_data()
 
     def check(self, micro_batch_size_set: int) -> None:
         """Raise if the loader that Lightning built has another size."""
-        _refuse_several(self._trainer.train_dataloader)
+        refuse_several(self._trainer.train_dataloader)
         found = micro_batch_size(self._trainer)
         if found not in (None, micro_batch_size_set):
             raise ValueError(
@@ -106,20 +110,20 @@ class TrainLoaderSize:
             if self._source.is_module():
                 self._prove_that_the_hook_follows(size, by_batches)
             elif not isinstance(self._given, PlannedLoader):
-                _prove_that_the_sampler_follows(_resized(self._given, size, self._trainer), size)
+                prove_that_the_sampler_follows(resized(self._given, size, self._trainer), size)
 
     def _prove_that_the_hook_follows(self, size: int, by_batches: bool) -> None:
         trainer, before = self._trainer, [_get(holder, self._attribute) for holder in self._holders]
         owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
         now, guessed = trainer.train_dataloader, False
-        with same_random_numbers(), _as_before(*owners, now, *samplers_of(now)):
+        with same_random_numbers(), as_before(*owners, now, *samplers_of(now)):
             try:
                 for holder in self._holders:
                     _set(holder, self._attribute, size)
                 loader = self._source.dataloader()
-                found = _first_indices(loader) or nominal_size(loader)
+                found = first_indices(loader) or nominal_size(loader)
                 if found is None and loader is not now and by_batches:  # it states no size; its first batch may
-                    found, guessed = _first_batch_size(loader), True
+                    found, guessed = first_batch_size(loader), True
             except Exception as error:
                 raise ValueError(
                     f"the batch size will be set to {size} samples for each process and batch, and train_dataloader() "
@@ -161,105 +165,26 @@ class TrainLoaderSize:
             self._source.instance = self._given
 
 
-def _size_of(loader: Any) -> int:
-    """The batch size of a loader that was given to `fit`."""
-    _refuse_several(loader)
-    size = None
-    if isinstance(loader, PlannedLoader):
-        size = loader.batch_size
-    elif isinstance(loader, DataLoader):
-        size = getattr(batch_sampler_of(loader), "batch_size", None)
-        kept = [
-            name
-            for name, value in vars(loader).items()
-            if name != "_iterator" and isinstance(value, _BaseDataLoaderIter | GeneratorType)
-        ]
-        if kept:
-            raise ValueError(
-                f"the batch size of {_description(loader)} cannot be set: it keeps one iterator for all epochs, in "
-                f"{kept[0]!r}, whose batches are made already; use a plain DataLoader, with persistent_workers=True if "
-                "its workers are to live on"
-            )
-    if isinstance(size, int):
-        return size
-    raise ValueError(
-        f"the batch size of {_description(loader)} cannot be set; use a DataLoader with batch_size=..., a "
-        "lightning_gap.ResumableLoader, or a module or data module whose train_dataloader() reads an attribute"
-    )
+def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
+    """What was passed to `fit` to train and to validate with; None where module or data module make the loaders."""
+    sources = (_private.data_source(loop) for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop))
+    train, val = (None if source.is_module() else source.instance for source in sources)
+    return train, val
 
 
-def _refuse_several(loader: Any) -> None:
-    if isinstance(loader, list | tuple | dict) or type(loader).__name__ == "CombinedLoader":
-        raise ValueError(
-            f"the batch size of several train loaders at once ({type(loader).__name__}) cannot be set; train with one"
-        )
+def collected_train_loaders(trainer: Trainer) -> list[Any]:
+    """The train loaders inside a dict or list of them, as Lightning prepared them; empty for a loader by itself."""
+    combined = _private.combined_loader(trainer)
+    loaders: list[Any] = [] if combined is None else list(combined.flattened)
+    return [] if any(loader is trainer.train_dataloader for loader in loaders) else loaders
 
 
-def _description(loader: Any) -> str:
-    sampler = getattr(loader, "batch_sampler", None)
-    name = type(loader).__name__
-    return f"a {name} with a {type(sampler).__name__} as batch_sampler" if sampler is not None else f"a {name}"
-
-
-def _resized(loader: DataLoader[Any], size: int, trainer: Trainer) -> DataLoader[Any]:
-    """A shallow copy with another batch size: data set, sampler, workers and generator are the user's own."""
-    own_sampler = type(loader.batch_sampler) is not BatchSampler
-    if own_sampler and trainer.world_size > 1:
-        raise ValueError(
-            f"the batch size of {_description(loader)} cannot be set on {trainer.world_size} processes, where "
-            "Lightning makes the batch sampler anew; use batch_size=... with a sampler, or a ResumableLoader"
-        )
-    batch_sampler = copy.copy(batch_sampler_of(loader))
-    vars(batch_sampler)["batch_size"] = size
-    resized = copy.copy(loader)
-    # Not by attribute, which a DataLoader refuses once it is made.
-    place = "sampler" if loader.batch_sampler is None else "batch_sampler"  # of a loader with batch_size=None
-    vars(resized).update({place: batch_sampler, "_iterator": None})
-    if loader.batch_size is not None:
-        vars(resized)["batch_size"] = size
-    if isinstance(loader.dataset, Sized) and len(loader.dataset) < size and loader.drop_last:
-        raise ValueError(
-            f"drop_last=True leaves no batch: {len(loader.dataset)} samples do not fill one of {size}; use a smaller "
-            "batch size or drop_last=False"
-        )
-    return resized
-
-
-def _prove_that_the_sampler_follows(resized: DataLoader[Any], size: int) -> None:
-    """Raise if a batch sampler of the user's gives other batches than it was set to."""
-    found = _first_indices(resized)
-    samples = len(resized.dataset) if isinstance(resized.dataset, Sized) else None
-    if found not in (None, size) and not (samples is not None and samples < size):
-        raise ValueError(
-            f"the batch size of {_description(resized)} cannot be set: it was set to {size} samples for each process "
-            f"and batch, but a batch holds {found}; let it read self.batch_size when it is iterated"
-        )
-
-
-def _first_indices(loader: Any) -> int | None:
-    """Samples in the first batch of a batch sampler of the user's; ``None`` with torch's own, which is as it says."""
-    return next(iter(index_counts(loader, 1)), None)
-
-
-def index_counts(loader: Any, most: int) -> list[int]:
-    """Samples in the first batches of a batch sampler of the user's; none with torch's own, which is as it says."""
-    batch_sampler = batch_sampler_of(loader) if isinstance(loader, DataLoader) else None
-    if batch_sampler is None or stated_batches(loader) is not None:
-        return []
-    with same_random_numbers(), _as_before(*samplers_of(loader), getattr(batch_sampler, "sampler", None)):
-        return [len(indices) for indices in islice(iter(batch_sampler), most) if isinstance(indices, Sized)]
-
-
-def _first_batch_size(loader: Any) -> int | None:
-    """Samples in the first batch of a loader that states no size; ``None`` where it can be read once only."""
-    iterator = iter(loader)
-    return None if iterator is loader else guess_samples(next(iterator, None))
-
-
-def _as_before(*owners: Any) -> Remembered:
-    """Put back at the end what trying something out on these objects changes, but for their tensors."""
-    named = {type(owner).__name__ + str(i): owner for i, owner in enumerate(owners) if owner is not None}
-    return Remembered(named, as_data=named, stand_ins=False)
+def samples_served(loader: Any, dataset: Any) -> Any:
+    """The part of the data set that the loader serves: a `SubsetRandomSampler` splits one set between two loaders."""
+    sampler = getattr(loader, "sampler", None)
+    shared = _private.sampler_shared_out(sampler)
+    sampler = sampler if shared is None else shared
+    return Subset(dataset, list(sampler.indices)) if isinstance(sampler, SubsetRandomSampler) else dataset
 
 
 def _get(holder: Any, attribute: str) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, Trainer
 
-from ._lightning import callbacks_of, is_lightnings, uses_sync_batch_norm
+from .callbacks import callbacks_of, is_lightnings
+from .processes import uses_sync_batch_norm
 
 
 def refuse_several_that(trainer: Trainer, does: str, *, because: str) -> None:

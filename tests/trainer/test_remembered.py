@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_gap._state import CannotBePutBackError, Remembered
+from lightning_gap.trainer.state import CannotBePutBackError, Remembered
 
 Limits = namedtuple("Limits", "low high")
 

@@ -15,13 +15,13 @@ from torch.utils.data import (
 )
 
 from lightning_gap import InMemoryLoader, ResumableLoader
-from lightning_gap._batches import (
+from lightning_gap.trainer.batches import (
     last_micro_batch_size,
     micro_batch_size,
     samples_per_process,
-    stated_batches,
     stated_micro_batch_size,
 )
+from lightning_gap.trainer.stated_batches import stated_batches
 
 
 class Rows(torch.utils.data.Dataset):
