@@ -22,7 +22,7 @@ from ._batches import samples_in as samples_in
 from ._batches import samples_per_process as samples_per_process
 from ._batches import stated_micro_batch_size as stated_micro_batch_size
 from ._batches import states_its_batches as states_its_batches
-from .functional import processes
+from .functional import _processes
 
 
 def samples_served(loader: Any, dataset: Any) -> Any:
@@ -100,7 +100,7 @@ def sum_over_processes(trainer: Trainer, value: float) -> float:
     """The sum of every process's value, on all of them."""
     device = trainer.strategy.root_device
     group = process_group(trainer)
-    (total,), _ = processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
+    (total,), _ = _processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
     return total
 
 

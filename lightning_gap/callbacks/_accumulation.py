@@ -17,8 +17,8 @@ from .._lightning import (
     process_group,
     zeroes_gradients,
 )
-from ..functional.accumulation import AccumulationWindow
-from ..functional.processes import sum_over_processes
+from ..functional._processes import sum_over_processes
+from ..functional.batch_size.accumulation import AccumulationWindow
 from ._sample_counter import Count, SampleCounter, number_counted
 
 

@@ -31,7 +31,8 @@ from .._refusals import refuse_other_accumulation, refuse_several_that
 from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
 from .._train_loader import TrainLoaderSize, index_counts
 from ..functional._validation import text, whole_number
-from ..functional.batch_size import Split, split_batch
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..functional.batch_size.schedule import split_batch
 from ._accumulation import ExactWindows, is_counted_by_user, raise_on_all_processes, refuse_different_counts
 from ._arguments import optional_function
 from ._callback import GapCallback

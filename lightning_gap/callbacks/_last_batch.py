@@ -21,7 +21,7 @@ from .._batches import (
 )
 from .._lightning import collected_train_loaders, planned_micro_batch_sizes
 from ..data._planned_loader import PlannedLoader
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching as Split
 
 
 def smallest_batches(trainer: Trainer) -> dict[int, int]:

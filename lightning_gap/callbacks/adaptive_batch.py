@@ -13,8 +13,8 @@ from .._batches import drops_last_batch, samples_per_process
 from .._lightning import broadcast, ends_accumulation, mean_over_processes
 from .._resume import epoch_of
 from ..functional._validation import flag, one_of, real_number, whole_number
-from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
-from ..functional.batch_size import Split
+from ..functional.batch_size.adaptive import BatchSizeTest, TestName, next_batch_size
+from ..functional.batch_size.schedule import MicroBatching as Split
 from ._accumulation import scale_of_last_window
 from ._batch_size import BatchSizeCallback
 from ._rates import used_rates

@@ -15,7 +15,7 @@ from .._lightning import (
     process_group,
 )
 from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
-from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
+from ..functional.curvature.spectrum import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
 from ._arguments import optional_function
 from ._evaluations import LossFunction

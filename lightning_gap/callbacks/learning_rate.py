@@ -24,6 +24,7 @@ from .._lightning import (
 )
 from .._refusals import refuse_second
 from .._resume import go_on_where_saved, keep_epoch, recall_epoch
+from ..functional._processes import sum_over_processes
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
@@ -33,7 +34,6 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ..functional.processes import sum_over_processes
 from ._callback import GapCallback
 from ._rates import check_rates, scaled_rates, stop_scaling
 from ._unscaled import UnscaledUpdates

@@ -14,7 +14,7 @@ from .._lightning import is_trial, micro_batch_size
 from .._refusals import refuse_sharded_weights
 from .._resume import ends_epoch, go_on_from
 from ..functional._validation import one_of, shown, whole_number
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching as Split
 from ._batch_size import BatchSizeCallback
 from ._sample_counter import Count
 
