@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from ..functional.accumulation import AccumulationWindow
-from ..functional.processes import sum_over_processes
+from ..functional._processes import sum_over_processes
+from ..functional.batch_size.accumulation import AccumulationWindow
 from ..trainer.callbacks import callbacks_of, is_first_that
 from ..trainer.processes import process_group
 from ..trainer.progress import ends_accumulation, zeroes_gradients

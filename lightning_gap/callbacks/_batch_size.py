@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..functional._validation import text, whole_number
-from ..functional.batch_size import Split, split_batch
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..functional.batch_size.schedule import split_batch
 from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_process, states_its_batches
 from ..trainer.callbacks import is_first_that
 from ..trainer.loader import TrainLoaderSize

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from ..data._planned_loader import PlannedLoader
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching as Split
 from ..trainer.batches import last_micro_batch_size, micro_batch_size, samples_of_last_batch, samples_per_process
 from ..trainer.callbacks import planned_micro_batch_sizes
 from ..trainer.loader import collected_train_loaders

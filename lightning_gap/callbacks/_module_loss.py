@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ..functional._loss_surface import checked_params, loss_surface
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
-from ..functional.loss_surface import checked_params, loss_surface
 from ..trainer.optimizers import trained_weights as weights_of_optimizers
 from ..trainer.processes import process_group
 from ..trainer.refusals import refuse_sync_batch_norm

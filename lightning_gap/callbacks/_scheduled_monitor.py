@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from ..functional.curvature import UndefinedCurvatureError
-from ..functional.gradient_noise import UndefinedNoiseError
-from ..functional.loss_surface import RandomLossError
-from ..functional.processes import FailedElsewhereError
-from ..functional.sharpness import UndefinedSharpnessError
+from ..functional.errors import (
+    FailedElsewhereError,
+    RandomLossError,
+    UndefinedCurvatureError,
+    UndefinedNoiseError,
+    UndefinedSharpnessError,
+)
 from ..trainer.logs import log_now
 from ..trainer.processes import process_group
 from ..trainer.refusals import refuse_same_keys, refuse_sharded_weights

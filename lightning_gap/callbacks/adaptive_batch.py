@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import SGD
 
 from ..functional._validation import flag, one_of, real_number, whole_number
-from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
-from ..functional.batch_size import Split
+from ..functional.batch_size.adaptive import BatchSizeTest, TestName, next_batch_size
+from ..functional.batch_size.schedule import MicroBatching as Split
 from ..trainer.batches import drops_last_batch, samples_per_process
 from ..trainer.processes import broadcast, mean_over_processes
 from ..trainer.progress import ends_accumulation

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from ..functional._processes import sum_over_processes
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
@@ -18,7 +19,6 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ..functional.processes import sum_over_processes
 from ..trainer.batches import changes_batches, micro_batch_size, stated_micro_batch_size
 from ..trainer.callbacks import micro_batch_size_set
 from ..trainer.logs import writes_logs_now

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from ..functional._validation import one_of, shown, whole_number
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching as Split
 from ..trainer.batches import micro_batch_size
 from ..trainer.checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
 from ..trainer.progress import is_trial

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.distributed import ProcessGroup
 
-from ..functional import processes
+from ..functional import _processes
 from . import _private
 
 
@@ -19,7 +19,7 @@ def sum_over_processes(trainer: Trainer, value: float) -> float:
     """The sum of every process's value, on all of them."""
     device = trainer.strategy.root_device
     group = process_group(trainer)
-    (total,), _ = processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
+    (total,), _ = _processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
     return total
 
 
