@@ -112,6 +112,7 @@ def test_a_lightning_whose_parts_have_other_names_does_as_it_does_alone(run, tmp
     assert rows["mean", 0] != whole[0]["mean", 0]
 
 
+@pytest.mark.slow
 def test_each_of_two_processes_has_its_own_share_and_one_that_goes_on_alone_has_both(tmp_path):
     command = [sys.executable, training.__file__, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

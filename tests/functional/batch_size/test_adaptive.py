@@ -26,6 +26,7 @@ def asked(test, batch, count=8000, **terms):
     return test.batch_size
 
 
+@pytest.mark.slow
 def test_each_test_asks_for_what_the_known_distribution_gives():
     batch = 64
     length = LENGTH + TRACE / batch  # the mean of |g_S|^2

@@ -206,6 +206,7 @@ def test_arguments_out_of_range_are_refused(test, terms, message):
 # Processes: this file, run as a script, is one of two
 
 
+@pytest.mark.slow
 def test_two_processes_count_their_gradients_together(tmp_path):
     two_processes.run(__file__, tmp_path)
     alone = vars(gradient_statistics(list(per_sample(samples=5)), samples_each=2))

@@ -339,6 +339,7 @@ def on_two_processes(tmp_path_factory):
     return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_the_loss_give_what_one_gives(on_two_processes):
     alone = script.measure((0, script.SAMPLES))
     for rank in on_two_processes:
