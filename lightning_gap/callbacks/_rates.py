@@ -38,6 +38,7 @@ class ScaledRates:
 
     def __init__(self, trainer: Trainer) -> None:
         self.corrects_momentum = False
+        self.factor = 1.0  # in the last step
         self.updates = 0  # that had the factor
         self.steps = 0  # that are over, those inside a wrapper's not counted
         self._trainer = trainer
@@ -59,6 +60,10 @@ class ScaledRates:
         """The callbacks that multiply."""
         return [type(owner).__name__ for owner in self._factors]
 
+    def multiplies_for(self, owner: object) -> bool:
+        """Whether this is one of them."""
+        return owner in self._factors
+
     @property
     def first_owner(self) -> object:
         """The one of them that speaks for all."""
@@ -76,8 +81,12 @@ class ScaledRates:
         """
         self._factors[owner] = factor, certain
 
-    def stop(self, owner: object) -> None:
-        """Multiply no longer; learning rates that a step which raised has left scaled are put back."""
+    def stop(self, owner: object) -> bool:
+        """Multiply no longer for this owner; learning rates that a step which raised has left scaled are put back.
+
+        Returns:
+            Whether others still multiply.
+        """
         self._factors.pop(owner, None)
         if not self._factors:
             self._told.clear()
@@ -85,7 +94,7 @@ class ScaledRates:
                 self._put_back(self._steps.pop())
             for handle in self._handles:
                 handle.remove()
-            _scaled.pop(self._trainer, None)
+        return bool(self._factors)
 
     def remember(self, optimizer: Optimizer, used: list[float]) -> None:
         """Take over the learning rates of the last step from a checkpoint."""
@@ -184,7 +193,7 @@ class ScaledRates:
         return known[1]
 
     def _scale(self, step: _Step) -> None:
-        factor = math.prod(factor() for factor, _ in self._factors.values())
+        self.factor = math.prod(factor() for factor, _ in self._factors.values())
         outer = [other for other in self._steps if other is not step] if self._steps else []
         around = [entry for other in outer for entry in other.groups]
         for group in step.optimizer.param_groups:
@@ -195,7 +204,7 @@ class ScaledRates:
                 continue
             if around and _is_scaled(group, rate, around):
                 continue
-            scaled = rate * factor  # a new object: learning rates held as tensors are shared
+            scaled = rate * self.factor  # a new object: learning rates held as tensors are shared
             step.groups.append((group, rate, scaled))
             group["lr"] = scaled
 
@@ -253,27 +262,6 @@ class ScaledRates:
                 history = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
                 if isinstance(history, Tensor):
                     history.mul_(new / old)
-
-
-_scaled: dict[Trainer, ScaledRates] = {}  # while a fit runs
-
-
-def scaled_rates(trainer: Trainer) -> ScaledRates:
-    """The one object that multiplies the learning rates of this Trainer's fit."""
-    if trainer not in _scaled:
-        _scaled[trainer] = ScaledRates(trainer)
-    return _scaled[trainer]
-
-
-def stop_scaling(trainer: Trainer, owner: object) -> None:
-    """Multiply no longer; nothing happens where ``owner`` never did."""
-    if trainer in _scaled:
-        _scaled[trainer].stop(owner)
-
-
-def used_rates(optimizer: Optimizer) -> list[float]:
-    """The learning rates of the last update by parameter group; none where nothing multiplies them."""
-    return next((used for rates in _scaled.values() if (used := rates.used(optimizer))), [])
 
 
 def no_rate(optimizer: Any, owner: str) -> str:

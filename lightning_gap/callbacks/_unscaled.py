@@ -40,9 +40,8 @@ class UnscaledUpdates:
     called. Elsewhere an optimizer whose `step` is known to call the hooks is believed once something has stepped.
     """
 
-    def __init__(self, rates: ScaledRates, owner: object) -> None:
+    def __init__(self, rates: ScaledRates) -> None:
         self._rates = rates
-        self._owner = owner
         self._unproven: list[_Unproven] = []
         self._optimizers: object = None  # the Trainer's list of them, which hooks of the user's may replace
         self._proven = False  # the factor is known to reach them all
@@ -58,8 +57,6 @@ class UnscaledUpdates:
         self._updates = rates.updates
         rates.reached_now.clear()
         if self._proven and self._optimizers is trainer.optimizers:
-            return
-        if rates.first_owner is not self._owner:
             return
         if self._optimizers is not trainer.optimizers:
             self._optimizers = trainer.optimizers
