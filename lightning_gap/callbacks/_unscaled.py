@@ -55,7 +55,7 @@ class UnscaledUpdates:
         """Note what the weights of unproven optimizers are."""
         rates = self._rates
         self._updates = rates.updates
-        rates.reached_now.clear()
+        rates.stepped.clear()
         if self._proven and self._optimizers is trainer.optimizers:
             return
         if self._optimizers is not trainer.optimizers:
@@ -94,8 +94,11 @@ class UnscaledUpdates:
     def _is_changed(self, entry: _Unproven) -> bool:
         """Whether some weight was changed, those that a scaled step has updated in this batch left out."""
         after = _state(entry.weights)
+        stepped = {
+            id(w) for optimizer in self._rates.stepped for group in optimizer.param_groups for w in group["params"]
+        }
         return any(
-            before != now and id(weight) not in self._rates.reached_now
+            before != now and id(weight) not in stepped
             for weight, before, now in zip(entry.weights, entry.before, after, strict=True)
         )
 

@@ -70,13 +70,17 @@ class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
         if isinstance(schedule, Mapping):
             schedule = checked_milestones(schedule)
         self.schedule = schedule
+        self._factor_of: tuple[int | None, float] = None, 1.0  # an epoch and its factor
         self._scales = False  # whether some factor is known not to be 1
 
     def planned(self, trainer: Trainer, epoch: int) -> MicroBatching:
         return self._split(trainer, epoch_batch_at(self.schedule, epoch).batch_size)
 
     def factor(self, trainer: Trainer) -> float:
-        return epoch_batch_at(self.schedule, trainer.current_epoch).learning_rate_factor
+        epoch = trainer.current_epoch
+        if epoch != self._factor_of[0]:
+            self._factor_of = epoch, epoch_batch_at(self.schedule, epoch).learning_rate_factor
+        return self._factor_of[1]
 
     def values(self, trainer: Trainer) -> dict[str, float]:
         values = super().values(trainer)
@@ -86,6 +90,7 @@ class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             stages = (epoch_batch_at(self.schedule, epoch) for epoch in self._epochs_to_come(trainer))
+            self._factor_of = None, 1.0
             self._scales = any(stage.learning_rate_factor != 1.0 for stage in stages)
             if self._scales or isinstance(self.schedule, SmithGrowth | AdaBatch):
                 run_of(trainer).claim(trainer, self, **RESCALE)

@@ -121,6 +121,7 @@ class LearningRateScaling(RateScalingCallback):
         self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
+        self._scale = 0, 1.0  # the batch size and what the rule gives for it
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -130,6 +131,7 @@ class LearningRateScaling(RateScalingCallback):
             run.claim_to_read_batch_size(self, self.micro_batch_size)
             if self.when_batch_changes != "keep":
                 run.claim(trainer, self, **RESCALE)
+            self._scale = 0, 1.0
             if trainer.global_step == 0:  # not a second fit of one Trainer
                 self._first_batch_size, self._rates_before = None, []
 
@@ -232,7 +234,9 @@ class LearningRateScaling(RateScalingCallback):
         size, first = self._batch_size(trainer), self._first_batch_size or self._batch_size(trainer)
         followed = size if self.when_batch_changes == "rescale" else first
         growth = size / first if self.when_batch_changes == "replace_decay" else 1.0
-        return learning_rate_scale(followed, self.base_batch_size, rule=self.rule), growth
+        if followed != self._scale[0]:
+            self._scale = followed, learning_rate_scale(followed, self.base_batch_size, rule=self.rule)
+        return self._scale[1], growth
 
     @property
     def _changes_rates(self) -> bool:
