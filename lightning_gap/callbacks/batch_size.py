@@ -14,8 +14,8 @@ from ..functional.batch_size.schedule import MicroBatching, Schedule, checked_mi
 from ..trainer.progress import is_trial
 from ..trainer.saved_progress import epochs_begun
 from ._batch_size import BatchSizeCallback
+from ._learning_rate_checks import check_rates
 from ._rate_scaling import RateScalingCallback
-from ._rates import check_rates
 from ._run import RESCALE, run_of
 from ._sample_counter import Count
 
