@@ -40,14 +40,13 @@ class _Step:
 class HyperparameterFactors:
     """Hyperparameters of one fit, multiplied before each update of the module's weights and put back after it.
 
-    Torch's own hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled value. So
-    must the closure, in which Lightning runs `training_step`, and whoever sets the learning rate there. The hooks are
-    those that torch calls for every optimizer: one that a hook of the user's puts in the place of another, one that
-    the module steps by hand, and one that a wrapper steps are reached too. Callbacks that multiply share one pair of
-    hooks, since the hooks of two would put the values back in the wrong order.
+    By torch's hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled value. So
+    must the closure, in which Lightning runs `training_step`. Torch calls these hooks for every optimizer: they reach
+    an optimizer that replaces another, one that the module steps by hand, and one that a wrapper steps. Callbacks that
+    multiply share one pair of hooks, since two pairs would put values back in the wrong order.
 
-    Scaled are the optimizers of the Trainer, those that hold a parameter of its module, and those that share a
-    parameter group with one of the first. A wrapper's step and the step inside it scale a value once.
+    The factors apply to the optimizers of the Trainer, to those that hold a parameter of its module, and to those that
+    share a parameter group with one of the first. A wrapper's step and the step inside it scale a value once.
 
     Attributes:
         corrects_momentum: Whether momentum buffers follow the learning rate.

@@ -91,7 +91,7 @@ class Run:
     # The course of a fit
 
     def claim_exact_resume(self, owner: Callback) -> None:
-        """Ask for the progress of a resumed run to be fixed, which is done once whoever asks."""
+        """Ask for the progress of a resumed run to be fixed, which is done once for all who ask."""
         self._fixes_resume.add(owner)
 
     def start(self, trainer: Trainer) -> None:

@@ -31,9 +31,9 @@ class _Unproven:
 class UnscaledUpdates:
     """Compares weights before and after a batch until each optimizer of the Trainer is known to step with the factor.
 
-    Torch calls its hooks in the `step` of an `Optimizer`. A wrapper that is none and makes the update itself, a `step`
-    that was put in the place of the class's, and weights that the module moves by hand do not come by them. Once each
-    optimizer has stepped with the factor, this costs two comparisons a batch.
+    Torch calls its hooks in the `step` of an `Optimizer`. They miss a wrapper that is none and makes the update itself,
+    a `step` that replaces the class's, and weights that the module moves by hand. Once each optimizer has stepped with
+    the factor, this costs two comparisons a batch.
 
     Weights also change where nothing is wrong: another optimizer that shares them has stepped, or the module clamps or
     initialises them. It is certain only in automatic optimization, where Lightning has counted a step and no hook was

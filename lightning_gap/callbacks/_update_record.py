@@ -28,7 +28,7 @@ class UpdateRecord:
         self.stepped: list[Optimizer] = []
         self._trainer = trainer
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
-        self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, whoever stepped
+        self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
         self._reached: dict[int, Tensor] = {}  # weights that a scaled step has updated, by id
         self._entered: WeakSet[Optimizer] = WeakSet()  # whose weights are among them
 
@@ -102,14 +102,14 @@ class UpdateRecord:
                 self._reached.pop(id(weight), None)
 
     def forget_others(self, optimizers: list[Optimizer]) -> None:
-        """These are the Trainer's from now on: what others did to the same weights is not theirs."""
+        """These are the Trainer's from now on: updates of the same weights by others are not theirs."""
         for optimizer in optimizers:
             if optimizer not in self._used:
                 self.forget(optimizer)
 
 
 def _correct_momentum(optimizer: Optimizer, previous: list[float], used: list[float]) -> None:
-    """Goyal et al. (2017), equation 10: a history that holds old rates is brought to the new one."""
+    """Rescale a momentum buffer that holds the old learning rate to the new one: Goyal et al. (2017), equation 10."""
     if type(optimizer).__module__.startswith("torch.optim"):
         return  # came later: at train start they are refused, since their buffer does not hold the learning rate
     for group, old, new in zip(optimizer.param_groups, previous, used, strict=True):

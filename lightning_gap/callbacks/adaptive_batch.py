@@ -26,19 +26,19 @@ from ._sample_counter import Count
 class AdaptiveBatchSize(BatchSizeCallback):
     """Grow the batch when the noise of its gradient calls for it, and not before.
 
-    Each batch is worked off in micro-batches, and from the differences between their gradients, on all processes, one
-    of five tests tells how large a batch would have to be. Its averages over the steps decide about the size of
-    the next epoch, or with ``decide_every_n_steps`` inside epochs too, where only the number of micro-batches changes.
-    Logs ``batch/size``, ``batch/accumulate``, ``batch/wanted`` (samples that the test asks for) and ``batch/test``
-    (those over the batch size: at most 1 where the test passes).
+    Each batch is split into micro-batches. From the differences between their gradients, on all processes, one of five
+    tests estimates how large a batch should be. Its averages over the steps decide the size of the next epoch, or with
+    ``decide_every_n_steps`` inside epochs too, where only the number of micro-batches changes. Logs ``batch/size``,
+    ``batch/accumulate``, ``batch/wanted`` (samples that the test asks for) and ``batch/test`` (those over the batch
+    size: at most 1 where the test passes).
 
     Args:
         batch_size: Samples per optimizer step to begin with, over all processes.
         max_batch_size: Most samples per step.
         test: ``"norm"`` (Byrd et al.), ``"inner_product"`` or ``"augmented"`` (Bollapragada et al.), ``"cabs"``
-            (Balles et al.; SGD without momentum, one rate), or ``"noise_scale"`` (McCandlish et al.).
-        theta: Noise allowed by the first three, relative to the length of the gradient. Bollapragada et al. use 0.9.
-        nu: Noise allowed across the gradient by ``"augmented"``. The paper's value.
+            (Balles et al.; SGD without momentum, one learning rate), or ``"noise_scale"`` (McCandlish et al.).
+        theta: Noise allowed by the first three, relative to the gradient norm. Bollapragada et al. use 0.9.
+        nu: Noise allowed orthogonal to the gradient by ``"augmented"``. The paper's value.
         smoothing: Weight of the average against a new measurement, from 0 to below 1. Balles et al. use 0.95.
         measure_every_n_steps: Steps from one measurement to the next; each costs about a copy of the gradient for
             every micro-batch, in time and memory.

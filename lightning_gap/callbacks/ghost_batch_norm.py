@@ -60,7 +60,7 @@ class GhostBatchNormSwap(GapCallback):
         Hoffer, Hubara and Soudry (2017), section 4.
     """
 
-    may_change = ("ghost_batch_size", "leftover", "running_stats")  # told in words of their own
+    may_change = ("ghost_batch_size", "leftover", "running_stats")  # a warning of its own names them all
 
     def __init__(
         self,
@@ -171,7 +171,9 @@ class GhostBatchNormSwap(GapCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("GhostBatchNormSwap", self._settings)
         if saved != self._settings:
-            rank_zero_warn(f"the checkpoint was trained with ghosts of {saved}, this run goes on with {self._settings}")
+            rank_zero_warn(
+                f"the checkpoint was trained with ghosts of {saved}, this run continues with {self._settings}"
+            )
 
     @property
     def _settings(self) -> dict[str, Any]:

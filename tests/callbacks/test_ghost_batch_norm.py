@@ -232,7 +232,7 @@ def test_resuming_with_other_settings_is_said(tmp_path):
     trainer = tiny.trainer(GhostBatchNormSwap(4))
     trainer.fit(tiny.TinyClassifier(), tiny.loader())
     trainer.save_checkpoint(tmp_path / "ghost.ckpt")
-    with pytest.warns(UserWarning, match=r"'ghost_batch_size': 4.* this run goes on with .*'ghost_batch_size': 8"):
+    with pytest.warns(UserWarning, match=r"'ghost_batch_size': 4.* this run continues with .*'ghost_batch_size': 8"):
         tiny.trainer(GhostBatchNormSwap(8), max_epochs=3).fit(
             tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt"
         )
