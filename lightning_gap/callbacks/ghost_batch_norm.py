@@ -49,7 +49,6 @@ class GhostBatchNormSwap(GapCallback):
             ``"mean"``; see `GhostBatchNorm2d`.
 
     Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
         ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown. At fit start,
             if the ghost exceeds the batch of one process, ``leftover="error"`` and a batch leaves one, the model has
             no BatchNorm layer, a lazy one, or more that cannot be swapped than can, the Trainer has
