@@ -60,16 +60,8 @@ class AdaptiveBatchSize(BatchSizeCallback):
     """
 
     decides_training = (
-        "batch_size",
-        "test",
-        "theta",
-        "nu",
-        "smoothing",
-        "measure_every_n_steps",
-        "decide_every_n_steps",
-        "monotone",
-        "max_growth",
-        "count",
+        *("batch_size", "test", "theta", "nu", "smoothing", "measure_every_n_steps"),
+        *("decide_every_n_steps", "monotone", "max_growth", "count"),
     )
     may_change = (*BatchSizeCallback.may_change, "max_batch_size", "micro_batches")
 
