@@ -31,7 +31,7 @@ from lightning_gap.functional import (
     sharpness,
     subspace_sharpness,
 )
-from lightning_gap.functional.sharpness_result import Method
+from lightning_gap.functional.sharpness.result import Method
 from lightning_gap.recipes.datasets import DATASETS
 from lightning_gap.recipes.networks import F1
 

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.functional import Stage, train_longer
+from lightning_gap.functional import EpochBatch, train_longer
 from lightning_gap.recipes.recipe import Numbers
 
 
@@ -235,10 +235,10 @@ def _ghosts(numbers: Numbers) -> GhostBatchNormSwap:
 
 
 def _growing_at_steps(numbers: Numbers) -> Regime:
-    def stage(epoch: int) -> Stage:
+    def stage(epoch: int) -> EpochBatch:
         factor = numbers.learning_rate_factor(epoch)
         size = min(int(numbers.small_batch_size / factor), numbers.large_batch_size)
-        return Stage(size, factor * size / numbers.small_batch_size)
+        return EpochBatch(size, factor * size / numbers.small_batch_size)
 
     steps = {epoch: factor for epoch, factor in sorted(numbers.learning_rate_steps.items()) if epoch < numbers.epochs}
     _refuse_rise(steps)

@@ -10,15 +10,11 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._lightning import (
-    callbacks_of,
-    ends_accumulation,
-    is_first_that,
-    process_group,
-    zeroes_gradients,
-)
-from ..functional.accumulation import AccumulationWindow
-from ..functional.processes import sum_over_processes
+from ..functional._processes import sum_over_processes
+from ..functional.batch_size.accumulation import AccumulationWindow
+from ..trainer.callbacks import callbacks_of, is_first_that
+from ..trainer.processes import process_group
+from ..trainer.progress import ends_accumulation, zeroes_gradients
 from ._sample_counter import Count, SampleCounter, number_counted
 
 

@@ -13,25 +13,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from .._batches import (
-    drops_last_batch,
-    micro_batch_size,
-    nominal_size,
-    samples_per_process,
-    states_its_batches,
-)
-from .._lightning import (
-    averages_weights_now,
-    is_first_that,
-    step_schedulers_with_a_length,
-    validation_interval,
-    writes_logs_now,
-)
-from .._refusals import refuse_other_accumulation, refuse_several_that
-from .._resume import epoch_of, go_on_where_saved, keep_epoch, recall_epoch
-from .._train_loader import TrainLoaderSize, index_counts
 from ..functional._validation import text, whole_number
-from ..functional.batch_size import Split, split_batch
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..functional.batch_size.schedule import split_batch
+from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_process, states_its_batches
+from ..trainer.callbacks import is_first_that
+from ..trainer.loader import TrainLoaderSize
+from ..trainer.logs import writes_logs_now
+from ..trainer.optimizers import step_schedulers_with_a_length
+from ..trainer.progress import averages_weights_now, validation_interval
+from ..trainer.refusals import refuse_other_accumulation, refuse_several_that
+from ..trainer.resizing import index_counts
+from ..trainer.resume import fix_resume_progress, keep_epoch, recall_epoch
+from ..trainer.saved_progress import epoch_of
+from ..trainer.stated_batches import nominal_size
 from ._accumulation import ExactWindows, is_counted_by_user, raise_on_all_processes, refuse_different_counts
 from ._arguments import optional_function
 from ._callback import GapCallback
@@ -96,10 +91,10 @@ class BatchSizeCallback(GapCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         loader = self._its_loader
-        go_on_where_saved(trainer)
+        fix_resume_progress(trainer)
         if self._prepare(trainer, trainer.current_epoch):  # a checkpoint from the very end of an epoch
             loader.reload_now()
-            go_on_where_saved(trainer)
+            fix_resume_progress(trainer)
         self._accumulate(trainer)
         self._windows.start(trainer)
         self._weighs = is_first_that(trainer, self, "weighs_accumulation")

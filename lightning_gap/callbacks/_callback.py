@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import callbacks_of
+from ..trainer.callbacks import callbacks_of
 from ._processes import refuse_different_callbacks, refuse_different_loaders
 from ._settings import settings_of
 

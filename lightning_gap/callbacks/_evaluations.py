@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from .._lightning import to_device
-from .._state import Remembered
+from ..trainer.measuring import to_device
+from ..trainer.state import Remembered
 from ._fixed_subset import Batches
 
 LossFunction = Callable[[LightningModule, Any], Tensor]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._lightning import same_random_numbers
 from ..functional._sample_count import guess_samples
+from ..trainer.state import same_random_numbers
 from ._loader_subset import LoaderSubset, loader_subset, reading
 
 Count = Callable[[Any], int]

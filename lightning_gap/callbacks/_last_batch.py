@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from .._batches import (
-    last_micro_batch_size,
-    micro_batch_size,
-    samples_of_last_batch,
-    samples_per_process,
-    stated_batches,
-)
-from .._lightning import collected_train_loaders, planned_micro_batch_sizes
 from ..data._planned_loader import PlannedLoader
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..trainer.batches import last_micro_batch_size, micro_batch_size, samples_of_last_batch, samples_per_process
+from ..trainer.callbacks import planned_micro_batch_sizes
+from ..trainer.loader import collected_train_loaders
+from ..trainer.stated_batches import stated_batches
 
 
 def smallest_batches(trainer: Trainer) -> dict[int, int]:

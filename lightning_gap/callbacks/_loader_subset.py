@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from .._lightning import samples_served
-from .._state import Remembered
 from ..data._planned_loader import PlannedLoader
 from ..functional.fixed_subset import FixedSubset
+from ..trainer.loader import samples_served
+from ..trainer.state import Remembered
 
 
 class LoaderSubset(Sequence[Any]):

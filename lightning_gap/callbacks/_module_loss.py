@@ -11,12 +11,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from .._lightning import process_group
-from .._refusals import refuse_sync_batch_norm
-from .._state import same_tensor
-from .._trained import trained_weights as weights_of_optimizers
+from ..functional._loss_surface import checked_params, loss_surface
 from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
-from ..functional.loss_surface import checked_params, loss_surface
+from ..trainer.optimizers import trained_weights as weights_of_optimizers
+from ..trainer.processes import process_group
+from ..trainer.refusals import refuse_sync_batch_norm
+from ..trainer.state import same_tensor
 from ._arguments import check_batches, check_counts
 from ._evaluations import Evaluations, LossFunction, Seeded, one_line
 from ._fixed_subset import Batches, Count, counted, drawn, fixed_subsets, subset

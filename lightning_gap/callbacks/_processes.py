@@ -12,8 +12,9 @@ import torch
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, Trainer
 
-from .._lightning import callbacks_of, given_loaders
 from ..data._planned_loader import PlannedLoader
+from ..trainer.callbacks import callbacks_of
+from ..trainer.loader import given_loaders
 
 Settings = dict[str, Any]
 

@@ -12,17 +12,11 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._batches import (
-    StatedBatches,
-    batch_sampler_of,
-    changes_batches,
-    gives_ready_batches,
-    nominal_size,
-    stated_batches,
-)
-from .._train_loader import index_counts
 from ..data._planned_loader import PlannedLoader
 from ..functional._sample_count import guess_samples, shared_first_axis
+from ..trainer.batches import changes_batches
+from ..trainer.resizing import index_counts
+from ..trainer.stated_batches import StatedBatches, batch_sampler_of, gives_ready_batches, nominal_size, stated_batches
 
 Count = Callable[[Any], float]
 _PEEKED = 64  # lists of indices of a batch sampler that are compared with the first batch

@@ -10,8 +10,8 @@ from typing import Literal
 from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import is_last_planned
 from ..functional._validation import real_number, whole_number
+from ..trainer.progress import is_last_planned
 
 EveryNEpochs = int | Literal["log"]
 

@@ -11,14 +11,17 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import log_now, process_group
-from .._refusals import refuse_same_keys, refuse_sharded_weights
-from .._state import CannotBePutBackError
-from ..functional.curvature import UndefinedCurvatureError
-from ..functional.gradient_noise import UndefinedNoiseError
-from ..functional.loss_surface import RandomLossError
-from ..functional.processes import FailedElsewhereError
-from ..functional.sharpness import UndefinedSharpnessError
+from ..functional.errors import (
+    FailedElsewhereError,
+    RandomLossError,
+    UndefinedCurvatureError,
+    UndefinedNoiseError,
+    UndefinedSharpnessError,
+)
+from ..trainer.logs import log_now
+from ..trainer.processes import process_group
+from ..trainer.refusals import refuse_same_keys, refuse_sharded_weights
+from ..trainer.state import CannotBePutBackError
 from ._callback import GapCallback
 from ._evaluations import NoLossError, one_line
 from ._module_loss import MeasuredLoss, is_out_of_memory

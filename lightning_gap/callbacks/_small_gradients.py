@@ -6,9 +6,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from .._lightning import ends_accumulation, loss_scale, process_group
-from .._trained import trained_weights
-from ..functional.batch_tests import GradientStatistics, gradient_statistics
+from ..functional.batch_size.adaptive_sampling import GradientStatistics, gradient_statistics
+from ..trainer.optimizers import loss_scale, trained_weights
+from ..trainer.processes import process_group
+from ..trainer.progress import ends_accumulation
 
 
 class SmallGradients:

@@ -12,10 +12,12 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._lightning import attributes_of_run, callbacks_of, process_group, same_random_numbers
-from .._state import Remembered, is_of
-from .._trained import trained_weights
 from ..functional._uninterrupted import uninterrupted_exit
+from ..trainer.callbacks import callbacks_of
+from ..trainer.measuring import attributes_of_run
+from ..trainer.optimizers import trained_weights
+from ..trainer.processes import process_group
+from ..trainer.state import Remembered, is_of, same_random_numbers
 
 _SILENCED = ("log", "log_dict", "all_gather")
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from .._lightning import ends_accumulation, loss_scale
+from ..trainer.optimizers import loss_scale
+from ..trainer.progress import ends_accumulation
 from ._rates import ScaledRates
 
 LARGEST = 1_000_000  # numbers of a weight that are looked at

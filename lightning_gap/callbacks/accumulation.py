@@ -8,9 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .._lightning import is_first_that
-from .._refusals import refuse_manual_optimization, refuse_second
-from .._resume import go_on_where_saved, keep_epoch, recall_epoch
+from ..trainer.callbacks import is_first_that
+from ..trainer.refusals import refuse_manual_optimization, refuse_second
+from ..trainer.resume import fix_resume_progress, keep_epoch, recall_epoch
 from ._accumulation import ExactWindows, refuse_different_counts
 from ._arguments import optional_function
 from ._callback import GapCallback
@@ -67,7 +67,7 @@ class ExactAccumulation(GapCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        go_on_where_saved(trainer)
+        fix_resume_progress(trainer)
         self._windows.start(trainer)
         self._weighs = is_first_that(trainer, self, "weighs_accumulation")
 

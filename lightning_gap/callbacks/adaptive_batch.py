@@ -9,12 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import SGD
 
-from .._batches import drops_last_batch, samples_per_process
-from .._lightning import broadcast, ends_accumulation, mean_over_processes
-from .._resume import epoch_of
 from ..functional._validation import flag, one_of, real_number, whole_number
-from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
-from ..functional.batch_size import Split
+from ..functional.batch_size.adaptive import BatchSizeTest, TestName, next_batch_size
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..trainer.batches import drops_last_batch, samples_per_process
+from ..trainer.processes import broadcast, mean_over_processes
+from ..trainer.progress import ends_accumulation
+from ..trainer.saved_progress import epoch_of
 from ._accumulation import scale_of_last_window
 from ._batch_size import BatchSizeCallback
 from ._rates import used_rates

@@ -8,12 +8,14 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import is_trial
-from .._refusals import refuse_rescaling
-from .._resume import epochs_begun
 from ..functional._validation import shown
-from ..functional.batch_growth import AdaBatch, SmithGrowth
-from ..functional.batch_size import Schedule, Split, checked_milestones, stage_at
+from ..functional.batch_size.growth import AdaBatch, SmithGrowth
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..functional.batch_size.schedule import Schedule, checked_milestones
+from ..functional.batch_size.schedule import epoch_batch_at as stage_at
+from ..trainer.progress import is_trial
+from ..trainer.refusals import refuse_rescaling
+from ..trainer.saved_progress import epochs_begun
 from ._batch_size import BatchSizeCallback
 from ._rates import check_rates, scaled_rates, stop_scaling
 from ._sample_counter import Count
@@ -30,7 +32,7 @@ class BatchSizeScheduler(BatchSizeCallback):
 
     Args:
         schedule: Batch sizes by the epoch they begin at, ``{0: 128, 30: 512}``, or a function of the epoch, from 0,
-            that returns a size or a `Stage`: `SmithGrowth`, `AdaBatch`, `GeometricGrowth`, or your own.
+            that returns a size or an `EpochBatch`: `SmithGrowth`, `AdaBatch`, `GeometricGrowth`, or your own.
         max_micro_batch: Most samples that one process works on at a time; larger batches are accumulated.
             ``None`` keeps the Trainer's `accumulate_grad_batches` and lets the loader's batches grow.
         batch_arg_name: Attribute of the module or data module that its `train_dataloader` reads its batch size

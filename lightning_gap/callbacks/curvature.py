@@ -9,14 +9,11 @@ from typing import Any, get_args
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from .._lightning import (
-    largest_learning_rate,
-    learning_rate_scale_in_use,
-    process_group,
-)
 from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
-from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
+from ..functional.curvature.spectrum import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
 from ..functional.dataset_loss import BatchNormMode
+from ..trainer.optimizers import largest_learning_rate, learning_rate_scale_in_use
+from ..trainer.processes import process_group
 from ._arguments import optional_function
 from ._evaluations import LossFunction
 from ._fixed_subset import Count

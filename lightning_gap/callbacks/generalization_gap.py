@@ -10,10 +10,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from .._lightning import process_group
+from ..functional._loss_surface import agree
+from ..functional._processes import sum_over_processes
 from ..functional._validation import flag, seed_number, text, whole_number
-from ..functional.loss_surface import agree
-from ..functional.processes import sum_over_processes
+from ..trainer.processes import process_group
 from ._accuracy import proven_accuracy
 from ._arguments import check_batches, optional_function
 from ._evaluations import Evaluations, LossFunction, Seeded

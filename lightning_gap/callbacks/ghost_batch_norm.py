@@ -12,18 +12,21 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils.hooks import RemovableHandle
 
-from .._batches import changes_batches
-from .._lightning import (
-    collected_train_loaders,
-    micro_batch_size,
-    planned_micro_batch_sizes,
-    uses_sync_batch_norm,
+from ..functional.ghost_batch_norm._copies import mark, marked, new_swap, take_back, without_ghosts
+from ..functional.ghost_batch_norm.layers import RunningStats, checked_running_stats
+from ..functional.ghost_batch_norm.runs import (
+    Leftover,
+    checked_ghost_batch_size,
+    checked_leftover,
+    ghost_runs,
+    number_of_ghosts,
 )
-from .._refusals import refuse_second
-from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
-from ..functional.ghost_copies import mark, marked, new_swap, take_back, without_ghosts
-from ..functional.ghost_swap import swap_batch_norm
-from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from ..functional.ghost_batch_norm.swap import swap_batch_norm
+from ..trainer.batches import changes_batches, micro_batch_size
+from ..trainer.callbacks import planned_micro_batch_sizes
+from ..trainer.loader import collected_train_loaders
+from ..trainer.processes import uses_sync_batch_norm
+from ..trainer.refusals import refuse_second
 from ._callback import GapCallback
 from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
 

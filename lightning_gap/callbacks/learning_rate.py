@@ -9,21 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._batches import changes_batches
-from .._lightning import (
-    is_trial,
-    micro_batch_size,
-    micro_batch_size_set,
-    optimizer_steps_per_epoch,
-    optimizer_steps_planned_before,
-    optimizer_steps_taken,
-    process_group,
-    schedulers_that_warm_up,
-    stated_micro_batch_size,
-    writes_logs_now,
-)
-from .._refusals import refuse_second
-from .._resume import go_on_where_saved, keep_epoch, recall_epoch
+from ..functional._processes import sum_over_processes
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
@@ -33,7 +19,19 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ..functional.processes import sum_over_processes
+from ..trainer.batches import changes_batches, micro_batch_size, stated_micro_batch_size
+from ..trainer.callbacks import micro_batch_size_set
+from ..trainer.logs import writes_logs_now
+from ..trainer.optimizers import schedulers_that_warm_up
+from ..trainer.processes import process_group
+from ..trainer.progress import (
+    is_trial,
+    optimizer_steps_per_epoch,
+    optimizer_steps_planned_before,
+    optimizer_steps_taken,
+)
+from ..trainer.refusals import refuse_second
+from ..trainer.resume import fix_resume_progress, keep_epoch, recall_epoch
 from ._callback import GapCallback
 from ._rates import check_rates, scaled_rates, stop_scaling
 from ._unscaled import UnscaledUpdates
@@ -145,7 +143,7 @@ class LearningRateScaling(GapCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        go_on_where_saved(trainer)
+        fix_resume_progress(trainer)
         self._refuse_other_micro_batch_size(trainer)
         self._read_batch_size(trainer)
         self._is_first_batch = True

@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import process_group
 from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
 from ..functional.dataset_loss import BatchNormMode
-from ..functional.gradient_noise import gradient_noise
-from ..functional.noise_scale import GradientNoise, RatioAverage
+from ..functional.noise_scale.gradient_noise import gradient_noise
+from ..functional.noise_scale.noise_scale import GradientNoise, RatioAverage
+from ..trainer.processes import process_group
 from ._arguments import optional_function
 from ._evaluations import LossFunction
 from ._fixed_subset import Count, subset

@@ -9,12 +9,14 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
-from .._lightning import is_trial, micro_batch_size
-from .._refusals import refuse_sharded_weights
-from .._resume import ends_epoch, go_on_from
 from ..functional._validation import one_of, shown, whole_number
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching as Split
+from ..trainer.batches import micro_batch_size
+from ..trainer.checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
+from ..trainer.progress import is_trial
+from ..trainer.refusals import refuse_sharded_weights
+from ..trainer.resume import go_on_from
+from ..trainer.saved_progress import ends_epoch
 from ._batch_size import BatchSizeCallback
 from ._sample_counter import Count
 

@@ -10,21 +10,19 @@ from typing import Any, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import (
-    is_trial,
-    log_now,
-    process_group,
-)
 from ..functional._validation import flag, one_of, seed_number, text, whole_number
 from ..functional.dataset_loss import BatchNormMode
-from ..functional.neighbourhood import Norm
-from ..functional.random_subspace import RandomSubspace
-from ..functional.sharpness import Sharpness, checked_epsilons, epsilon_name
-from ..functional.sharpness_result import Method
-from ..functional.sharpness_search import Search
+from ..functional.sharpness._neighbourhood import Norm
+from ..functional.sharpness._search import Search
+from ..functional.sharpness.random_subspace import RandomSubspace
+from ..functional.sharpness.result import Method, Sharpness
+from ..functional.sharpness.sharpness import checked_epsilons, epsilon_name
 from ..functional.weight_quantiles import weight_quantiles
 from ..logging.figure_sink import log_figure
 from ..logging.figures import sharpness_figure
+from ..trainer.logs import log_now
+from ..trainer.processes import process_group
+from ..trainer.progress import is_trial
 from ._arguments import optional_function
 from ._evaluations import LossFunction
 from ._fixed_subset import Batches, Count

@@ -12,12 +12,13 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .._checkpoint_file import check_names, check_values, listed, read_checkpoint, told
-from .._lightning import is_last_planned, log_now
-from .._refusals import refuse_same_keys, refuse_sharded_weights
-from .._trained import trained_weights
 from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, told
+from ..trainer.logs import log_now
+from ..trainer.optimizers import trained_weights
+from ..trainer.progress import is_last_planned
+from ..trainer.refusals import refuse_same_keys, refuse_sharded_weights
 from ._callback import GapCallback
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 

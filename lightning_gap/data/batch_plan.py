@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..functional.counts import check_counts
+from ..functional._validation import check_counts
 
 
 @dataclass(frozen=True)

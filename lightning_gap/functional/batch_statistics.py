@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributed import ProcessGroup, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
-from .ghost_batch_norm import _GhostBatchNorm
-from .processes import sum_over_processes
+from .ghost_batch_norm.layers import _GhostBatchNorm
 
 
 @uninterrupted_exit

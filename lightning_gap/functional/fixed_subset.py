@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from torch.utils.data import TensorDataset, default_collate
 
-from .counts import check_counts
+from ._validation import check_counts
 
 
 class FixedSubset(Sequence[Any]):

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Literal, get_args
 
-from ._validation import shown
-from .counts import check_counts
+from ._validation import check_counts, shown
 
 RuleName = Literal["linear", "sqrt", "none"]
 Rule = RuleName | Callable[[int, int], float]

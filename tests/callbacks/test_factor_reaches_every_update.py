@@ -15,8 +15,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gap import BatchSizeScheduler, LearningRateScaling
-from lightning_gap._lightning import largest_learning_rate, learning_rate_scale_in_use
 from lightning_gap.functional import AdaBatch, GeometricGrowth, SmithGrowth
+from lightning_gap.trainer.optimizers import largest_learning_rate, learning_rate_scale_in_use
 
 RATE, FACTOR, BATCH = 2.0**-6, 4.0, 16  # powers of two: a learning rate times the factor is exact
 

@@ -4,8 +4,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from lightning_gap.functional import DatasetLoss, FixedSubset, sharpness
+from lightning_gap.functional._loss_surface import loss_surface
 from lightning_gap.functional.dataset_loss import samples_in
-from lightning_gap.functional.loss_surface import loss_surface
 
 MODES = ("running", "batch", "recomputed")
 

@@ -11,6 +11,7 @@ from lightning_gap.functional import (
     GradientStatistics,
     RandomSubspace,
     RatioAverage,
+    average_sharpness,
     gradient_noise,
     gradient_statistics,
     hessian_eigenvalues,
@@ -29,8 +30,15 @@ from lightning_gap.functional import (
     subspace_sharpness,
     weight_quantiles,
 )
-from lightning_gap.functional._validation import flag, one_of, real_number, seed_number, text, whole_number
-from lightning_gap.functional.average_sharpness import average_sharpness
+from lightning_gap.functional._validation import (
+    check_counts,
+    flag,
+    one_of,
+    real_number,
+    seed_number,
+    text,
+    whole_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +182,15 @@ def test_an_argument_of_a_function_is_refused_by_name_or_means_something(name, a
 def test_what_is_no_number_in_a_measurement_is_missing_and_not_refused():
     assert math.isnan(noise_from_norms(math.inf, 4.0, small_batch_size=1, large_batch_size=4).simple_scale)
     assert norm_test(GradientStatistics(2, 8, math.nan, math.nan, math.nan)).batch_size is None
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, 2.5, True, "3", None, float("nan")])
+def test_what_is_no_count_is_refused_by_name_and_value(value):
+    with pytest.raises(ValueError, match=rf"^second must be a whole number, at least 1, got {value!r}$"):
+        check_counts(first=1, second=value)
+    with pytest.raises(ValueError, match=rf"^first must be a whole number of samples, at least 1, got {value!r}$"):
+        check_counts(unit="samples", first=value, second=1)
+
+
+def test_counts_pass():
+    check_counts(first=1, second=10**9)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_gap.functional.weight_distance import layer_distances, log_fit, weight_distance
+from lightning_gap.functional import layer_distances, log_fit, weight_distance
 
 NUMBERS = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=30)
 

@@ -1,0 +1,149 @@
+"""Schedules by which the batch grows: where the rate would decay, at intervals, or a little each epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .._validation import check_counts
+from .schedule import EpochBatch, check_epochs
+
+
+@dataclass(frozen=True)
+class SmithGrowth:
+    """Multiply the batch where a schedule would divide the learning rate, up to a limit; from there divide the rate.
+
+    After i milestones the noise scale, rate / batch size, is divided by ``factor**i``, as in the schedule that this
+    one replaces: by a larger batch as far as ``max_batch_size`` allows, by a smaller rate for the rest.
+
+    Args:
+        batch_size: Samples per optimizer step in epoch 0.
+        milestones: Epochs at which the rate would be divided.
+        max_batch_size: Limit. In the paper a tenth of the training samples.
+        factor: By what. 5 for the paper's Wide ResNet.
+
+    Reference:
+        Smith, Kindermans, Ying and Le (2018), sections 3 and 5.1.
+
+    Example:
+        >>> grow = SmithGrowth(128, (60, 120, 160), max_batch_size=5120)
+        >>> [(grow(epoch).batch_size, grow(epoch).learning_rate_factor) for epoch in (0, 60, 120, 160)]
+        [(128, 1.0), (640, 1.0), (3200, 1.0), (5120, 0.32)]
+    """
+
+    batch_size: int
+    milestones: Sequence[int]
+    max_batch_size: int
+    factor: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check_growth(self.batch_size, self.max_batch_size, self.factor)
+        check_epochs(self.milestones)
+
+    def __call__(self, epoch: int) -> EpochBatch:
+        """The stage of an epoch, from 0."""
+        return _capped(self.batch_size * self.factor ** _passed(self.milestones, epoch), self.max_batch_size)
+
+
+@dataclass(frozen=True)
+class AdaBatch:
+    """Double the batch at fixed intervals, with a milder decay of the rate.
+
+    Batch times ``factor`` and rate times ``learning_rate_factor`` stands for a fixed batch with the rate times
+    ``learning_rate_factor / factor``. At ``max_batch_size`` the rate takes over what the batch cannot.
+
+    Args:
+        batch_size: Samples per optimizer step in epoch 0.
+        max_batch_size: Limit.
+        every_n_epochs: Length of an interval. The paper: 20 of 100 epochs.
+        factor: On the batch, after each interval. The paper: 2.
+        learning_rate_factor: On the rate. The paper: 0.75, beside a baseline of 0.375.
+
+    Reference:
+        Devarakonda, Naumov and Garland (2017), section 3.
+
+    Example:
+        >>> grow = AdaBatch(128, 2048)
+        >>> grow(40)
+        EpochBatch(batch_size=512, learning_rate_factor=0.5625)
+    """
+
+    batch_size: int
+    max_batch_size: int
+    every_n_epochs: int = 20
+    factor: float = 2.0
+    learning_rate_factor: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_growth(self.batch_size, self.max_batch_size, self.factor)
+        check_counts(every_n_epochs=self.every_n_epochs)
+        if not 0 < self.learning_rate_factor < math.inf:
+            raise ValueError(f"learning_rate_factor must be positive, got {self.learning_rate_factor!r}")
+
+    def __call__(self, epoch: int) -> EpochBatch:
+        """The stage of an epoch, from 0."""
+        intervals = epoch // self.every_n_epochs
+        stage = _capped(self.batch_size * self.factor**intervals, self.max_batch_size)
+        return EpochBatch(stage.batch_size, stage.learning_rate_factor * self.learning_rate_factor**intervals)
+
+
+@dataclass(frozen=True)
+class GeometricGrowth:
+    """Grow the batch by a small factor every epoch, so that the error of the gradient shrinks geometrically.
+
+    ``B <- min(ceil(factor * B + 1), max_batch_size)``, rounded up to a multiple of ``multiple_of``.
+
+    Args:
+        batch_size: Samples per optimizer step in epoch 0.
+        max_batch_size: Limit; the paper's is the whole training set.
+        factor: By what. 1.1 in the paper, there for each step of a batch method.
+        multiple_of: For what the size must be divisible by: processes, micro-batches, ghosts.
+
+    Reference:
+        Friedlander and Schmidt (2012), section 5; Byrd et al. (2012), section 4, for geometric growth.
+
+    Example:
+        >>> [GeometricGrowth(100, 1000)(epoch) for epoch in range(4)]
+        [100, 111, 124, 138]
+    """
+
+    batch_size: int
+    max_batch_size: int
+    factor: float = 1.1
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        _check_growth(self.batch_size, self.max_batch_size, self.factor)
+        check_counts(multiple_of=self.multiple_of)
+        for name, size in (("batch_size", self.batch_size), ("max_batch_size", self.max_batch_size)):
+            if size % self.multiple_of:
+                raise ValueError(f"{name}={size} is no multiple of multiple_of={self.multiple_of}")
+
+    def __call__(self, epoch: int) -> int:
+        """The batch size of an epoch, from 0."""
+        size = self.batch_size
+        for _ in range(epoch):
+            grown = math.ceil(round(self.factor * size + 1, 9) / self.multiple_of) * self.multiple_of
+            size = min(grown, self.max_batch_size)
+            if size == self.max_batch_size:
+                break
+        return size
+
+
+def _capped(wanted: float, limit: int) -> EpochBatch:
+    """The size nearest to the wanted one, and the rate that makes up for the difference."""
+    size = min(round(wanted), limit)
+    return EpochBatch(size, size / wanted)
+
+
+def _passed(milestones: Sequence[int], epoch: int) -> int:
+    return sum(milestone <= epoch for milestone in milestones)
+
+
+def _check_growth(batch_size: int, max_batch_size: int, factor: float) -> None:
+    check_counts(unit="samples", batch_size=batch_size, max_batch_size=max_batch_size)
+    if max_batch_size < batch_size:
+        raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
+    if not 1 < factor < math.inf:
+        raise ValueError(f"factor must be larger than 1 for the batch to grow, got {factor!r}")
