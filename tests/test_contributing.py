@@ -52,13 +52,19 @@ def test_the_hooks_check_what_make_check_checks():
         assert f"$(BIN)/{command}" in MAKEFILE, command
 
 
-def test_the_commands_of_the_door_are_targets_and_files():
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "needed"),
+    [("README.md", {"demo", "test"}), ("CONTRIBUTING.md", {"check", "test", "test-all", "format", "clean"})],
+)
+def test_the_commands_of_the_door_are_targets_extras_and_files(page, needed):
+    text = (ROOT / page).read_text(encoding="utf-8")
     shell = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
     targets = set(re.findall(r"make (?:\w+=\S+ )*([\w-]+)", shell)) | set(re.findall(r"`make ([\w-]+)`", text))
-    assert {"check", "test", "test-all", "format"} <= targets
+    assert needed <= targets
     for target in targets:
         assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE), target
+    for extras in re.findall(r"pip install \"\.\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
     for file in re.findall(r"(?:tests|docs|\.ci)/[\w/.-]+\.\w+", shell):
         assert (ROOT / file).exists(), file
 
