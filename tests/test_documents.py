@@ -91,6 +91,24 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in anchors(page.parent / target if target else page), f"{target}#{anchor}"
 
 
+def test_the_page_for_a_worse_run_shows_what_its_script_trains(capsys):
+    script = runpy.run_path(str(ROOT / "docs" / "examples" / "what_now.py"))
+    page = (ROOT / "docs" / "large-batch-run-is-worse.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (\d+) \| [\d.]+ \| [\d.]+ \| .*\|$", page, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == [*script["SGD"], *script["ADAM"]]
+    steps = {32: 40, 64: 20, 128: 10, 320: 4}  # of 1,280 samples
+    grown = 3 * steps[32] + 2 * steps[64] + 2 * steps[128] + 3 * steps[320]
+    for name, shown in rows:
+        fixed = 400 if name in ("batch 32", "batch 320 for 100 epochs") else 40
+        assert int(shown) == (grown if "BatchSizeScheduler" in name or "the same" in name else fixed)
+    name = "`LearningRateScaling(32)` and `GhostBatchNormSwap(32)`"
+    run = script["Run"](epochs=2, callbacks=script["SGD"][name].callbacks)
+    result = script["train"](run, optimizer="sgd", learning_rate=0.05, seed=0)
+    assert result.steps == 2 * steps[320]
+    script["table"]("sgd", 0.05, {name: run}, (0, 1))
+    assert f"| {name} | 8 |" in capsys.readouterr().out
+
+
 def test_the_example_runs_and_its_tags_are_in_the_event_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trainer = runpy.run_path(str(ROOT / "docs" / "examples" / "plain_module.py"))["main"]()
