@@ -10,6 +10,7 @@ from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
 from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
 from .callbacks import LearningRateScaling as LearningRateScaling
 from .callbacks import PiggybackWarmStart as PiggybackWarmStart
+from .callbacks import ResumeExactly as ResumeExactly
 from .callbacks import SharpnessMonitor as SharpnessMonitor
 from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
 from .data import BatchPlan as BatchPlan

@@ -1,5 +1,6 @@
 """Imports go one way: functional <- data, logging <- trainer <- callbacks <- recipes; and the page shows them."""
 
+import ast
 import runpy
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "contributing" / "architecture.md"
@@ -57,6 +59,27 @@ def test_no_callback_imports_another():
     for file in folder.glob("[!_]*.py"):
         inner = {name.split(".")[2] for name in imports(file) if name.startswith("lightning_gap.callbacks.")}
         assert not inner & callbacks, file
+
+
+def nodes(folder):
+    for file in files(folder):
+        yield from ((file, node) for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+def test_no_callback_looks_by_name_for_what_another_may_have():
+    """They meet in `_run.py`. A name that Lightning's callbacks have, too, is not one of ours."""
+    ours = {node.name for _, node in nodes(PACKAGE / "callbacks") if isinstance(node, ast.FunctionDef)}
+    ours |= {
+        node.attr
+        for _, node in nodes(PACKAGE / "callbacks")
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+    ours -= {*dir(Callback), *dir(list)}
+    assert len(ours) > 100
+    for file, node in nodes(PACKAGE / "callbacks"):
+        asks = isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr") and len(node.args) > 1
+        if asks and isinstance(node.args[1], ast.Constant) and ast.unparse(node.args[0]) != "self":
+            assert node.args[1].value not in ours, f"{file}, line {node.lineno}"
 
 
 def test_recipes_import_the_public_names_only():

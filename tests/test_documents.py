@@ -75,7 +75,7 @@ def test_a_stranger_sees_the_curves_that_the_readme_promises(read, tmp_path, mon
     assert trainer.global_step == len(curves["lr/effective"]) == 20
     # batches of 128, tuned for 32, a learning rate of 0.05: four times as much after five epochs, in equal steps
     assert curves["lr/effective"] == pytest.approx([0.05 * (1 + 3 * min(step / 10, 1)) for step in range(20)])
-    assert set(curves["batch/effective"]) == {128}
+    assert set(curves["batch/size"]) == {128}
 
 
 def anchors(page):

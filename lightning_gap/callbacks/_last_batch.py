@@ -13,17 +13,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from ..data._planned_loader import PlannedLoader
-from ..functional.batch_size.schedule import MicroBatching as Split
+from ..functional.batch_size.schedule import MicroBatching
 from ..trainer.batches import last_micro_batch_size, micro_batch_size, samples_of_last_batch, samples_per_process
-from ..trainer.callbacks import planned_micro_batch_sizes
 from ..trainer.loader import collected_train_loaders
 from ..trainer.stated_batches import stated_batches
 
 
-def smallest_batches(trainer: Trainer) -> dict[int, int]:
+def smallest_batches(trainer: Trainer, planned_sizes: set[int]) -> dict[int, int]:
     """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size where it is known."""
     size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
-    sizes = planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())
+    sizes = planned_sizes | ({size} if size is not None else set())
     whole = trainer.max_steps == -1 and trainer.limit_train_batches == 1.0  # or epochs may end before
     found = {planned: samples_of_last_batch(trainer, planned) if whole else None for planned in sizes}
     if size is not None and (found.get(size) is None or not isinstance(trainer.train_dataloader, PlannedLoader)):
@@ -58,7 +57,7 @@ def batches_of_each_loader(trainer: Trainer) -> list[tuple[int, int | None]]:
     return found
 
 
-def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[Split]) -> int | None:
+def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[MicroBatching]) -> int | None:
     """The first micro-batch size of a plan whose epoch ends with one sample, within the steps that the run takes."""
     samples, steps = samples_per_process(trainer), 0
     if samples is None or trainer.limit_train_batches != 1.0:

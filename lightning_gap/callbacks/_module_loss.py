@@ -18,8 +18,9 @@ from ..trainer.processes import process_group
 from ..trainer.refusals import refuse_sync_batch_norm
 from ..trainer.state import same_tensor
 from ._arguments import check_batches, check_counts
-from ._evaluations import Evaluations, LossFunction, Seeded, one_line
+from ._evaluations import Evaluations, LossFunction, Seeded
 from ._fixed_subset import Batches, Count, counted, drawn, fixed_subsets, subset
+from ._loader_subset import one_line
 from ._undisturbed import undisturbed
 
 

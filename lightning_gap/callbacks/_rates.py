@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -20,6 +20,7 @@ class _Step:
     """An optimizer step that is under way, and the groups whose learning rate it has scaled: unscaled and scaled."""
 
     optimizer: Optimizer
+    factor: float
     groups: list[tuple[dict[str, Any], Any, Any]] = field(default_factory=list)
 
 
@@ -38,6 +39,7 @@ class ScaledRates:
 
     def __init__(self, trainer: Trainer) -> None:
         self.corrects_momentum = False
+        self.factor = 1.0  # in the last step
         self.updates = 0  # that had the factor
         self.steps = 0  # that are over, those inside a wrapper's not counted
         self._trainer = trainer
@@ -46,8 +48,10 @@ class ScaledRates:
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, whoever stepped
         self._reached: dict[int, Tensor] = {}  # weights that a scaled step has updated, by id
-        self.reached_now: set[int] = set()  # the same since it was last cleared
+        self._entered: WeakSet[Optimizer] = WeakSet()  # whose weights are among them
+        self.stepped: list[Optimizer] = []  # with the factor, since the list was last cleared
         self._ours: WeakKeyDictionary[Optimizer, tuple[int, bool]] = WeakKeyDictionary()
+        self._latest: Optimizer | None = None  # of ours; most runs have one
         self._told: set[str] = set()
         self._handles = [
             register_optimizer_step_pre_hook(self._before),
@@ -58,6 +62,10 @@ class ScaledRates:
     def owners(self) -> list[str]:
         """The callbacks that multiply."""
         return [type(owner).__name__ for owner in self._factors]
+
+    def multiplies_for(self, owner: object) -> bool:
+        """Whether this is one of them."""
+        return owner in self._factors
 
     @property
     def first_owner(self) -> object:
@@ -76,8 +84,12 @@ class ScaledRates:
         """
         self._factors[owner] = factor, certain
 
-    def stop(self, owner: object) -> None:
-        """Multiply no longer; learning rates that a step which raised has left scaled are put back."""
+    def stop(self, owner: object) -> bool:
+        """Multiply no longer for this owner; learning rates that a step which raised has left scaled are put back.
+
+        Returns:
+            Whether others still multiply.
+        """
         self._factors.pop(owner, None)
         if not self._factors:
             self._told.clear()
@@ -85,7 +97,7 @@ class ScaledRates:
                 self._put_back(self._steps.pop())
             for handle in self._handles:
                 handle.remove()
-            _scaled.pop(self._trainer, None)
+        return bool(self._factors)
 
     def remember(self, optimizer: Optimizer, used: list[float]) -> None:
         """Take over the learning rates of the last step from a checkpoint."""
@@ -118,6 +130,7 @@ class ScaledRates:
     def forget(self, optimizer: Optimizer) -> None:
         """Its last update had no scaled learning rate."""
         self._used.pop(optimizer, None)
+        self._entered.clear()  # others may step the same weights
         for group in _groups(optimizer):
             self._last.pop(_key(group), None)
             for weight in group["params"]:
@@ -140,7 +153,8 @@ class ScaledRates:
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if not self._is_ours(optimizer):
             return None
-        step = _Step(optimizer)
+        self.factor = math.prod(factor() for factor, _ in self._factors.values())
+        step = _Step(optimizer, self.factor)
         self._scale(step)
         self._steps.append(step)
         named = "closure" in kwargs
@@ -169,6 +183,13 @@ class ScaledRates:
         self.steps += not self._steps
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
+        if optimizer is self._latest:
+            return True
+        ours = self._holds_weights(optimizer)
+        self._latest = optimizer if ours else self._latest
+        return ours
+
+    def _holds_weights(self, optimizer: Optimizer) -> bool:
         if any(optimizer is own for own in self._trainer.optimizers):
             return True
         count = sum(len(group["params"]) for group in optimizer.param_groups)
@@ -184,7 +205,6 @@ class ScaledRates:
         return known[1]
 
     def _scale(self, step: _Step) -> None:
-        factor = math.prod(factor() for factor, _ in self._factors.values())
         outer = [other for other in self._steps if other is not step] if self._steps else []
         around = [entry for other in outer for entry in other.groups]
         for group in step.optimizer.param_groups:
@@ -195,7 +215,7 @@ class ScaledRates:
                 continue
             if around and _is_scaled(group, rate, around):
                 continue
-            scaled = rate * factor  # a new object: learning rates held as tensors are shared
+            scaled = rate * step.factor  # a new object: learning rates held as tensors are shared
             step.groups.append((group, rate, scaled))
             group["lr"] = scaled
 
@@ -205,11 +225,14 @@ class ScaledRates:
         used = [math.nan if group.get("lr") is None else float(group["lr"]) for group in optimizer.param_groups]
         previous, self._used[optimizer] = self._used.get(optimizer, []), used
         self.updates += 1
+        if not self.stepped or self.stepped[-1] is not optimizer:
+            self.stepped.append(optimizer)
+        if optimizer not in self._entered:
+            self._entered.add(optimizer)
+            self._reached.update((id(weight), weight) for group in _groups(optimizer) for weight in group["params"])
         for group, rate in zip(optimizer.param_groups, used, strict=True):
             if group["params"]:
                 self._last[_key(group)] = group["params"][0], rate
-            self._reached.update((id(weight), weight) for weight in group["params"])
-            self.reached_now.update(map(id, group["params"]))
         for outer in self._steps:
             if outer is not step and outer.optimizer in self._used:  # the innermost step makes the update
                 rates = self._used[outer.optimizer]
@@ -253,27 +276,6 @@ class ScaledRates:
                 history = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
                 if isinstance(history, Tensor):
                     history.mul_(new / old)
-
-
-_scaled: dict[Trainer, ScaledRates] = {}  # while a fit runs
-
-
-def scaled_rates(trainer: Trainer) -> ScaledRates:
-    """The one object that multiplies the learning rates of this Trainer's fit."""
-    if trainer not in _scaled:
-        _scaled[trainer] = ScaledRates(trainer)
-    return _scaled[trainer]
-
-
-def stop_scaling(trainer: Trainer, owner: object) -> None:
-    """Multiply no longer; nothing happens where ``owner`` never did."""
-    if trainer in _scaled:
-        _scaled[trainer].stop(owner)
-
-
-def used_rates(optimizer: Optimizer) -> list[float]:
-    """The learning rates of the last update by parameter group; none where nothing multiplies them."""
-    return next((used for rates in _scaled.values() if (used := rates.used(optimizer))), [])
 
 
 def no_rate(optimizer: Any, owner: str) -> str:

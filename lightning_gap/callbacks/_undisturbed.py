@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -132,6 +132,19 @@ def _refuse_to_gather(*_: Any, **__: Any) -> None:
         "training_step gathers from all processes, which measure different batches; pass loss_fn=..., a function of "
         "(module, batch) that does not"
     )
+
+
+@contextmanager
+def silenced(module: LightningModule) -> Iterator[None]:
+    """Let the module log nothing inside the block."""
+    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
+    vars(module).update(log=_ignore, log_dict=_ignore)
+    try:
+        yield
+    finally:
+        for name in ("log", "log_dict"):
+            vars(module).pop(name, None)
+        vars(module).update(own)
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

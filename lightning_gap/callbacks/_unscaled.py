@@ -40,9 +40,8 @@ class UnscaledUpdates:
     called. Elsewhere an optimizer whose `step` is known to call the hooks is believed once something has stepped.
     """
 
-    def __init__(self, rates: ScaledRates, owner: object) -> None:
+    def __init__(self, rates: ScaledRates) -> None:
         self._rates = rates
-        self._owner = owner
         self._unproven: list[_Unproven] = []
         self._optimizers: object = None  # the Trainer's list of them, which hooks of the user's may replace
         self._proven = False  # the factor is known to reach them all
@@ -56,10 +55,8 @@ class UnscaledUpdates:
         """Note what the weights of unproven optimizers are."""
         rates = self._rates
         self._updates = rates.updates
-        rates.reached_now.clear()
+        rates.stepped.clear()
         if self._proven and self._optimizers is trainer.optimizers:
-            return
-        if rates.first_owner is not self._owner:
             return
         if self._optimizers is not trainer.optimizers:
             self._optimizers = trainer.optimizers
@@ -97,8 +94,11 @@ class UnscaledUpdates:
     def _is_changed(self, entry: _Unproven) -> bool:
         """Whether some weight was changed, those that a scaled step has updated in this batch left out."""
         after = _state(entry.weights)
+        stepped = {
+            id(w) for optimizer in self._rates.stepped for group in optimizer.param_groups for w in group["params"]
+        }
         return any(
-            before != now and id(weight) not in self._rates.reached_now
+            before != now and id(weight) not in stepped
             for weight, before, now in zip(entry.weights, entry.before, after, strict=True)
         )
 

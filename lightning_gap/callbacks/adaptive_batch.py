@@ -11,16 +11,15 @@ from torch.optim import SGD
 
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.batch_size.adaptive import BatchSizeTest, TestName, next_batch_size
-from ..functional.batch_size.schedule import MicroBatching as Split
+from ..functional.batch_size.schedule import MicroBatching
 from ..trainer.batches import drops_last_batch, samples_per_process
 from ..trainer.processes import broadcast, mean_over_processes
 from ..trainer.progress import ends_accumulation
 from ..trainer.saved_progress import epoch_of
-from ._accumulation import scale_of_last_window
 from ._batch_size import BatchSizeCallback
-from ._rates import used_rates
+from ._micro_batch_gradients import MicroBatchGradients
+from ._run import global_batch_size, run_of
 from ._sample_counter import Count
-from ._small_gradients import SmallGradients
 
 
 class AdaptiveBatchSize(BatchSizeCallback):
@@ -107,9 +106,9 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self.monotone = flag("monotone", monotone)
         self.max_growth = real_number("max_growth", max_growth, above=1, hint="a factor, for instance 2")
         self.micro_batches = whole_number("micro_batches", micro_batches, 2, hint="gradients are compared")
-        self._gradients = SmallGradients()
+        self._gradients = MicroBatchGradients()
         self._test = self._new_test()
-        self._split_now: Split | None = None
+        self._split_now: MicroBatching | None = None
         self._epoch = 0  # that `_split_now` was decided for
         self._measures = False
 
@@ -145,21 +144,21 @@ class AdaptiveBatchSize(BatchSizeCallback):
             fits = trainer.accumulate_grad_batches < remaining or math.isinf(remaining)  # the last may be smaller
             self._measures = fits and trainer.global_step % self.measure_every_n_steps == 0
         if self._measures and trainer.world_size == 1:  # several processes measure together or not at all
-            counter = self._windows.counter
+            counter = run_of(trainer).accumulation.counter
             cut = self.count is None and counter.looks_smaller
             self._measures = not cut and counter.samples() in (None, self._its_split.micro_batch_size)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self._measures and self.test == "cabs":
+        if self._measures and self.test == "cabs" and not run_of(trainer).is_extra_pass:
             self._gradients.see_loss(trainer, loss)
         super().on_before_backward(trainer, pl_module, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_after_backward(trainer, pl_module)
-        if not self._measures:
+        if not self._measures or run_of(trainer).is_extra_pass:
             return
         if ends_accumulation(trainer):
-            self._gradients.rescale(scale_of_last_window(trainer))
+            self._gradients.rescale(run_of(trainer).accumulation.scale)
         self._gradients.see_gradient(trainer, pl_module)
         if ends_accumulation(trainer):
             self._measure(trainer)
@@ -182,7 +181,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
             "accumulate": self._its_split.accumulate,
         }
 
-    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    def recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("AdaptiveBatchSize")
         if saved is None:
             self._epoch = epoch_of(checkpoint)
@@ -191,7 +190,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self._epoch = saved["epoch"]
         size, accumulate = min(saved["batch_size"], self.max_batch_size), saved["accumulate"]
         if size % (trainer.world_size * accumulate) == 0:
-            self._split_now = Split(size // (trainer.world_size * accumulate), accumulate)
+            self._split_now = MicroBatching(size // (trainer.world_size * accumulate), accumulate)
         else:  # on other processes, or with another limit
             unit = trainer.world_size * self._least_accumulation
             self._split_now = self._split(trainer, size // unit * unit)
@@ -199,30 +198,32 @@ class AdaptiveBatchSize(BatchSizeCallback):
     def _new_test(self) -> BatchSizeTest:
         return BatchSizeTest(self.test, theta=self.theta, nu=self.nu, smoothing=self.smoothing)
 
-    def _planned(self, trainer: Trainer) -> list[Split]:
-        return [self._split_at(trainer, self._epoch)]
+    def planned(self, trainer: Trainer, epoch: int) -> MicroBatching:
+        return self._split_now or self._split(trainer, self.batch_size)
 
-    def _sizes_to_prove(self, trainer: Trainer) -> list[int]:
-        """The sizes to come are not known; the largest that there may be stands for them."""
-        parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
-        largest = self.max_batch_size // parts
-        limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
-        return [max(1, min([largest, *limits]))] if self.max_batch_size > self.batch_size else []
-
-    def _split_at(self, trainer: Trainer, epoch: int) -> Split:
-        """The size of an epoch, decided when it is asked for the first time."""
+    def decided(self, trainer: Trainer, epoch: int) -> MicroBatching:
         if self._split_now is None:
-            self._split_now = self._split(trainer, self.batch_size)
+            self._split_now = self.planned(trainer, epoch)
         elif epoch > self._epoch:
-            self._split_now = self._decide(trainer)
+            self._split_now = self._nearest_to_test(trainer)
         self._epoch = max(epoch, self._epoch)
         return self._split_now
+
+    def _epochs_to_come(self, trainer: Trainer) -> list[int]:
+        return [trainer.current_epoch]  # those after it are decided when they come
+
+    def _plan_to_prove(self, trainer: Trainer) -> list[MicroBatching]:
+        """The sizes to come are not known; the largest that there may be stands for them."""
+        parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
+        limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
+        largest = max(1, min([self.max_batch_size // parts, *limits]))
+        return [MicroBatching(largest, 1)] if self.max_batch_size > self.batch_size else []
 
     @property
     def _least_accumulation(self) -> int:
         return max(self.micro_batches, self._users_accumulation)
 
-    def _decide(self, trainer: Trainer) -> Split:
+    def _nearest_to_test(self, trainer: Trainer) -> MicroBatching:
         """Between epochs: the size that comes nearest, in micro-batches that are equal on all processes."""
         accumulate = self._least_accumulation
         size = self._next_size(trainer, trainer.world_size * accumulate)
@@ -238,13 +239,13 @@ class AdaptiveBatchSize(BatchSizeCallback):
         return split
 
     @property
-    def _its_split(self) -> Split:
+    def _its_split(self) -> MicroBatching:
         if self._split_now is None:
             raise RuntimeError("AdaptiveBatchSize has not been set up")
         return self._split_now
 
     def _size(self, trainer: Trainer) -> int:
-        return self._its_split.micro_batch_size * self._its_split.accumulate * trainer.world_size
+        return global_batch_size(trainer, self._its_split)
 
     def _next_size(self, trainer: Trainer, multiple_of: int) -> int:
         size = next_batch_size(
@@ -264,7 +265,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         size = self._next_size(trainer, split.micro_batch_size * trainer.world_size)
         accumulate = size // (split.micro_batch_size * trainer.world_size)
         if next_batch % math.lcm(split.accumulate, accumulate) == 0:  # where Lightning begins a step with either
-            self._split_now = self._set = Split(split.micro_batch_size, accumulate)
+            self._split_now = run_of(trainer).split = MicroBatching(split.micro_batch_size, accumulate)
             trainer.accumulate_grad_batches = accumulate
 
     def _measure(self, trainer: Trainer) -> None:
@@ -273,13 +274,13 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if self.test == "cabs":
             loss = mean_over_processes(trainer, self._gradients.loss)
             optimizer = trainer.optimizers[0]
-            rate = (used_rates(optimizer) or [float(optimizer.param_groups[0]["lr"])])[0]
+            rate = (run_of(trainer).used_rates(optimizer) or [float(optimizer.param_groups[0]["lr"])])[0]
             terms = {"learning_rate": rate, "loss": loss}
         self._test.update(statistics, batch_size=self._size(trainer), **terms)
 
-    def _values(self, trainer: Trainer) -> dict[str, float]:
+    def values(self, trainer: Trainer) -> dict[str, float]:
         wanted = self._test.batch_size
-        values = super()._values(trainer)
+        values = super().values(trainer)
         if math.isfinite(wanted):
             values |= {"batch/wanted": wanted, "batch/test": wanted / self._size(trainer)}
         return values

@@ -23,12 +23,11 @@ from ..functional.ghost_batch_norm.runs import (
 )
 from ..functional.ghost_batch_norm.swap import swap_batch_norm
 from ..trainer.batches import changes_batches, micro_batch_size
-from ..trainer.callbacks import planned_micro_batch_sizes
 from ..trainer.loader import collected_train_loaders
 from ..trainer.processes import uses_sync_batch_norm
-from ..trainer.refusals import refuse_second
 from ._callback import GapCallback
 from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
+from ._run import run_of
 
 _log = logging.getLogger(__name__)
 
@@ -80,9 +79,10 @@ class GhostBatchNormSwap(GapCallback):
         self._watches: list[RemovableHandle] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        refuse_second(trainer, self, because="each layer has one ghost size")
+        run_of(trainer).claim(trainer, self, "set the ghost size of a layer")
         if uses_sync_batch_norm(trainer):
             raise ValueError(
                 "sync_batchnorm=True would turn the ghost layers into SyncBatchNorm, which does the opposite; "
@@ -102,8 +102,12 @@ class GhostBatchNormSwap(GapCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        size, smallest = micro_batch_size(trainer), smallest_batches(trainer)
-        sizes, each = planned_micro_batch_sizes(trainer), batches_of_each_loader(trainer)
+        sizes = {split.micro_batch_size for split in run_of(trainer).planned}
+        size, smallest, each = (
+            micro_batch_size(trainer),
+            smallest_batches(trainer, sizes),
+            batches_of_each_loader(trainer),
+        )
         if size == 1 and not sizes and changes_batches(trainer):  # a loader of ready batches
             size, smallest = None, {}
         if len(each) == len(collected_train_loaders(trainer)) == 1:
@@ -142,9 +146,11 @@ class GhostBatchNormSwap(GapCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()  # not in on_fit_end, which a Tuner skips
+        super().teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
+        super().on_exception(trainer, pl_module, exception)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["GhostBatchNormSwap"] = self._settings

@@ -10,14 +10,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from ..functional._validation import one_of, shown, whole_number
-from ..functional.batch_size.schedule import MicroBatching as Split
-from ..trainer.batches import micro_batch_size
+from ..functional.batch_size.schedule import MicroBatching
 from ..trainer.checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
 from ..trainer.progress import is_trial
 from ..trainer.refusals import refuse_sharded_weights
 from ..trainer.resume import go_on_from
 from ..trainer.saved_progress import ends_epoch
 from ._batch_size import BatchSizeCallback
+from ._run import run_of
 from ._sample_counter import Count
 
 OptimizerState = Literal["keep", "reset"]
@@ -130,8 +130,7 @@ class PiggybackWarmStart(BatchSizeCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if self.switch_epoch is not None and trainer.current_epoch < self.switch_epoch:
-            own = micro_batch_size(trainer)
-            small = None if own is None else own * trainer.accumulate_grad_batches * trainer.world_size
+            small = run_of(trainer).batch_size(trainer)
             if small is not None and small >= self.large_batch_size:
                 raise ValueError(
                     f"large_batch_size={self.large_batch_size} is not larger than the small batch, {small} samples per "
@@ -155,16 +154,16 @@ class PiggybackWarmStart(BatchSizeCallback):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint["PiggybackWarmStart"] = {"switched": self._switched}
 
-    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    def recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         self._resumed = True
         self._switched = checkpoint.get("PiggybackWarmStart", {}).get("switched", False)
 
-    def _split_at(self, trainer: Trainer, epoch: int) -> Split | None:
+    def planned(self, trainer: Trainer, epoch: int) -> MicroBatching | None:
         small = self.switch_epoch is not None and epoch < self.switch_epoch
         return None if small else self._split(trainer, self.large_batch_size)
 
-    def _values(self, trainer: Trainer) -> dict[str, float]:
-        return super()._values(trainer) | {"piggyback/switched": float(self._switched)}
+    def values(self, trainer: Trainer) -> dict[str, float]:
+        return super().values(trainer) | {"piggyback/switched": float(self._switched)}
 
 
 def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:

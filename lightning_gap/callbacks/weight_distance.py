@@ -18,8 +18,9 @@ from ..trainer.checkpoint_file import check_names, check_values, listed, read_ch
 from ..trainer.logs import log_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import is_last_planned
-from ..trainer.refusals import refuse_same_keys, refuse_sharded_weights
+from ..trainer.refusals import refuse_sharded_weights
 from ._callback import GapCallback
+from ._run import run_of
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
@@ -85,9 +86,10 @@ class WeightDistanceMonitor(GapCallback):
         return self._generate_state_key(suffix=self.suffix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             refuse_sharded_weights(trainer, self)
-            refuse_same_keys(trainer, self, self.keys)
+            run_of(trainer).claim_keys(trainer, self, self.keys)
             self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
             self._trained = set()
 

@@ -22,18 +22,7 @@ def is_lightnings(thing: object, name: str) -> bool:
     )
 
 
-def is_first_that(trainer: Trainer, callback: Callback, does: str) -> bool:
-    """Whether this is the one of several callbacks that does it: the one with ``count`` if there is, else the first."""
-    same = [other for other in callbacks_of(trainer) if getattr(other, does, False)]
-    return (next((other for other in same if getattr(other, "count", None)), same[0])) is callback
-
-
-def micro_batch_size_set(trainer: Trainer) -> int | None:
-    """Samples per batch and process that a callback has set for this epoch, if one does."""
-    sizes = (getattr(other, "micro_batch_size_set", None) for other in callbacks_of(trainer))
-    return next((size for size in sizes if size is not None), None)
-
-
-def planned_micro_batch_sizes(trainer: Trainer) -> set[int]:
-    """Samples per batch and process that a callback will set in the course of the run, as far as they are known."""
-    return {size for other in callbacks_of(trainer) for size in getattr(other, "planned_micro_batch_sizes", ())}
+def accumulation_scheduled(trainer: Trainer) -> list[int]:
+    """The factors of Lightning's own schedule of the accumulation, where the Trainer has one."""
+    schedules = (other for other in callbacks_of(trainer) if is_lightnings(other, "GradientAccumulationScheduler"))
+    return [factor for schedule in schedules for factor in schedule.scheduling.values()]  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +49,7 @@ def gathered(trainer: Trainer) -> dict[str, dict[str, Any]]:
     return found
 
 
-def gather_again(trainer: Trainer, shares: list[dict[str, Any]] | None) -> bool:
+def gather_again(trainer: Trainer, shares: Sequence[dict[str, Any]]) -> bool:
     """Let the epoch's means begin with what a checkpoint had of them; whether there was anything."""
     shares = shares or [{}]
     alike = len(shares) == trainer.world_size
@@ -104,7 +104,7 @@ def _as_lightning_alone(error: Exception) -> dict[str, Any]:
     return {}
 
 
-def _joined(shares: list[dict[str, dict[str, Any]]], *, of_first: bool) -> dict[str, dict[str, Any]]:
+def _joined(shares: Sequence[dict[str, dict[str, Any]]], *, of_first: bool) -> dict[str, dict[str, Any]]:
     """What other processes have gathered, for the first of these; the others begin with as good as nothing."""
     joined: dict[str, dict[str, Any]] = {}
     for key, entry in ((key, entry) for share in shares for key, entry in share.items()):

@@ -8,8 +8,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from .callbacks import callbacks_of
-
 
 def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
     """The weights that require grad and that an optimizer of the Trainer holds, by name.
@@ -42,13 +40,6 @@ def largest_learning_rate(trainer: Trainer) -> float:
     """
     groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
     return max((float(group["lr"]) for group in groups if group.get("lr") is not None), default=math.nan)
-
-
-def learning_rate_scale_in_use(trainer: Trainer) -> float:
-    """What callbacks multiplied the learning rates by in the last step; NaN where there is no learning rate."""
-    if math.isnan(largest_learning_rate(trainer)):
-        return math.nan
-    return math.prod(getattr(callback, "current_scale", 1.0) for callback in callbacks_of(trainer))
 
 
 def schedulers_that_warm_up(trainer: Trainer) -> list[str]:

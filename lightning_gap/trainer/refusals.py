@@ -8,14 +8,7 @@ from .callbacks import callbacks_of, is_lightnings
 from .processes import uses_sync_batch_norm
 
 
-def refuse_several_that(trainer: Trainer, does: str, *, because: str) -> None:
-    """Raise if several callbacks do what only one can."""
-    names = [type(other).__name__ for other in callbacks_of(trainer) if getattr(other, does, False)]
-    if len(names) > 1:
-        raise ValueError(f"the Trainer has {' and '.join(names)}: {because}; keep one")
-
-
-def refuse_other_accumulation(trainer: Trainer, callback: Callback) -> None:
+def refuse_other_batch_sizes(trainer: Trainer, callback: Callback) -> None:
     """Raise if the batch size is also set by one of Lightning's callbacks, by its strategy, or by hand."""
     name = type(callback).__name__
     for other in callbacks_of(trainer):
@@ -44,17 +37,6 @@ def refuse_manual_optimization(trainer: Trainer, callback: Callback) -> None:
         )
 
 
-def refuse_rescaling(trainer: Trainer, callback: Callback) -> None:
-    """Raise if the rate would follow the batch size where a schedule says what becomes of it."""
-    for other in callbacks_of(trainer):
-        when = getattr(other, "when_batch_changes", "keep")
-        if when != "keep":
-            raise ValueError(
-                f"the schedule of {type(callback).__name__} sets the learning rate, and {type(other).__name__} would "
-                f"change it again with the batch size (when_batch_changes={when!r}); use when_batch_changes='keep'"
-            )
-
-
 def refuse_sync_batch_norm(trainer: Trainer, argument: str) -> None:
     """Raise if BatchNorm would gather its statistics from all processes, which measure different batches."""
     if uses_sync_batch_norm(trainer):
@@ -72,24 +54,3 @@ def refuse_sharded_weights(trainer: Trainer, callback: Callback) -> None:
             f"{type(callback).__name__} needs whole parameters on every process, and {strategy} shards them; "
             "use strategy='auto' or 'ddp'"
         )
-
-
-def refuse_second(trainer: Trainer, callback: Callback, *, because: str) -> None:
-    """Raise if the Trainer holds another callback of the same class."""
-    if len(_of_class(trainer, callback)) > 1:
-        raise ValueError(f"the Trainer has more than one {type(callback).__name__}: {because}; keep one")
-
-
-def refuse_same_keys(trainer: Trainer, callback: Callback, keys: tuple[str, ...]) -> None:
-    """Raise if another callback of the same class logs one of these keys; Lightning would average the two values."""
-    for other in _of_class(trainer, callback):
-        shared = set(keys) & set(getattr(other, "keys", ()))
-        if other is not callback and shared:
-            raise ValueError(
-                f"two {type(callback).__name__} callbacks log {', '.join(sorted(shared))}; "
-                "give one of them a suffix, for instance suffix='_2'"
-            )
-
-
-def _of_class(trainer: Trainer, callback: Callback) -> list[Callback]:
-    return [other for other in callbacks_of(trainer) if type(other) is type(callback)]

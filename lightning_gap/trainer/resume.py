@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from torch import distributed
@@ -17,7 +17,19 @@ from .epoch_means import gather_again, gathered
 from .saved_progress import ends_epoch
 
 _KEY = "lightning_gap.epoch"
-_recalled: WeakKeyDictionary[Trainer, dict[str, Any]] = WeakKeyDictionary()  # until the training starts
+
+
+@dataclass(frozen=True)
+class SavedEpoch:
+    """What a checkpoint holds of the epoch that it was saved in.
+
+    Attributes:
+        means: What `log(..., on_epoch=True)` had gathered, of each process.
+        loaders: The state of the train loader; empty where there were several, or one without a state.
+    """
+
+    means: Sequence[Any] = ()
+    loaders: Sequence[Any] = ()
 
 
 def go_on_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
@@ -29,8 +41,8 @@ def go_on_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool
     _private.hand_over_checkpoint(trainer, kept)
 
 
-def fix_resume_progress(trainer: Trainer) -> None:
-    """Fix what Lightning restores differently from what was saved; once or several times.
+def fix_resume_progress(trainer: Trainer, saved: SavedEpoch | None = None) -> None:
+    """Fix what Lightning restores differently from what was saved.
 
     - With ``max_steps`` it runs an epoch that was over again, without batches, and counts it twice; one that was
       stopped inside it takes to be over.
@@ -43,7 +55,7 @@ def fix_resume_progress(trainer: Trainer) -> None:
     """
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     epochs, batches = fit_loop.epoch_progress, epoch_loop.batch_progress
-    recalled = _recalled.pop(trainer, {})
+    saved = saved or SavedEpoch()
     if fit_loop.restarted_on_epoch_end and batches.is_last_batch:
         epochs.increment_completed()
         fit_loop.reset_restart_stage()
@@ -56,7 +68,7 @@ def fix_resume_progress(trainer: Trainer) -> None:
         return
     if epochs.current.processed == epochs.current.ready:  # type: ignore[attr-defined]
         with _in_the_epoch_before(trainer):
-            if gather_again(trainer, recalled.get("means")):
+            if gather_again(trainer, saved.means):
                 connector = _private.logger_connector(trainer)
                 connector.callback_metrics  # noqa: B018 - computes them, and keeps them for callbacks
                 connector.update_train_epoch_metrics()
@@ -64,10 +76,10 @@ def fix_resume_progress(trainer: Trainer) -> None:
         if epoch_loop.restarted_on_train_batch_end:
             batches.current.completed = sys.maxsize  # it is compared with the length of the next epoch
         return
-    gather_again(trainer, recalled.get("means"))
+    gather_again(trainer, saved.means)
     loader = trainer.train_dataloader
     if isinstance(loader, PlannedLoader):
-        for state in recalled.get("loaders", ()):
+        for state in saved.loaders:
             loader.load_state_dict(state)  # once more where Lightning did: what must agree is compared
         loader.seek(trainer.current_epoch, batches.current.processed)  # type: ignore[attr-defined]
 
@@ -87,12 +99,10 @@ def keep_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     checkpoint[_KEY] = everyone
 
 
-def recall_epoch(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Keep for `fix_resume_progress` what a checkpoint tells of its epoch; once or several times."""
-    if trainer.state.fn == "fit":
-        states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
-        loaders = states if len(states) == 1 else []
-        _recalled[trainer] = {"means": checkpoint.get(_KEY, []), "loaders": loaders}
+def saved_epoch(checkpoint: Mapping[str, Any]) -> SavedEpoch:
+    """What a checkpoint holds of the epoch that it was saved in."""
+    states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    return SavedEpoch(checkpoint.get(_KEY, []), states if len(states) == 1 else [])
 
 
 @contextmanager

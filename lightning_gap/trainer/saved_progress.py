@@ -26,3 +26,11 @@ def epochs_begun(checkpoint: dict[str, Any]) -> int:
     """How many epochs had begun, the one that a checkpoint was saved inside of among them."""
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
     return int(progress.get("ready", 0))
+
+
+def epoch_without_its_end(checkpoint: dict[str, Any]) -> int | None:
+    """The epoch with whose last batch a checkpoint was saved, before anything was done at its end."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    epochs = loops.get("epoch_progress", {}).get("current", {})
+    last = loops.get("epoch_loop.batch_progress", {}).get("is_last_batch", False)
+    return int(epochs["processed"]) if last and epochs.get("processed") != epochs.get("ready") else None

@@ -238,9 +238,7 @@ def test_smiths_growth_grows_first_and_divides_the_rate_afterwards():
     tiny.trainer(BatchSizeScheduler(grow), keep, See(), max_epochs=4).fit(tiny.TinyClassifier(), tiny.loader(48))
     expected = [[6, 1, 0.05], [24, 1, 0.05], [24, 1 / 4, 0.05 / 4], [24, 1 / 16, 0.05 / 16]]
     assert [seen[epoch] for epoch in range(4)] == [pytest.approx(row) for row in expected]
-    with pytest.raises(
-        ValueError, match=r"sets the learning rate, and LearningRateScaling .* when_batch_changes='keep'"
-    ):
+    with pytest.raises(ValueError, match=r"BatchSizeScheduler and LearningRateScaling .*when_batch_changes='keep'"):
         tiny.trainer(BatchSizeScheduler(grow), LearningRateScaling(6), max_epochs=4).fit(
             tiny.TinyClassifier(), tiny.loader(48)
         )
@@ -432,7 +430,7 @@ def test_a_module_that_does_not_read_the_attribute_is_refused():
 
 def test_whatever_else_sets_the_batch_is_refused():
     schedule = {0: 8, 1: 16}
-    refused("BatchSizeScheduler and BatchSizeScheduler: each would undo", BatchSizeScheduler(schedule),
+    refused("BatchSizeScheduler and BatchSizeScheduler both set the batch size", BatchSizeScheduler(schedule),
             BatchSizeScheduler(schedule))  # fmt: skip
     refused("and GradientAccumulationScheduler both set accumulate_grad_batches", BatchSizeScheduler(schedule),
             GradientAccumulationScheduler({0: 2}))  # fmt: skip

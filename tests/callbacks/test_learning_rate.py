@@ -378,7 +378,7 @@ def test_after_an_exception_in_the_step_the_rate_is_the_users_again():
 
 
 def test_two_scalings_are_refused():
-    with pytest.raises(ValueError, match="more than one LearningRateScaling: the rate would be scaled twice"):
+    with pytest.raises(ValueError, match="LearningRateScaling and LearningRateScaling both scale"):
         fit(Scheduled(), LearningRateScaling(2), LearningRateScaling(4))
 
 

@@ -99,15 +99,16 @@ def test_two_of_it_stand_side_by_side_or_the_second_is_refused(entry):
         with pytest.raises(ValueError, match=entry.second):
             fit(entry.make(), entry.make())
         return
+    if entry.second is None:
+        fit(entry.make(), entry.make())
+        return
     alone, _ = fit(entry.make())
     second = entry.second()
     together, _ = fit(entry.make(), second)
     for key in entry.keys & set(alone.callback_metrics):
         assert torch.equal(alone.callback_metrics[key], together.callback_metrics[key]), key
     assert set(second.keys) & set(together.callback_metrics)
-    with pytest.raises(
-        (ValueError, RuntimeError), match=r"two .* callbacks log .* suffix|more than one stateful callback"
-    ):
+    with pytest.raises((ValueError, RuntimeError), match=r"both log .* suffix|more than one stateful callback"):
         fit(entry.make(), entry.make())
 
 

@@ -1,4 +1,4 @@
-"""The gradients of the single micro-batches of a step, as they accumulate."""
+"""The gradient of each micro-batch of a step, told apart as they accumulate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..trainer.processes import process_group
 from ..trainer.progress import ends_accumulation
 
 
-class SmallGradients:
+class MicroBatchGradients:
     """Tells the micro-batches' gradients apart by what each adds to the sum.
 
     On several processes the last micro-batch is left out, because its backward pass averages over them.
