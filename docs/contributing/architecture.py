@@ -62,7 +62,7 @@ def package_of(parts: tuple[str, ...], folders: set[tuple[str, ...]]) -> str:
         return parts[1] if parts[0] == "lightning_gap" else "/".join(parts[:2])
     if parts[0] != "lightning_gap":
         return parts[0]
-    private = len(parts) > 1 and parts[1].startswith("_") and parts[1] not in ("__init__", "_version")
+    private = len(parts) > 1 and re.match("_(?!_|version$)", parts[1])  # not __init__, __version__ or its file
     return "private files" if private else "public names"
 
 
