@@ -1,5 +1,7 @@
 # Each target sets itself up: it needs Python 3.10+ and make, nothing else.
 PYTHON ?= python3
+# The versions to install. CI also takes .ci/floors.txt, the oldest that are allowed, and .ci/newest.txt, whatever is new.
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SHELL := /bin/bash
 
@@ -38,10 +40,10 @@ build/types: lightning_gap recipes
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 
-.venv/installed: pyproject.toml constraints.txt | .venv/bin/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[recipes]"
+.venv/installed: pyproject.toml $(CONSTRAINTS) | .venv/bin/pip
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[recipes]"
 	touch $@
 
-.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable ".[recipes]"
+.venv/installed-dev: pyproject.toml $(CONSTRAINTS) | .venv/bin/pip
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --editable ".[recipes]"
 	touch $@ .venv/installed

@@ -1,5 +1,6 @@
 """What the documents show runs as it is written, and what they link to is there."""
 
+import csv
 import re
 import runpy
 from pathlib import Path
@@ -9,7 +10,8 @@ import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page):
@@ -25,20 +27,86 @@ def names_of_the_reader():
     }
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
-@pytest.mark.filterwarnings("ignore:.*GPU available")
-def test_the_python_blocks_of_a_page_run_as_written(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run_blocks(page):
     namespace = names_of_the_reader()
     for number, block in enumerate(blocks(page), start=1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p != README], ids=lambda p: p.name)
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_the_python_blocks_of_a_page_run_as_written(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page)
+
+
+@pytest.fixture
+def without_tensorboard(monkeypatch):
+    """Lightning's choice of a logger where TensorBoard is not installed."""
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning.pytorch.trainer.connectors.logger_connector.logger_connector.{name}", False)
+
+
+def curves_of_tensorboard(folder):
+    read = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [event.value for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def curves_of_csv(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows if row[key]] for key in rows[0]}
+
+
+@pytest.mark.parametrize("read", [curves_of_tensorboard, curves_of_csv])
+@pytest.mark.filterwarnings("ignore:.*GPU available", "ignore:Starting from v1.9.0, `tensorboardX`")
+def test_a_stranger_sees_the_curves_that_the_readme_promises(read, tmp_path, monkeypatch, request):
+    """The snippet as it stands, on a module and loaders that know nothing of us: ten epochs of two steps."""
+    if read is curves_of_csv:
+        request.getfixturevalue("without_tensorboard")
+    monkeypatch.chdir(tmp_path)
+    trainer = run_blocks(README)["trainer"]
+    section = README.read_text(encoding="utf-8").split("## Add callbacks to your Trainer")[1].split("\n## ")[0]
+    promised = set(re.findall(r"`([a-z]+/[\w-]+)`", section))
+    assert {key.split("/")[0] for key in promised} == {"lr", "batch", "ghost", "sharpness"}
+    curves = read(tmp_path / "lightning_logs" / "version_0")
+    assert promised <= set(curves)
+    assert trainer.global_step == len(curves["lr/effective"]) == 20
+    # batches of 128, tuned for 32, a learning rate of 0.05: four times as much after five epochs, in equal steps
+    assert curves["lr/effective"] == pytest.approx([0.05 * (1 + 3 * min(step / 10, 1)) for step in range(20)])
+    assert set(curves["batch/size"]) == {128}
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+            assert not anchor or anchor in anchors(page.parent / target if target else page), f"{target}#{anchor}"
+
+
+def test_the_page_for_a_worse_run_shows_what_its_script_trains(capsys):
+    script = runpy.run_path(str(ROOT / "docs" / "examples" / "what_now.py"))
+    page = (ROOT / "docs" / "large-batch-run-is-worse.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| (\d+) \| [\d.]+ \| [\d.]+ \| .*\|$", page, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == [*script["SGD"], *script["ADAM"]]
+    steps = {32: 40, 64: 20, 128: 10, 320: 4}  # of 1,280 samples
+    grown = 3 * steps[32] + 2 * steps[64] + 2 * steps[128] + 3 * steps[320]
+    for name, shown in rows:
+        fixed = 400 if name in ("batch 32", "batch 320 for 100 epochs") else 40
+        assert int(shown) == (grown if "BatchSizeScheduler" in name or "the same" in name else fixed)
+    name = "`LearningRateScaling(32)` and `GhostBatchNormSwap(32)`"
+    run = script["Run"](epochs=2, callbacks=script["SGD"][name].callbacks)
+    result = script["train"](run, optimizer="sgd", learning_rate=0.05, seed=0)
+    assert result.steps == 2 * steps[320]
+    script["table"]("sgd", 0.05, {name: run}, (0, 1))
+    assert f"| {name} | 8 |" in capsys.readouterr().out
 
 
 def test_the_example_runs_and_its_tags_are_in_the_event_file(tmp_path, monkeypatch):
