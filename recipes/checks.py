@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from lightning_gap.functional import BatchNormMode
-from lightning_gap.recipes.augmentation import AUGMENTATIONS
+from lightning_gap.recipes.datasets.augmentations import AUGMENTATIONS
 from lightning_gap.recipes.optimizers import OPTIMIZERS
 from lightning_gap.recipes.recipe import Numbers, chosen
 

@@ -21,10 +21,10 @@ from rich.table import Column, Table
 
 from lightning_gap.logging.tables import Row, cells
 from lightning_gap.recipes.advice import advise, measure_noise, show
-from lightning_gap.recipes.augmentation import AUGMENTATIONS
 from lightning_gap.recipes.catalogue import FILES, copy_recipe, recipe
 from lightning_gap.recipes.comparison import CannotStartError, run_all
 from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes.datasets.augmentations import AUGMENTATIONS
 from lightning_gap.recipes.first_process import is_first_process
 from lightning_gap.recipes.optimizers import OPTIMIZERS
 from lightning_gap.recipes.plan import Plan, Settings, make_plan
