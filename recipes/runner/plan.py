@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from lightning_gap import BatchPlan, GhostBatchNormSwap, LearningRateScaling
-from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.catalogue import recipe
 from lightning_gap.recipes.checks import check_numbers, check_settings, completed
 from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.datasets import DATASETS, FolderData, FolderImages, InMemoryData, Splits
+from lightning_gap.recipes.datasets import DATASETS, ClassificationData
 from lightning_gap.recipes.network_check import check_network
 from lightning_gap.recipes.recipe import Numbers, Recipe, chosen
 from lightning_gap.recipes.regimes import REGIMES, Regime
@@ -86,7 +85,7 @@ class Plan:
     settings: Settings
     numbers: Numbers
     data_name: str
-    splits: Splits
+    splits: ClassificationData[Any]
     output: Path
     processes: int
     accumulate: int
@@ -97,18 +96,18 @@ class Plan:
         """A fresh regime, with callbacks that no other run has used."""
         return REGIMES[name](self.numbers)
 
-    def data(self, regime: Regime, seed: int) -> InMemoryData | FolderData:
+    def data(self, regime: Regime, seed: int) -> ClassificationData[Any]:
         """The data, each process its share of a regime's batches, in this trial's order."""
-        numbers = regime.numbers
-        served = {
-            "batch_size": self.micro_batch(regime.batch_size),
-            "validation_size": numbers.validation_size,
-            "seed": seed,
-        }
-        if isinstance(self.splits.train, FolderImages):
-            workers = {} if self.settings.num_workers is None else {"num_workers": self.settings.num_workers}
-            return FolderData(self.splits, augmentation=numbers.augmentation, **served, **workers)
-        return InMemoryData(self.splits, augmentation=make_augmentation(numbers.augmentation, self.splits), **served)
+        settings = self.settings
+        found = DATASETS[self.data_name](
+            regime.numbers,
+            batch_size=regime.batch_size,
+            data_dir=settings.data_dir,
+            num_workers=settings.num_workers,
+            seed=seed,
+        )
+        found.setup()
+        return found
 
     def new_network(self, seed: int) -> nn.Module:
         """The network with the initial weights of the trial that has this seed."""
@@ -147,8 +146,9 @@ def make_plan(settings: Settings) -> Plan:
         chosen("regime", name, REGIMES)
     check_settings(settings)
     trainer = check_trainer(settings.trainer)
-    splits = DATASETS[data_name](settings.data_dir, download=settings.download)
-    splits = splits.standardised() if numbers.standardise else splits
+    splits = DATASETS[data_name](numbers, batch_size=1, data_dir=settings.data_dir, download=settings.download)
+    splits.prepare_data()
+    splits.setup()
     output = _output(settings, data_name, trainer.world_size)
     filled = replace(
         settings,
@@ -215,7 +215,7 @@ def _check_regime(plan: Plan, name: str, network: nn.Module) -> None:
     normalises_samples = any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules())
     for size in regime.batch_sizes.values():
         data = plan.data(replace(regime, batch_sizes={0: size}), plan.settings.seed)
-        batches = BatchPlan(len(data.train), data.batch_size, processes=plan.processes)
+        batches = BatchPlan(len(data.train), plan.micro_batch(size), processes=plan.processes)
         if normalises_samples and batches.size(len(batches) - 1) == 1:
             raise ValueError(
                 f"batches of {size} leave a last one with a single sample for a process, of {len(data.train)} training "
@@ -274,7 +274,7 @@ def _check_ghosts(plan: Plan, regime: Regime) -> None:
         )
 
 
-def _check_validation(plan: Plan, data: InMemoryData | FolderData) -> None:
+def _check_validation(plan: Plan, data: ClassificationData[Any]) -> None:
     held_out = len(data.validation)
     if 0 < held_out < plan.processes:
         raise ValueError(

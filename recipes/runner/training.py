@@ -37,7 +37,7 @@ from lightning_gap.recipes.checkpoints import (
     write_whole_files,
 )
 from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.datasets import Batch, FolderData, InMemoryData
+from lightning_gap.recipes.datasets import Batch, ClassificationData
 from lightning_gap.recipes.first_process import is_first_process
 from lightning_gap.recipes.networks import zero_last_gammas
 from lightning_gap.recipes.progress import EpochProgress
@@ -122,7 +122,7 @@ class Outcome:
 
 def train(
     network: nn.Module,
-    data: InMemoryData | FolderData,
+    data: ClassificationData[Any],
     regime: Regime,
     *,
     epsilon: tuple[float, ...],
@@ -196,7 +196,7 @@ def evaluated_with(
     return recomputed_statistics(network, lambda: evaluate(network, training()))
 
 
-def monitors(data: InMemoryData | FolderData, epsilon: tuple[float, ...], every: int) -> list[Callback]:
+def monitors(data: ClassificationData[Any], epsilon: tuple[float, ...], every: int) -> list[Callback]:
     """What a recipe measures while it trains."""
     found: list[Callback] = [
         SharpnessMonitor(epsilon, every_n_epochs=every, max_time_share=None),
@@ -222,7 +222,7 @@ def _as_the_weights_are(network: nn.Module, batches: Iterable[Batch]) -> Iterato
 def _measure(
     network: nn.Module,
     initial: list[Tensor],
-    data: InMemoryData | FolderData,
+    data: ClassificationData[Any],
     epsilon: tuple[float, ...],
     *,
     regime: Regime,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from lightning_gap.data import Augmentation, Augmentations, RandomAffine, RandomCrop, RandomFlip, RandomResizedCrop
-from lightning_gap.recipes.datasets import Splits
+if TYPE_CHECKING:  # and inside of the functions: a list of the names needs no torch
+    from lightning_gap.data import Augmentation
 
 
 def none() -> None:
@@ -14,16 +15,22 @@ def none() -> None:
 
 def crop_flip() -> Augmentation:
     """Four pixels of padding, a random crop, flips (He et al. 2016; Hoffer et al. 2017)."""
+    from lightning_gap.data import RandomCrop
+
     return RandomCrop(padding=4)
 
 
 def affine() -> Augmentation:
     """Rotations to 10 degrees, shifts to 0.2 of the size, flips (Keskar et al. 2017)."""
+    from lightning_gap.data import RandomAffine
+
     return RandomAffine(degrees=10, shift=0.2)
 
 
 def scale_crop() -> Augmentation:
     """Crops of random scale and aspect, flips (Goyal et al. 2017)."""
+    from lightning_gap.data import RandomResizedCrop
+
     return RandomResizedCrop()
 
 
@@ -35,8 +42,13 @@ AUGMENTATIONS: dict[str, Callable[[], Augmentation | None]] = {
 }
 
 
-def make_augmentation(name: str, splits: Splits) -> Augmentation | None:
-    """The augmentation of this name for a data set; without the flips where a mirror image is of no class.
+def make_augmentation(name: str, input_shape: tuple[int, ...], *, mirrored: bool) -> Augmentation | None:
+    """The augmentation of this name for a data set.
+
+    Args:
+        name: One of `AUGMENTATIONS`.
+        input_shape: Shape of one input.
+        mirrored: Whether a mirror image is of the same class; the flips are left out if not.
 
     Raises:
         ValueError: If the samples are no images.
@@ -44,9 +56,11 @@ def make_augmentation(name: str, splits: Splits) -> Augmentation | None:
     found = AUGMENTATIONS[name]()
     if found is None:
         return None
-    if len(splits.input_shape) != 3:
+    if len(input_shape) != 3:
         raise ValueError(
-            f"augmentation={name!r} is for images (C, H, W), and this data set has inputs of shape "
-            f"{splits.input_shape}; use none"
+            f"augmentation={name!r} is for images (C, H, W), and this data set has inputs of shape {input_shape}; use "
+            "'none'"
         )
-    return Augmentations(found, RandomFlip()) if splits.mirrored else Augmentations(found)
+    from lightning_gap.data import Augmentations, RandomFlip
+
+    return Augmentations(found, RandomFlip()) if mirrored else Augmentations(found)

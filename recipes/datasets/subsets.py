@@ -1,34 +1,38 @@
-"""Samples drawn from a data set with seed 0: to hold out, or to measure on."""
+"""Subsets of a data set that are the same whatever the seed of a run: to hold out, or to measure on."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 
-class Choosable(Protocol):
-    """A data set of which some samples can be chosen."""
+class Subsettable(Protocol):
+    """A data set that subsets can be taken of."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the samples to keep and of those to hold out."""
 
-    def only(self, indices: Tensor) -> Any:
+    def subset(self: S, indices: Tensor) -> S:
         """The samples at ``indices``."""
 
 
-C = TypeVar("C", bound=Choosable)
+S = TypeVar("S", bound=Subsettable)
 
 
-def drawn(samples: int) -> Tensor:
-    """All indices, in an order that a smaller choice begins."""
+def seeded_permutation(samples: int) -> Tensor:
+    """All indices, shuffled with seed 0."""
     return torch.randperm(samples, generator=torch.Generator().manual_seed(0))
 
 
-def split_for_training(samples: Choosable, validation_size: int, batch_size: int) -> tuple[Tensor, Tensor]:
+def split_for_training(samples: Subsettable, validation_size: int, batch_size: int) -> tuple[Tensor, Tensor]:
     """Indices of the samples to train on and of those held out.
 
     Raises:
@@ -42,9 +46,8 @@ def split_for_training(samples: Choosable, validation_size: int, batch_size: int
     return kept, held_out
 
 
-def at_most(samples: C, size: int | None) -> C:
-    """So many of the samples, in order; all where there are no more, or for none."""
+def at_most(samples: S, size: int | None) -> S:
+    """A seeded subset of ``size`` samples, in order; all of them if there are no more or ``size`` is None."""
     if size is None or size >= len(samples):
         return samples
-    fewer: C = samples.only(drawn(len(samples))[:size].sort().values)
-    return fewer
+    return samples.subset(seeded_permutation(len(samples))[:size].sort().values)
