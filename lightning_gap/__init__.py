@@ -1,7 +1,6 @@
 """Large batches in Lightning without the generalization gap: close it, and see why it opens.
 
-The public names are those of ``_public``, imported when one of them is first asked for: the command line then starts
-without torch and Lightning.
+The names come from ``_public`` when one of them is first asked for: the command line then starts without torch.
 """
 
 from importlib import import_module
@@ -10,17 +9,40 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ._public import *  # noqa: F403
+    from ._public import *
+
+__all__ = [
+    "AdaptiveBatchSize",
+    "BatchPlan",
+    "BatchSizeScheduler",
+    "CurvatureMonitor",
+    "ExactAccumulation",
+    "GeneralizationGapMonitor",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "GhostBatchNormSwap",
+    "GradientNoiseScaleMonitor",
+    "InMemoryLoader",
+    "LearningRateScaling",
+    "PiggybackWarmStart",
+    "ResumableLoader",
+    "SharpnessMonitor",
+    "WeightDistanceMonitor",
+    "restore_batch_norm",
+    "sharpness",
+    "swap_batch_norm",
+    "weight_distance",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = vars(import_module("._public", __name__)) | globals()  # which now has the packages that it imported
-    if name not in public:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return public[name]
+    if name in __all__:
+        return getattr(import_module("._public", __name__), name)
+    if name in ("callbacks", "data", "functional", "logging"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [name for name in dir(import_module("._public", __name__)) if not name.startswith("_")] + ["__version__"]
+    return [*__all__, "__version__", "callbacks", "data", "functional", "logging"]

@@ -10,7 +10,8 @@ from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from lightning_gap.functional.counts import check_counts
-from lightning_gap.recipes.networks.sequences import check_sequences
+
+from .sequences import check_sequences
 
 
 def _conv(in_channels: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
