@@ -1,6 +1,6 @@
 """Large batches in Lightning without the generalization gap: close it, and see why it opens.
 
-The names come from ``_public`` when one of them is first asked for: the command line then starts without torch.
+A name is imported when it is first asked for: the command line then starts without torch.
 """
 
 from importlib import import_module
@@ -9,7 +9,27 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ._public import *
+    from .callbacks import AdaptiveBatchSize as AdaptiveBatchSize
+    from .callbacks import BatchSizeScheduler as BatchSizeScheduler
+    from .callbacks import CurvatureMonitor as CurvatureMonitor
+    from .callbacks import ExactAccumulation as ExactAccumulation
+    from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
+    from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
+    from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
+    from .callbacks import LearningRateScaling as LearningRateScaling
+    from .callbacks import PiggybackWarmStart as PiggybackWarmStart
+    from .callbacks import SharpnessMonitor as SharpnessMonitor
+    from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
+    from .data import BatchPlan as BatchPlan
+    from .data import InMemoryLoader as InMemoryLoader
+    from .data import ResumableLoader as ResumableLoader
+    from .functional import GhostBatchNorm1d as GhostBatchNorm1d
+    from .functional import GhostBatchNorm2d as GhostBatchNorm2d
+    from .functional import GhostBatchNorm3d as GhostBatchNorm3d
+    from .functional import restore_batch_norm as restore_batch_norm
+    from .functional import sharpness as sharpness
+    from .functional import swap_batch_norm as swap_batch_norm
+    from .functional import weight_distance as weight_distance
 
 __all__ = [
     "AdaptiveBatchSize",
@@ -35,14 +55,18 @@ __all__ = [
     "weight_distance",
 ]
 
+_PACKAGES = ("callbacks", "data", "functional", "logging")
+
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("._public", __name__), name)
-    if name in ("callbacks", "data", "functional", "logging"):
+    if name in _PACKAGES:
         return import_module(f".{name}", __name__)
+    for package in _PACKAGES if name in __all__ else ():
+        found = import_module(f".{package}", __name__)
+        if hasattr(found, name):
+            return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__", "callbacks", "data", "functional", "logging"]
+    return [*__all__, *_PACKAGES, "__version__"]

@@ -148,7 +148,7 @@ class WRN16_4(_ThreeStages):
         nn.init.zeros_(self.fc.bias)
 
 
-class ResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
+class ResNet50(ResNet):
     """torchvision's ResNet-50 with the initial weights of Goyal et al. (2017), but for zero gammas.
 
     25,557,032 parameters for 1000 classes. The final layer starts from N(0, 0.01²) with zero biases, convolutions from
