@@ -51,6 +51,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # of who reads the first lines only
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OverflowError as error:  # of a whole number that no float holds, where a float is wanted
+        print(f"lightning-gap {command}: error: an option's number is too large: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"lightning-gap {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -114,6 +117,8 @@ def _settings(command: str, given: Any, file: RecipeFile, parser: Parser) -> Set
     settings |= {"recipe": file.name, "regimes": tuple(regimes), "data": parser.data, "epsilon": None}
     settings |= {"trainer": trainer, "hyperparameters": hyperparameters}
     for name in ("data_dir", "output"):
+        if settings.get(name) == "":  # perhaps a variable of the shell that is not set
+            raise ValueError(f"{name}: got '', the name of no folder; for the current folder write .")
         if isinstance(settings.get(name), str):
             settings[name] = Path(settings[name])
     if "epsilon" in values:

@@ -12,7 +12,7 @@ from lightning_gap.recipes.catalogue import recipe
 from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import Images, InMemoryData, Splits
 from lightning_gap.recipes.recipe import Numbers
-from lightning_gap.recipes.trainer import make_trainer
+from lightning_gap.recipes.runner.trainer import make_trainer
 
 SAMPLES, BATCH, EPOCHS = 64, 16, 5
 OPTIONS = {"f1": {"width": 16}, "c1": {"channels": 4, "dense": (16, 8), "dropout": False}}

@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock
 from lightning_gap.functional import GradientNoise
 from lightning_gap.recipes import advice, cli
 from lightning_gap.recipes.advice import Measurement, advise, measure_noise, show
-from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.networks import ResNet44
 from lightning_gap.recipes.plan import Settings, make_plan
 
@@ -156,7 +156,7 @@ CHOSEN = [
         "{20: 0.1, 25: 1e-5}",
     ),
     *("--weight_decay", "1e-05", "--decay_all", "false", "--seed", "3", "--num_workers", "2"),
-    *("--network.width", "16", "--network.depth", "2", "--trainer.precision", "bf16-mixed"),
+    *("--width", "16", "--depth", "2", "--trainer.precision", "bf16-mixed"),
     *("--trainer.gradient_clip_val", "1e-3", "--trainer.max_time", "00:01:00:00", "--trainer.max_epochs", "7"),
     *("--trainer.callbacks", "[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:02:00:00'}}]"),
 ]
@@ -197,7 +197,7 @@ def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
 def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
-    assert main(["advise", "f1", *QUICK, "--optimizer", "sgd", "--network.width", "16"]) == 0
+    assert main(["advise", "f1", *QUICK, "--optimizer", "sgd", "--width", "16"]) == 0
     printed = capsys.readouterr().out
     for text in (
         "noise scale",
@@ -206,7 +206,7 @@ def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, mon
         "times the fewest steps",
         "sgd's rate",
         "the rule is linear",
-        "--optimizer sgd --network.width 16",
+        "--optimizer sgd --width 16",
         "Next:",
     ):
         assert text in printed

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from lightning_gap.recipes.catalogue import FILES
-from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.runner.cli import main
 
 PROGRAM = Path(sys.executable).with_name("lightning-gap")
-QUICK = ["--epochs", "2", "--small_batch_size", "160", "--epsilon", "[1e-3]", "--network.width", "16"]
+QUICK = ["--epochs", "2", "--small_batch_size", "160", "--epsilon", "[1e-3]", "--width", "16"]
 
 
 def command(*args, cwd=None):
@@ -151,7 +151,7 @@ def test_a_copied_recipe_runs_as_it_was_edited_and_is_never_overwritten(tmp_path
     text = file.read_text()
     assert text.count("small_batch_size=32") == 1
     file.write_text(text.replace("small_batch_size=32", "small_batch_size=640"))
-    edited = ["--epochs", "1", "--network.width", "16", "--epsilon", "[1e-3]"]
+    edited = ["--epochs", "1", "--width", "16", "--epsilon", "[1e-3]"]
     done = command(sys.executable, file, "run", "--regime", "small", *edited, "--output", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "mine")["steps"] == 2
@@ -170,7 +170,7 @@ def test_a_file_that_holds_no_recipe_is_refused(tmp_path, capsys):
 
 
 def test_a_stand_in_is_named_wherever_its_numbers_are(tmp_path, capsys):
-    few = ["--epochs", "1", "--network.width", "8", "--network.depth", "1", "--epsilon", "[1e-3]"]
+    few = ["--epochs", "1", "--width", "8", "--depth", "1", "--epsilon", "[1e-3]"]
     arguments = ["--data", "timit-stand-in", *few, "--sharpness_samples", "100", "--output", str(tmp_path / "run")]
     assert main(["compare", "f2", "small", "large", *arguments]) == 0
     for text in (capsys.readouterr().out, (tmp_path / "run/table.md").read_text()):

@@ -14,7 +14,7 @@ from lightning_gap.recipes.classifier import Classifier
 from lightning_gap.recipes.datasets import Images, InMemoryData, Splits
 from lightning_gap.recipes.networks import zero_last_gammas
 from lightning_gap.recipes.regimes import REGIMES
-from lightning_gap.recipes.trainer import make_trainer
+from lightning_gap.recipes.runner.trainer import make_trainer
 
 TINY = {
     "f1": {"width": 8, "depth": 2},

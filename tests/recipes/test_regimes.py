@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.recipes import checkpoints
+from lightning_gap.recipes.runner import checkpoints
 from lightning_gap.recipes.augmentation import make_augmentation
 from lightning_gap.recipes.catalogue import FILES, recipe
 from lightning_gap.recipes.checks import check_numbers

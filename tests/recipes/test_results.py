@@ -10,15 +10,15 @@ import torch
 import yaml
 
 from lightning_gap.recipes.catalogue import recipe
-from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.plan import Settings, make_plan
 from lightning_gap.recipes.regimes import REGIMES
-from lightning_gap.recipes.results_folder import claim_folder
+from lightning_gap.recipes.runner.results_folder import claim_folder
 from lightning_gap.recipes.terms import terms
 from lightning_gap.recipes.training import Outcome
 
 TINY = {"width": 8, "depth": 2}
-QUICK = ["--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]", "--network.width", "8"]
+QUICK = ["--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]", "--width", "8"]
 
 
 # The terms of the table

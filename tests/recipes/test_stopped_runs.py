@@ -12,10 +12,10 @@ import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lightning_gap.recipes.checkpoints import WholeFiles, newest_checkpoint
-from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.runner.checkpoints import WholeFiles, newest_checkpoint
+from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.plan import Settings, make_plan
-from lightning_gap.recipes.stopping import StoppedError, exit_status, kept, stoppable
+from lightning_gap.recipes.runner.stopping import StoppedError, exit_status, kept, stoppable
 
 QUICK = [
     "--epochs",
@@ -24,9 +24,9 @@ QUICK = [
     "256",
     "--epsilon",
     "[1e-3]",
-    "--network.width",
+    "--width",
     "8",
-    "--network.depth",
+    "--depth",
     "1",
 ]
 
@@ -132,7 +132,7 @@ def test_a_forked_worker_dies_of_the_signal_itself():
 @pytest.mark.slow
 def test_a_real_process_that_is_terminated_while_it_trains_or_measures_exits_with_143(tmp_path):
     long = ["--epochs", "500", "--measure_every_n_epochs", "1"]
-    command = [sys.executable, "-m", "lightning_gap.recipes.cli", *run(tmp_path / "run"), *long]
+    command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", *run(tmp_path / "run"), *long]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.rglob("*.ckpt")):
         time.sleep(0.1)
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path, monkeypatch, capsys)
     folder, other = tmp_path / "run", tmp_path / "other"
     stopped_after(monkeypatch, 2, folder, terminate)
     with monkeypatch.context() as wider:
-        wider.setattr(sys.modules[__name__], "QUICK", [*QUICK, "--network.width", "9"])
+        wider.setattr(sys.modules[__name__], "QUICK", [*QUICK, "--width", "9"])
         stopped_after(monkeypatch, 2, other, terminate)
     file = folder / "runs/small/trial-1/epoch=1.ckpt"
     file.write_bytes((other / "runs/small/trial-1/epoch=1.ckpt").read_bytes())

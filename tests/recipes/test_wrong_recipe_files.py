@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gap.recipes.cli import main
+from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.network_check import check_network
 
 HEAD = """
@@ -152,14 +152,14 @@ def test_a_file_that_cannot_work_is_one_line_and_leaves_no_folder(kind, tmp_path
 def test_an_argument_of_the_trainer_that_cannot_work_is_one_line_and_leaves_no_folder(
     name, value, message, tmp_path, capsys
 ):
-    arguments = ["f1", "--network.width", "8", "--network.depth", "1", "--epochs", "2", f"--trainer.{name}", value]
+    arguments = ["f1", "--width", "8", "--depth", "1", "--epochs", "2", f"--trainer.{name}", value]
     assert message in refused(arguments, tmp_path / "run", capsys)
 
 
 def test_what_is_logged_in_every_epoch_may_be_waited_for(tmp_path):
     monitors = ["train/loss", "validation/accuracy", "gap/loss", "sharpness/full_eps1e-3", "weights/distance_from_init"]
     each = ", ".join(CALLBACK.format("EarlyStopping", f"monitor: {monitor}")[1:-1] for monitor in monitors)
-    quick = ["--epochs", "2", "--network.width", "8", "--network.depth", "1", "--epsilon", "[1e-3]"]
+    quick = ["--epochs", "2", "--width", "8", "--depth", "1", "--epsilon", "[1e-3]"]
     run = ["run", "f1", "--regime", "large", *quick, "--output", str(tmp_path / "run")]
     assert main([*run, "--trainer.callbacks", f"[{each}]"]) == 0
 
