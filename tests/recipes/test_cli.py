@@ -14,10 +14,11 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_gap.recipes import F1, REGIMES
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.plan import make_plan
 from lightning_gap.recipes.runner.settings import Settings
-from lightning_gap.recipes import F1, REGIMES
+
 
 def on_digits(**changed):
     """Every hyperparameter of F1 on digits."""
@@ -74,7 +75,15 @@ def test_the_table_has_a_row_for_each_regime_with_the_documented_columns(compare
         gap = float(rows["small"]["test_accuracy"]) - float(row["test_accuracy"])
         assert float(row["gap_to_small"]) == pytest.approx(gap, abs=1e-9)
     for text in (done.stdout, (folder / "table.md").read_text()):
-        for title in ("steps", "test accuracy %", "gap to small", "95 % interval", "sharpness 1e-3", "sharpness 5e-4", "seconds"):
+        for title in (
+            "steps",
+            "test accuracy %",
+            "gap to small",
+            "95 % interval",
+            "sharpness 1e-3",
+            "sharpness 5e-4",
+            "seconds",
+        ):
             assert title in text
         assert "seeds 0, 1" in text.replace("\n", " ")
 

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes import MNIST, Digits
+from lightning_gap.recipes.runner.cli import main
 
 TINY = ["--width", "8", "--depth", "1", "--epsilon", "[1e-3]"]
 MONITOR = "[{class_path: lightning_gap.SharpnessMonitor}]"
