@@ -100,17 +100,18 @@ def _settings(command: str, given: Any, file: RecipeFile, parser: Parser) -> Set
         lookup("argument of the Trainer", name, trainer_arguments())
     own = {field.name for field in fields(Settings)}
     hyperparameters = {name: values[name] for name in parser.hyperparameters}
-    longest, default = trainer.pop("max_epochs", None), parser.get_default("epochs")
+    check_hyperparameters(file.name, hyperparameters)
+    longest = trainer.pop("max_epochs", None)
     if longest is not None:
-        if hyperparameters["epochs"] not in (default, longest):
+        if hyperparameters["epochs"] not in (parser.get_default("epochs"), longest):
             raise ValueError(
                 f"epochs={hyperparameters['epochs']} and trainer.max_epochs={longest} contradict; give one of them"
             )
         hyperparameters["epochs"] = longest
+        check_hyperparameters(file.name, hyperparameters)
     regimes = (values["regimes"] or []) if command == "compare" else [values.get("regime", "small")]
     for name in regimes:
         lookup("regime", name, load_recipe(file.name).regimes if file.regimes is None else file.regimes)
-    check_hyperparameters(file.name, hyperparameters)
     if not file.name.endswith(".py"):  # a file of the user's own may make its own optimizer
         lookup("optimizer", hyperparameters["optimizer"], summaries("optimizers.py", "OPTIMIZERS"))
     settings = {name: value for name, value in values.items() if name in own}

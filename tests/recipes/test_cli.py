@@ -324,7 +324,7 @@ def test_list_names_every_recipe_data_set_and_regime():
         (["run", "f1", "--regime", "gohst"], "unknown regime 'gohst'; did you mean 'ghost'"),
         (
             ["compare", "f1", "small", "--data", "mnist", "--data_dir", "nowhere"],
-            "data_dir='nowhere' does not exist: put train-images-idx3-ubyte",
+            "data_dir='nowhere' does not exist: put MNIST/raw/train-images-idx3-ubyte",
         ),
         (["compare", "f1", "small", "--resume"], "resume needs the folder of the run to resume; pass --output"),
     ],

@@ -69,4 +69,4 @@ def test_every_public_name_is_what_it_says_it_is():
         if package is lightning_gap:
             assert sorted(names) == sorted(lightning_gap.__all__)
         with pytest.raises(AttributeError):
-            package.nothing_of_this_name
+            _ = package.nothing_of_this_name

@@ -62,7 +62,7 @@ FILES = {
         "its backward pass fails: RuntimeError: one of the variables needed for gradient computation has been modified",
     ),
     "no weights": (own("nn.Flatten()"), "has no weights to train"),
-    "a network that is a class": (own("nn.Linear"), "it cannot be built: TypeError"),
+    "a network that is a class": (own("nn.Linear"), "network must be a torch.nn.Module, got <class"),
     "a network that cannot be built": (own("nn.Linear(64, 'ten')"), "it cannot be built: TypeError"),
     "another data set": (own().replace("digits", "digit"), "unknown data set"),
     "no data set": (own().replace('{"digits": {}}', "{}"), "has no data_sets; name at least one"),
@@ -70,7 +70,7 @@ FILES = {
     "two recipes": (own() + own().replace("Mine", "Other"), "has 2 recipes, Mine and Other; leave one of them"),
     "an import that is missing": (
         "import no_such_package" + own(),
-        "line 18: ModuleNotFoundError: No module named 'no_such_package'",
+        "ModuleNotFoundError: No module named 'no_such_package'",
     ),
     "what Python cannot read": (forward("l(x)").replace("l, x:", "l, x"), "SyntaxError"),
     "a null byte": ("RECIPE = '\0'", "null bytes"),
@@ -88,7 +88,7 @@ FILES = {
     "several statistics": (own(changed=", batch_norm=['running']"), "unknown batch_norm ['running']; known: running"),
     "a rate that no float holds": (own().replace("1e-3", "10**400"), "learning_rate must be a number, got one with"),
     "epochs in words": (own().replace("epochs: int = 2", "epochs='ten'"), "epochs must be a whole number, got 'ten'"),
-    "no epochs": (own().replace("epochs: int = 2, ", ""), "Mine has no epochs; name it in the signature"),
+    "no epochs": (own().replace("epochs: int = 2, ", ""), "has no epochs; name it in the signature"),
     "a regime that returns a number": (
         own(regimes="regimes = {**REGIMES, 'small': lambda recipe: 3}"),
         "the regime 'small' must return a list of callbacks, got 3; [] for none",
@@ -132,7 +132,11 @@ OPTIONS = {
 
 
 def refused(arguments, folder, capsys):
-    assert main(["run", *arguments, "--regime", "small", "--output", str(folder)]) == 2
+    try:
+        status = main(["run", *arguments, "--regime", "small", "--output", str(folder)])
+    except SystemExit as left:  # of the parser, where a default is not of the type that it says it is
+        status = left.code
+    assert status == 2
     captured = capsys.readouterr()
     (line,) = captured.err.strip().splitlines()
     assert line.startswith("lightning-gap run: error: ")
