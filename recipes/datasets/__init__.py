@@ -1,31 +1,94 @@
-"""The data sets by name, each a function from a data folder to its samples."""
+"""The data sets, LightningDataModules: each is imported when it is first asked for, so that a list needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lightning_gap.recipes.datasets.cifar import cifar10, cifar100
-from lightning_gap.recipes.datasets.digits import digits
-from lightning_gap.recipes.datasets.folder import FolderImages as FolderImages
-from lightning_gap.recipes.datasets.folder_data import FolderData as FolderData
-from lightning_gap.recipes.datasets.imagenet import imagenet
-from lightning_gap.recipes.datasets.in_memory_data import InMemoryData as InMemoryData
-from lightning_gap.recipes.datasets.mnist import mnist
-from lightning_gap.recipes.datasets.samples import Batch as Batch
-from lightning_gap.recipes.datasets.samples import Frames as Frames
-from lightning_gap.recipes.datasets.samples import Images as Images
-from lightning_gap.recipes.datasets.samples import Samples as Samples
-from lightning_gap.recipes.datasets.splits import Splits as Splits
-from lightning_gap.recipes.datasets.timit import timit
-from lightning_gap.recipes.datasets.timit_stand_in import timit_stand_in
+if TYPE_CHECKING:
+    from .cifar import CIFAR10 as CIFAR10
+    from .cifar import CIFAR100 as CIFAR100
+    from .data_module import ClassificationData as ClassificationData
+    from .digits import Digits as Digits
+    from .folder import FolderImages as FolderImages
+    from .folder_data import FolderData as FolderData
+    from .imagenet import ImageNet as ImageNet
+    from .in_memory_data import InMemoryData as InMemoryData
+    from .mnist import MNIST as MNIST
+    from .samples import Batch as Batch
+    from .samples import Frames as Frames
+    from .samples import Images as Images
+    from .samples import Samples as Samples
+    from .timit import TIMIT as TIMIT
+    from .timit_stand_in import TIMITStandIn as TIMITStandIn
 
-# Each is called as (data_dir, download=...).
-DATASETS: dict[str, Callable[..., Splits]] = {
-    "digits": digits,
-    "mnist": mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "timit": timit,
-    "timit-stand-in": timit_stand_in,
-    "imagenet": imagenet,
+_FILES = {
+    "CIFAR10": "cifar",
+    "CIFAR100": "cifar",
+    "ClassificationData": "data_module",
+    "Digits": "digits",
+    "FolderImages": "folder",
+    "FolderData": "folder_data",
+    "ImageNet": "imagenet",
+    "InMemoryData": "in_memory_data",
+    "MNIST": "mnist",
+    "Batch": "samples",
+    "Frames": "samples",
+    "Images": "samples",
+    "Samples": "samples",
+    "TIMIT": "timit",
+    "TIMITStandIn": "timit_stand_in",
 }
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_FILES[name]}", __name__), name)
+
+
+class DataSets(Mapping[str, "type[ClassificationData[Any]]"]):
+    """Data modules by the name that the command line knows them by.
+
+    Args:
+        classes: Names of the classes, by that name.
+    """
+
+    def __init__(self, classes: Mapping[str, str]) -> None:
+        self._classes = dict(classes)
+
+    def __getitem__(self, name: str) -> type[ClassificationData[Any]]:
+        found: type[ClassificationData[Any]] = __getattr__(self._classes[name])
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes  # by the name alone: the default would import the class
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def summary(self, name: str) -> str:
+        """First line of a data module's docstring, read from its file without importing it."""
+        wanted = self._classes[name]
+        tree = ast.parse((Path(__file__).parent / f"{_FILES[wanted]}.py").read_text(encoding="utf-8"))
+        found = next(part for part in tree.body if isinstance(part, ast.ClassDef) and part.name == wanted)
+        return (ast.get_docstring(found) or "").partition("\n")[0]
+
+
+DATASETS = DataSets(
+    {
+        "digits": "Digits",
+        "mnist": "MNIST",
+        "cifar10": "CIFAR10",
+        "cifar100": "CIFAR100",
+        "timit": "TIMIT",
+        "timit-stand-in": "TIMITStandIn",
+        "imagenet": "ImageNet",
+    }
+)

@@ -14,10 +14,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
-from lightning_gap.recipes.datasets.drawn import drawn
+from .subsets import seeded_permutation
 
 # Of ImageNet's training images, per colour, after division by 255.
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FolderImages(Dataset[tuple[Tensor, int]]):
@@ -87,10 +87,10 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the images that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
-        order = drawn(len(self))
+        order = seeded_permutation(len(self))
         return order[size:].sort().values, order[:size]
 
-    def only(self, indices: Tensor) -> FolderImages:
+    def subset(self, indices: Tensor) -> FolderImages:
         """The images at ``indices``, over the same list of files."""
         fewer = copy.copy(self)
         fewer._chosen = indices if self._chosen is None else self._chosen[indices]
@@ -111,4 +111,4 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
 
 def _to_standardised_tensor() -> list[torch.nn.Module]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(_MEAN), list(_DEVIATION))]
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(_MEAN), list(_STD))]

@@ -5,84 +5,45 @@ from __future__ import annotations
 import os
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_gap import ResumableLoader
-from lightning_gap.recipes.datasets.drawn import at_most, split_for_training
-from lightning_gap.recipes.datasets.folder import FolderImages
-from lightning_gap.recipes.datasets.splits import Splits
+from lightning_gap.data import ResumableLoader
+
+from .data_module import ClassificationData, no_validation
+from .folder import FolderImages
+from .subsets import at_most
 
 _EVALUATED_AT_ONCE = 250  # images in a validation batch
 
 
-class FolderData(LightningDataModule):
+class FolderData(ClassificationData[FolderImages]):
     """Serve images from a folder, read by worker processes.
 
-    A run that is resumed, also inside an epoch, goes on with the images as they would have looked and the random
-    numbers that would have come.
-
-    Args:
-        splits: The images, `FolderImages`.
-        batch_size: Images per training batch and process. May be set between epochs, as `BatchSizeScheduler` does.
-        validation_size: Images held out of the training split, drawn with seed 0 whatever ``seed`` is, so that all
-            trials train on the same images. 0 holds out none.
-        seed: Seed of the training order and of the augmentation.
-        augmentation: "scale-crop", see `FolderImages.augmented`, or "none". Evaluation and monitors see the images
-            without it.
-        num_workers: Processes that read images, for each process that trains. By default one for each CPU core, at
-            most 8.
-
-    Raises:
-        ValueError: If ``augmentation`` is another, ``validation_size`` leaves nothing to train on, or ``batch_size``
-            exceeds the training images.
+    Arguments and attributes are those of `ClassificationData`; ``augmentation`` is "none" or "scale-crop", see
+    `FolderImages.augmented`.
     """
 
-    train: FolderImages
-    validation: FolderImages
-    test: FolderImages
+    def setup(self, stage: str | None = None) -> None:
+        """As in `ClassificationData`.
 
-    def __init__(
-        self,
-        splits: Splits,
-        *,
-        batch_size: int,
-        validation_size: int = 0,
-        seed: int = 0,
-        augmentation: str = "scale-crop",
-        num_workers: int | None = None,
-    ) -> None:
-        super().__init__()
-        assert isinstance(splits.train, FolderImages)
-        assert isinstance(splits.test, FolderImages)
-        if augmentation not in ("scale-crop", "none"):
-            raise ValueError(f"augmentation of images in files must be 'scale-crop' or 'none', got {augmentation!r}")
-        kept, held_out = split_for_training(splits.train, validation_size, batch_size)
-        self.train, self.validation = splits.train.only(kept), splits.train.only(held_out)
-        self.test = splits.test
-        self.batch_size = batch_size
-        self.seed = seed
-        self.augmentation = augmentation
-        self.num_workers = _cores() if num_workers is None else num_workers
-
-    def evaluation(self, split: str, chunk: int, samples: int | None = None) -> DataLoader[tuple[Tensor, int]]:
-        """Images of a split ("train", "validation", "test") in order and as they are, for this process alone.
-
-        Args:
-            split: Which.
-            chunk: Images in a batch.
-            samples: At most so many, drawn with seed 0; all by default.
-
-        Returns:
-            Batches that can be gone through as often as needed; the files are read each time.
+        Raises:
+            ValueError: Also if ``augmentation`` is one of images in memory.
         """
-        measured: FolderImages = at_most(getattr(self, split), samples)
+        if self.augmentation not in ("scale-crop", "none"):
+            raise ValueError(
+                f"augmentation of images in files must be 'scale-crop' or 'none', got {self.augmentation!r}"
+            )
+        super().setup(stage)
+
+    def evaluation(self, split: str, chunk: int, most: int | None = None) -> DataLoader[tuple[Tensor, int]]:
+        """As in `ClassificationData`; the batches can be gone through again, and the files are read each time."""
+        measured: FolderImages = at_most(getattr(self, split), most)
         # A generator of its own, because making an iterator draws from it.
         return DataLoader(
             measured,
             batch_size=chunk,
-            num_workers=self.num_workers,
+            num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )
@@ -97,9 +58,12 @@ class FolderData(LightningDataModule):
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
         """The held-out images; an empty list where there are none."""
-        if len(self.validation) == 0:
-            return []
-        return self._loader(self.validation, _EVALUATED_AT_ONCE, training=False)
+        held_out = self.validation
+        return self._loader(held_out, _EVALUATED_AT_ONCE, training=False) if len(held_out) else no_validation()
+
+    def test_dataloader(self) -> ResumableLoader:
+        """The test images."""
+        return self._loader(self.test, _EVALUATED_AT_ONCE, training=False)
 
     def _loader(self, images: FolderImages, batch_size: int, *, training: bool) -> ResumableLoader:
         return ResumableLoader(
@@ -108,12 +72,14 @@ class FolderData(LightningDataModule):
             shuffle=training,
             seed=self.seed,
             reseed=training,
-            num_workers=self.num_workers,
+            num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
         )
 
-
-def _cores() -> int:
-    """Worker processes that this machine lets run at once, at most 8."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, mine)
+    @property
+    def workers(self) -> int:
+        """Processes that read images."""
+        if self.num_workers is not None:
+            return self.num_workers
+        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, mine)

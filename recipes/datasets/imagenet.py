@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from lightning_gap.recipes.datasets.folder import FolderImages
-from lightning_gap.recipes.datasets.integrity import explained_permissions, is_folder, lacks
-from lightning_gap.recipes.datasets.splits import Splits
+from .folder import FolderImages
+from .folder_data import FolderData
+from .integrity import is_folder, lacks
 
 
-def imagenet(data_dir: Path, *, download: bool = False) -> Splits:  # noqa: ARG001 - every data set is called alike
+class ImageNet(FolderData):
     """Colour images of 224x224 pixels, a folder for each class, from data_dir/imagenet/train and data_dir/imagenet/val.
 
     Any set of images in this layout will do, with as many classes as it has. The images of the ILSVRC 2012 challenge
     are given out at https://image-net.org to those who register, and never downloaded here. From their archives
     in data_dir/imagenet, ``torchvision.datasets.ImageNet(root, split)`` makes the layout, for "train" and for "val".
 
-    The files are read when they are asked for. Training images: a part of random area and aspect, maybe mirrored;
-    test images, which are those of val: the shorter side scaled to 256 pixels and the middle cut out. Colours are
-    standardised.
-
-    Args:
-        data_dir: Folder that holds the folder imagenet.
-        download: Not used; ImageNet cannot be downloaded.
-
-    Raises:
-        FileNotFoundError: If a folder is missing; says which and where it goes. If a class has no image.
-        PermissionError: If a folder may not be read.
-        ValueError: If train and val have other classes.
+    The files are read when they are asked for. Training images, with augmentation "scale-crop": a part of random area
+    and aspect, maybe mirrored; test images, which are those of val, and all others: the shorter side scaled to 256
+    pixels and the middle cut out. Colours are standardised. Arguments and attributes are those of
+    `ClassificationData`.
     """
-    folder = data_dir / "imagenet"
-    with explained_permissions(data_dir):
+
+    name, title = "imagenet", "ImageNet"
+    input_shape = (3, 224, 224)
+    mirrored = True
+
+    def read(self) -> tuple[FolderImages, FolderImages]:
+        folder = self.data_dir / "imagenet"
         missing = [part for part in ("train", "val") if not is_folder(folder / part)]
         if missing:
             raise FileNotFoundError(
-                f"{lacks(data_dir, 'ImageNet')}: make {' and '.join(str(folder / part) for part in missing)}, with a "
-                "folder of images for each class, from the archives of https://image-net.org, which cannot be "
+                f"{lacks(self.data_dir, 'ImageNet')}: make {' and '.join(str(folder / part) for part in missing)}, "
+                "with a folder of images for each class, from the archives of https://image-net.org, which cannot be "
                 "downloaded from here, or pass the --data_dir that holds imagenet; --data digits needs no files"
             )
         train, test = FolderImages(folder / "train"), FolderImages(folder / "val")
-    alone = sorted(set(train.classes) ^ set(test.classes))
-    if alone:
-        has, lacking = ("train", "val") if alone[0] in train.classes else ("val", "train")
-        raise ValueError(
-            f"class folder {alone[0]!r} is in {str(folder / has)!r} but not in {str(folder / lacking)!r}, "
-            f"{len(alone)} in one of the two only; give both the same classes"
-        )
-    return Splits(train, test, num_classes=len(train.classes), mirrored=True)
+        alone = sorted(set(train.classes) ^ set(test.classes))
+        if alone:
+            has, lacking = ("train", "val") if alone[0] in train.classes else ("val", "train")
+            raise ValueError(
+                f"class folder {alone[0]!r} is in {str(folder / has)!r} but not in {str(folder / lacking)!r}, "
+                f"{len(alone)} in one of the two only; give both the same classes"
+            )
+        self.num_classes = len(train.classes)
+        return train, test

@@ -1,15 +1,11 @@
-"""Files of a data set that are there, may be read and are whole; or an error of one line that says what to do."""
+"""Files of a data set that are there and may be read; or an error of one line that says what to do."""
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 
 @contextmanager
@@ -55,22 +51,6 @@ def lacks(data_dir: Path, title: str) -> str:
     if is_file(data_dir):
         raise ValueError(f"data_dir={str(data_dir)!r} is a file; pass the folder that holds {title}")
     return f"data_dir={str(data_dir)!r} {f'has no {title}' if is_folder(data_dir) else 'does not exist'}"
-
-
-def checked_bytes(path: Path, md5: str) -> NDArray[np.uint8]:
-    """The content of a file whose checksum is known, shape (bytes,).
-
-    Raises:
-        ValueError: If it has another checksum: the file is damaged or was not downloaded to its end.
-    """
-    content = np.fromfile(path, dtype=np.uint8)
-    found = hashlib.md5(content.data, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise ValueError(
-            f"{str(path)!r} is damaged or only half downloaded: {len(content)} bytes with MD5 checksum {found}, "
-            f"expected {md5}; delete it and get it again, by hand or with --download"
-        )
-    return content
 
 
 def _mode(path: Path) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lightning_gap.recipes.datasets.labelled import labelled_images
-from lightning_gap.recipes.datasets.samples import Images
+from .samples import Images
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 def read_npz(path: Path, image_shape: tuple[int, ...], num_classes: int) -> tuple[Images, Images]:
@@ -29,27 +29,26 @@ def read_npz(path: Path, image_shape: tuple[int, ...], num_classes: int) -> tupl
         ValueError: If the file is damaged, or an array is missing or has the wrong shape, type, length or values.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            found = sorted(name.removesuffix(".npy") for name in archive.namelist())
-            for key in _KEYS:
-                if key not in found:
-                    raise ValueError(
-                        f"{str(path)!r} has no array {key!r}, only {', '.join(found)}; save it with "
-                        f"numpy.savez(file, {', '.join(f'{key}=...' for key in _KEYS)})"
-                    )
-            train, test = (_read_part(path, archive, part, image_shape, num_classes) for part in ("train", "test"))
-    except zipfile.BadZipFile:
+        # Opened as what it must be: `numpy.load` takes other files for a pickle, and says so instead.
+        with zipfile.ZipFile(path), np.load(path) as arrays:
+            lacking = [key for key in _KEYS if key not in arrays]
+            if lacking:
+                raise ValueError(
+                    f"{str(path)!r} has no array {lacking[0]!r}, only {', '.join(sorted(arrays))}; save it with "
+                    f"numpy.savez(file, {', '.join(f'{key}=...' for key in _KEYS)})"
+                )
+            train, test = (_part(path, arrays, part, image_shape, num_classes) for part in ("train", "test"))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
-            f"{str(path)!r} is damaged or only half downloaded: its {path.stat().st_size} bytes are no whole zip "
-            "archive, which every .npz file is; delete it and get it again"
+            f"{str(path)!r} is damaged or only half downloaded ({error}); delete it and get it again"
         ) from None
     return train, test
 
 
-def _read_part(
-    path: Path, archive: zipfile.ZipFile, part: str, image_shape: tuple[int, ...], num_classes: int
+def _part(
+    path: Path, arrays: Mapping[str, NDArray[Any]], part: str, image_shape: tuple[int, ...], num_classes: int
 ) -> Images:
-    images, labels = (_array(path, archive, f"{kind}_{part}") for kind in "xy")
+    images, labels = (_array(path, arrays, f"{kind}_{part}") for kind in "xy")
     if images.shape[1:] != image_shape or images.dtype != np.uint8 or images.size == 0:
         sizes = ", ".join(map(str, image_shape))
         raise ValueError(f"{_description(path, f'x_{part}', images)}, expected (N, {sizes}) of uint8, N at least 1")
@@ -60,37 +59,25 @@ def _read_part(
             f"{str(path)!r}: x_{part} holds {len(images)} images and y_{part} {len(labels)} labels; each image must "
             "have one"
         )
+    labels = labels.reshape(-1)
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"{str(path)!r}, y_{part}: label {labels[wrong[0]]} of sample {wrong[0]} is out of range, {len(wrong)} "
+            f"such in all; labels must be from 0 to {num_classes - 1}"
+        )
     pixels = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)  # (N, C, H, W)
-    return labelled_images(pixels, labels.reshape(-1), num_classes, f"{str(path)!r}, y_{part}")
+    return Images(torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _array(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> NDArray[Any]:
+    try:
+        return arrays[key]
+    except ValueError as error:  # an array of objects, or a header that damage has changed
+        raise ValueError(
+            f"{str(path)!r}: {key} cannot be read ({error}); the file is damaged, or save an array of whole numbers"
+        ) from None
 
 
 def _description(path: Path, key: str, array: NDArray[Any]) -> str:
     return f"{str(path)!r}: {key} has shape {array.shape} and type {array.dtype}"
-
-
-def _array(path: Path, archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
-    info = archive.getinfo(f"{key}.npy")
-    try:
-        with archive.open(info) as member:
-            return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
-    except (*_DAMAGE, ValueError) as error:
-        expected, found = info.CRC, _checksum(archive, info)
-        if found == f"{expected:08x}":
-            raise ValueError(f"{str(path)!r}: {key} cannot be read, {error}; save an array of whole numbers") from None
-        raise ValueError(
-            f"{str(path)!r} is damaged: {key} has CRC-32 checksum {found}, expected {expected:08x}; delete the file "
-            "and get it again"
-        ) from None
-
-
-def _checksum(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
-    """The checksum that the content has, which `zipfile` does not tell when it is not the one it should have."""
-    info.CRC = None  # type: ignore[assignment] # read without comparing
-    checksum = 0
-    try:
-        with archive.open(info) as member:
-            while content := member.read(2**20):
-                checksum = zlib.crc32(content, checksum)
-    except _DAMAGE:
-        return "none (it cannot be unpacked)"
-    return f"{checksum:08x}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_gap.recipes.datasets.drawn import drawn
+from .subsets import seeded_permutation
 
 Batch = tuple[Tensor, Tensor]
 S = TypeVar("S", bound="Samples")
@@ -59,10 +59,10 @@ class Samples(Dataset[Batch]):
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the samples that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
-        order = drawn(len(self))
+        order = seeded_permutation(len(self))
         return order[size:].sort().values, order[:size]
 
-    def only(self: S, indices: Tensor) -> S:
+    def subset(self: S, indices: Tensor) -> S:
         """The samples at ``indices``, over the same memory."""
         fewer = copy.copy(self)
         indices = indices.to(self._targets.device)
@@ -167,7 +167,7 @@ class Frames(Samples):
         """
         first = self._first if self._chosen is None else self._first[self._chosen]
         firsts, lengths = torch.unique(first, return_counts=True)
-        order = drawn(len(firsts))
+        order = seeded_permutation(len(firsts))
         enough = int(torch.searchsorted(lengths[order].cumsum(0), size)) + 1 if size else 0
         held_out = torch.isin(first, firsts[order[:enough]])
         return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()

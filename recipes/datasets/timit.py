@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_gap.recipes.datasets.integrity import explained_permissions, is_file, lacks
-from lightning_gap.recipes.datasets.kaldi_archives import read_archive, read_index, read_matrix
-from lightning_gap.recipes.datasets.samples import Frames
-from lightning_gap.recipes.datasets.splits import Splits
+from .in_memory_data import InMemoryData
+from .integrity import is_file, lacks
+from .kaldi_archives import read_archive, read_index, read_matrix
+from .samples import Frames
 
 COEFFICIENTS = 40  # of a frame
 CONTEXT = 4  # frames on each side: 9 x 40 = 360 inputs
@@ -35,7 +35,7 @@ class Speech(NamedTuple):
     lengths: Tensor
 
 
-def timit(data_dir: Path, *, download: bool = False) -> Splits:  # noqa: ARG001 - every data set is called alike
+class TIMIT(InMemoryData):
     """Speech frames, 360 inputs and 1,973 tied states, from a user's Kaldi features in data_dir/timit.
 
     TIMIT is licensed (LDC93S1) and never downloaded. For each of ``train`` and ``test`` there are two files::
@@ -52,30 +52,26 @@ def timit(data_dir: Path, *, download: bool = False) -> Splits:  # noqa: ARG001 
     Utterances are taken in the order of their names. Each coefficient is normalised with its mean and standard
     deviation over all training frames, in both splits, and each frame spliced with its four neighbours on both sides.
     A relative archive path in feats.scp counts from the current folder, as in Kaldi, or else from that of feats.scp.
-
-    Args:
-        data_dir: Folder that holds the folder timit.
-        download: Not used; TIMIT cannot be downloaded.
-
-    Raises:
-        FileNotFoundError: If a file is missing; says which and where it goes.
-        PermissionError: If a file may not be read.
-        ValueError: If an archive is broken, or features and states do not fit each other or the network.
+    Arguments and attributes are those of `ClassificationData`.
     """
-    folder = data_dir / "timit"
-    with explained_permissions(data_dir):
+
+    name, title = "timit", "TIMIT"
+    num_classes, input_shape = STATES, ((2 * CONTEXT + 1) * COEFFICIENTS,)
+
+    def read(self) -> tuple[Frames, Frames]:
+        folder = self.data_dir / "timit"
         missing = [name for name in _FILES if not is_file(folder / name)]
         if missing:
             raise FileNotFoundError(
-                f"{lacks(data_dir, 'TIMIT')}: put {', '.join(missing)} into {folder}, made with Kaldi from the "
+                f"{lacks(self.data_dir, 'TIMIT')}: put {', '.join(missing)} into {folder}, made with Kaldi from the "
                 "licensed corpus (LDC93S1), which cannot be downloaded, or pass the --data_dir that holds them; "
                 "--data timit-stand-in is synthetic and needs no files"
             )
-        return frame_splits(_read(folder / "train"), _read(folder / "test"))
+        return normalised_frames(_read(folder / "train"), _read(folder / "test"))
 
 
-def frame_splits(train: Speech, test: Speech, note: str = "") -> Splits:
-    """Normalise in place, with the training frames' mean and deviation, and let frames be spliced.
+def normalised_frames(train: Speech, test: Speech) -> tuple[Frames, Frames]:
+    """Normalise in place, with the training frames' mean and standard deviation, and let frames be spliced.
 
     Raises:
         ValueError: If a coefficient is the same in all training frames.
@@ -86,8 +82,8 @@ def frame_splits(train: Speech, test: Speech, note: str = "") -> Splits:
         raise ValueError(f"coefficient {constant[0]} (from 0) is the same in all training frames; extract it anew")
     for split in (train, test):
         split.features.sub_(mean).div_(variance.sqrt())
-    frames = [Frames(s.features, s.states, lengths=s.lengths, context=CONTEXT) for s in (train, test)]
-    return Splits(frames[0], frames[1], num_classes=STATES, note=note)
+    first, second = (Frames(s.features, s.states, lengths=s.lengths, context=CONTEXT) for s in (train, test))
+    return first, second
 
 
 def _read(folder: Path) -> Speech:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from lightning_gap.recipes.datasets.splits import Splits
-from lightning_gap.recipes.datasets.timit import COEFFICIENTS, STATES, Speech, frame_splits
+from .in_memory_data import InMemoryData
+from .samples import Frames
+from .timit import COEFFICIENTS, CONTEXT, STATES, Speech, normalised_frames
 
-NOTE = "Synthetic stand-in of TIMIT's shape: its numbers say nothing about TIMIT."
 
-
-def timit_stand_in(data_dir: Path, *, download: bool = False) -> Splits:  # noqa: ARG001 - every data set is called alike
+class TIMITStandIn(InMemoryData):
     """Synthetic frames of TIMIT's shape, 24,000 + 4,000; their numbers say nothing about TIMIT.
 
     360 inputs and 1,973 classes. A class is a point in the space of the 40 coefficients; an utterance stays near one
     for some frames and moves on to the next, in a voice of its own, under noise that is smooth in time. The same
-    samples on every call.
-
-    Args:
-        data_dir: Not used; the data is drawn.
-        download: Not used either.
+    samples every time. Arguments and attributes are those of `ClassificationData`; ``data_dir`` is not used.
     """
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(STATES, COEFFICIENTS, generator=generator)
-    train, test = (_speak(centres, utterances, generator) for utterances in (96, 16))
-    return frame_splits(train, test, NOTE)
+
+    name, title = "timit-stand-in", "TIMIT's stand-in"
+    num_classes, input_shape = STATES, ((2 * CONTEXT + 1) * COEFFICIENTS,)
+    note = "Synthetic stand-in of TIMIT's shape: its numbers say nothing about TIMIT."
+
+    def read(self) -> tuple[Frames, Frames]:
+        generator = torch.Generator().manual_seed(0)
+        centres = torch.randn(STATES, COEFFICIENTS, generator=generator)
+        train, test = (_speak(centres, utterances, generator) for utterances in (96, 16))
+        return normalised_frames(train, test)
 
 
 def _speak(centres: Tensor, utterances: int, generator: torch.Generator, frames: int = 250) -> Speech:

@@ -35,7 +35,7 @@ def test_a_batch_is_its_samples_collated(make):
 @pytest.mark.parametrize("make", [images, frames])
 def test_a_choice_of_a_choice_is_read_from_the_same_memory(make):
     samples = make()
-    chosen = samples.only(torch.tensor([9, 3, 7, 1])).only(torch.tensor([2, 0]))
+    chosen = samples.subset(torch.tensor([9, 3, 7, 1])).subset(torch.tensor([2, 0]))
     assert len(chosen) == 2
     for ours, theirs in zip(chosen[torch.arange(2)], samples[torch.tensor([7, 9])], strict=True):
         assert torch.equal(ours, theirs)
@@ -46,7 +46,7 @@ def test_a_choice_of_a_choice_is_read_from_the_same_memory(make):
 @pytest.mark.parametrize("make", [images, frames])
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_chunks_are_all_samples_in_order(make, size):
-    samples = make().only(torch.arange(18).flip(0))
+    samples = make().subset(torch.arange(18).flip(0))
     chunks = list(samples.chunks(size))
     assert [len(targets) for _, targets in chunks] == [size] * (18 // size) + ([18 % size] if 18 % size else [])
     assert torch.equal(torch.cat([inputs for inputs, _ in chunks]), samples[torch.arange(18)][0])
@@ -80,7 +80,7 @@ def test_standardising_leaves_the_images_it_is_asked_of_as_they_were():
 
 
 def test_channel_statistics_are_those_of_the_chosen_pixels():
-    samples = images(highest=200).only(torch.tensor([1, 4, 6]))
+    samples = images(highest=200).subset(torch.tensor([1, 4, 6]))
     pixels = PIXELS[[1, 4, 6]].numpy().astype(np.float64) / 200
     means, deviations = samples.channel_statistics()
     np.testing.assert_allclose(means, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
@@ -138,7 +138,7 @@ def test_samples_stay_as_they_are_on_the_device_that_they_are_on():
 
 def test_everything_that_is_held_goes_to_the_device():
     for samples in (images().standardised([0.5] * 3, [0.5] * 3), frames()):
-        moved = samples.only(torch.tensor([3, 1])).to(torch.device("meta"))
+        moved = samples.subset(torch.tensor([3, 1])).to(torch.device("meta"))
         tensors = {name: value.device.type for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
         assert set(tensors.values()) == {"meta"}
         assert "_chosen" in tensors

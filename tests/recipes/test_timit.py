@@ -14,6 +14,14 @@ from lightning_gap.recipes.datasets import DATASETS, kaldi_archives
 UTTERANCES = {"train": {"spk2_b": 7, "spk1_a": 12, "spk10_c": 1}, "test": {"spk3_z": 5, "spk3_a": 9}}
 
 
+def read(name, folder="nowhere", **settings):
+    """The data set, read from a folder."""
+    data = DATASETS[name](batch_size=1, data_dir=folder, **settings)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
 def speech(part, *, width=40):
     """Features and states by utterance."""
     generator = np.random.default_rng(len(part))
@@ -117,14 +125,14 @@ def normalised():
 def error_of(folder, kind=ValueError):
     """The message of the error, which must be one line."""
     with pytest.raises(kind) as error:
-        DATASETS["timit"](folder)
+        read("timit", folder)
     message = str(error.value)
     assert "\n" not in message
     return message
 
 
 def test_frames_are_normalised_and_spliced_as_a_loop_does_it(corpus):
-    splits = DATASETS["timit"](corpus)
+    splits = read("timit", corpus)
     for samples, part in ((splits.train, "train"), (splits.test, "test")):
         expected = [
             np.concatenate([utterance[min(max(t + o, 0), len(utterance) - 1)] for o in range(-4, 5)])
@@ -141,14 +149,14 @@ def test_frames_are_normalised_and_spliced_as_a_loop_does_it(corpus):
 
 
 def test_each_frame_has_the_state_of_its_utterance_by_name(corpus):
-    splits = DATASETS["timit"](corpus)
+    splits = read("timit", corpus)
     for samples, part in ((splits.train, "train"), (splits.test, "test")):
         states = speech(part)[1]
         assert samples.targets.tolist() == [int(s) for name in sorted(states) for s in states[name]]
 
 
 def test_the_training_frames_have_mean_zero_and_deviation_one_and_the_test_frames_need_not(corpus):
-    splits = DATASETS["timit"](corpus)
+    splits = read("timit", corpus)
     training, testing = (everything(s)[0][:, 160:200].double() for s in (splits.train, splits.test))
     torch.testing.assert_close(training.mean(0), torch.zeros(40, dtype=torch.float64), rtol=0, atol=1e-6)
     torch.testing.assert_close(training.std(0, correction=0), torch.ones(40, dtype=torch.float64), rtol=1e-5, atol=0)
@@ -168,9 +176,9 @@ def test_the_training_frames_have_mean_zero_and_deviation_one_and_the_test_frame
     ids=["doubles", "text", "text spaced otherwise", "CM", "CM2", "CM3"],
 )
 def test_features_may_be_doubles_or_text_or_compressed(corpus, of_matrix, tolerance):
-    plain = everything(DATASETS["timit"](corpus).train)[0]
+    plain = everything(read("timit", corpus).train)[0]
     write(corpus, "train", *speech("train"), of_matrix=of_matrix)
-    torch.testing.assert_close(everything(DATASETS["timit"](corpus).train)[0], plain, rtol=0, atol=tolerance)
+    torch.testing.assert_close(everything(read("timit", corpus).train)[0], plain, rtol=0, atol=tolerance)
 
 
 def read_one(folder, content):
@@ -196,9 +204,9 @@ def test_a_matrix_compressed_without_percentiles_is_decoded_row_by_row(tmp_path,
 
 
 def test_states_may_be_text_as_ali_to_pdf_writes_with_ark_t(corpus):
-    expected = DATASETS["timit"](corpus).train.targets
+    expected = read("timit", corpus).train.targets
     write(corpus, "train", *speech("train"), of_states=text_integers)
-    assert torch.equal(DATASETS["timit"](corpus).train.targets, expected)
+    assert torch.equal(read("timit", corpus).train.targets, expected)
 
 
 def test_names_may_have_any_letters_and_archives_be_longer_than_a_buffer(corpus):
@@ -208,24 +216,24 @@ def test_names_may_have_any_letters_and_archives_be_longer_than_a_buffer(corpus)
     states = {name: generator.integers(0, 1973, n).astype(np.int32) for name, n in lengths.items()}
     write(corpus, "train", features, states)
     expected = [int(state) for name in sorted(states) for state in states[name]]
-    assert DATASETS["timit"](corpus).train.targets.tolist() == expected
+    assert read("timit", corpus).train.targets.tolist() == expected
     write(corpus, "train", features, states, of_matrix=text_matrix, of_states=text_integers)
-    assert DATASETS["timit"](corpus).train.targets.tolist() == expected
+    assert read("timit", corpus).train.targets.tolist() == expected
 
 
 def test_a_relative_archive_is_found_beside_its_index_and_first_from_the_current_folder(corpus, tmp_path, monkeypatch):
     scp = corpus / "timit" / "train" / "feats.scp"
     scp.write_text(scp.read_text().replace(f"{scp.parent}/", ""))
-    beside = everything(DATASETS["timit"](corpus).train)[0]
+    beside = everything(read("timit", corpus).train)[0]
     features, _ = speech("train")
     here = tmp_path / "here"
     here.mkdir()
     write_archive(here / "feats.ark", {name: matrix_bytes(matrix[::-1]) for name, matrix in features.items()})
     monkeypatch.chdir(here)
-    current = everything(DATASETS["timit"](corpus).train)[0]
+    current = everything(read("timit", corpus).train)[0]
     assert not torch.equal(current, beside)
     (here / "feats.ark").unlink()
-    assert torch.equal(everything(DATASETS["timit"](corpus).train)[0], beside)
+    assert torch.equal(everything(read("timit", corpus).train)[0], beside)
 
 
 def test_an_archive_that_is_not_there_is_named(corpus):
@@ -466,7 +474,7 @@ def test_empty_files_are_refused(corpus):
 def test_missing_files_are_named_with_where_they_come_from(corpus, download):
     (corpus / "timit" / "test" / "pdf.ark").unlink()
     with pytest.raises(FileNotFoundError) as error:
-        DATASETS["timit"](corpus, download=download)
+        read("timit", corpus, download=download)
     message = str(error.value)
     assert f"put test/pdf.ark into {corpus / 'timit'}" in message
     assert "train/feats.scp" not in message
@@ -478,7 +486,7 @@ def test_missing_files_are_named_with_where_they_come_from(corpus, download):
 
 
 def test_the_stand_in_has_timits_shape_and_says_what_it_is():
-    splits = DATASETS["timit-stand-in"](Path("nowhere"))
+    splits = read("timit-stand-in")
     assert (len(splits.train), len(splits.test)) == (24_000, 4_000)
     assert splits.input_shape == (360,)
     assert splits.num_classes == 1973
@@ -493,7 +501,7 @@ def test_the_stand_in_is_the_same_whatever_the_global_seed():
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        drawn.append(DATASETS["timit-stand-in"](Path("nowhere")))
+        drawn.append(read("timit-stand-in"))
         assert torch.equal(torch.get_rng_state(), before)
     for part in ("train", "test"):
         first, second = (everything(getattr(splits, part)) for splits in drawn)
@@ -502,7 +510,7 @@ def test_the_stand_in_is_the_same_whatever_the_global_seed():
 
 
 def test_the_stand_in_is_smooth_in_time():
-    inputs, targets = everything(DATASETS["timit-stand-in"](Path("nowhere")).train)
+    inputs, targets = everything(read("timit-stand-in").train)
     frame, following, far = inputs[:-50, 160:200], inputs[1:-49, 160:200], inputs[50:, 160:200]
     assert (frame - following).norm(dim=1).mean() < 0.75 * (frame - far).norm(dim=1).mean()
     assert 0.7 < (targets[1:] == targets[:-1]).double().mean() < 0.9
@@ -510,7 +518,7 @@ def test_the_stand_in_is_smooth_in_time():
 
 def test_the_stand_in_can_be_learned_and_generalises_above_chance_with_a_gap():
     """One linear layer on the class means would do; a small network, a few epochs."""
-    splits = DATASETS["timit-stand-in"](Path("nowhere"))
+    splits = read("timit-stand-in")
     (inputs, targets), (test_inputs, test_targets) = everything(splits.train), everything(splits.test)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(360, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 1973))
@@ -534,7 +542,7 @@ REAL = Path(os.environ.get("LIGHTNING_GAP_DATA", "data"))
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "timit").exists(), reason="no TIMIT in ./data or $LIGHTNING_GAP_DATA")
 def test_a_users_own_timit_is_read():
-    splits = DATASETS["timit"](REAL)
+    splits = read("timit", REAL)
     inputs, _ = splits.train[torch.arange(1000)]
     assert inputs.shape == (1000, 360)
     assert inputs.isfinite().all()

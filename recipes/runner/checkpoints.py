@@ -1,0 +1,148 @@
+"""The checkpoints of a run: saved all or nothing, passed over where they are damaged, gone when the run is done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+SAVED_EVERY = timedelta(minutes=5)
+ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
+_HELD = {"global_step": int, "state_dict": dict, "loops": dict, "optimizer_states": list, "callbacks": dict}
+
+
+def savers(folder: Path, epochs: int) -> list[ModelCheckpoint]:
+    """At the ends of epochs, and by the clock where epochs are long."""
+    return [
+        ModelCheckpoint(folder, filename="{epoch}", every_n_epochs=max(1, epochs // 10)),
+        _InsideEpochs(folder, filename="{epoch}-inside", train_time_interval=SAVED_EVERY),
+    ]
+
+
+class _InsideEpochs(ModelCheckpoint):
+    """Save after whole optimizer steps, and not with an epoch's last batch, from where Lightning resumes wrongly."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        if done < trainer.num_training_batches and done % (ASKED_EVERY * trainer.accumulate_grad_batches) == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Write beside the file and rename: Lightning writes elsewhere and moves, which between disks is to copy."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save, all or nothing.
+
+        Raises:
+            OSError: If it cannot be written; what was saved before is as it was.
+        """
+        file = Path(path)
+        if storage_options is not None or "://" in str(path):  # of a callback of the user's
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        partial = file.with_name(f"{file.name}.partial")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, partial)
+            partial.replace(file)
+        except (OSError, RuntimeError) as error:  # torch's own type, where the disk is full
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                f"the checkpoint {str(file)!r} cannot be written ({_told(error)}); make room, and resume with --resume"
+            ) from error
+
+
+def write_whole_files(trainer: Trainer) -> None:
+    """Let a Trainer save all or nothing, unless the user has chosen how it saves."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFiles()
+
+
+def newest_checkpoint(folder: Path, *, warn: bool = False) -> Path | None:
+    """The whole checkpoint of a run with the most steps, if it has one.
+
+    Args:
+        folder: Of the run.
+        warn: Whether to warn of those that are passed over because they are damaged.
+
+    Raises:
+        ValueError: If there are some, and none can be read.
+    """
+    steps = {path: _steps(path) for path in sorted(folder.glob("epoch=*.ckpt"))}
+    whole = {path: found for path, found in steps.items() if isinstance(found, int)}
+    damaged = {path: found for path, found in steps.items() if isinstance(found, str)}
+    told = ", ".join(f"{str(path)!r} cannot be read ({reason})" for path, reason in damaged.items())
+    if damaged and not whole:
+        raise ValueError(
+            f"the checkpoint {told} and there is no other; delete it to train that run from the beginning, or choose a "
+            "new --output"
+        )
+    newest = max(whole, key=whole.__getitem__, default=None)
+    if damaged and warn and newest is not None:
+        warnings.warn(f"the checkpoint {told} and is passed over; the run goes on from {newest.name}", stacklevel=1)
+    return newest
+
+
+def check_fits(path: Path | None, module: LightningModule) -> None:
+    """Refuse a checkpoint of another network than the run's, which only its being there makes the run's own.
+
+    Raises:
+        ValueError: Names the file and what differs.
+    """
+    if path is None:
+        return
+    here, there = _shapes(module.state_dict()), _shapes(_read(path)["state_dict"])
+    differing = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    if differing:
+        name = differing[0]
+        theirs, ours = there.get(name, "missing"), here.get(name, "missing")
+        raise ValueError(
+            f"the checkpoint {str(path)!r} is of another network than this run's: {name} is {theirs} there and {ours} "
+            f"here, and so on for {len(differing)} of its weights and buffers; delete it, or choose a new --output"
+        )
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Of a run that is done."""
+    for used in folder.glob("*.ckpt*"):
+        if used.is_file():
+            used.unlink()
+
+
+def _steps(path: Path) -> int | str:
+    """Optimizer steps of a checkpoint, or why it cannot be read."""
+    try:
+        return int(_read(path)["global_step"])
+    except Exception as error:  # of whatever type the bytes lead to
+        return _told(error)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an archive of another kind, which is refused
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    kinds = stored if isinstance(stored, dict) else {}
+    lacking = [name for name, kind in _HELD.items() if not isinstance(kinds.get(name), kind)]
+    if lacking:
+        raise ValueError(f"no checkpoint of a run: without {', '.join(lacking)}")
+    return dict(stored)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else type(value) for name, value in state.items()}
+
+
+def _told(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:80]}{'...' * (len(words) > 80)}" if words else type(error).__name__
