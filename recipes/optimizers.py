@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
-from lightning_gap.recipes.recipe import Numbers, chosen
+from .lookup import lookup
 
 ParameterGroups = list[dict[str, Any]]
 
@@ -56,7 +56,7 @@ def make_optimizer(
         >>> [(len(group["params"]), group["weight_decay"]) for group in sgd.param_groups]
         [(1, 0.0001), (3, 0.0)]
     """
-    chosen("optimizer", name, OPTIMIZERS)
+    lookup("optimizer", name, OPTIMIZERS)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
     if not 0 <= weight_decay < math.inf:
@@ -66,18 +66,6 @@ def make_optimizer(
     if name == "lars" and weight_decay and decay_all:
         raise ValueError(f"lars decays no vectors, so weight_decay={weight_decay!r} needs decay_all=False")
     return OPTIMIZERS[name](_groups(network, weight_decay, decay_all), learning_rate, momentum)
-
-
-def optimizer_of(numbers: Numbers, network: nn.Module) -> Optimizer:
-    """The optimizer that a recipe's numbers name, as they set it."""
-    return make_optimizer(
-        numbers.optimizer,
-        network,
-        learning_rate=numbers.learning_rate,
-        momentum=numbers.momentum,
-        weight_decay=numbers.weight_decay,
-        decay_all=numbers.decay_all,
-    )
 
 
 def adam(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:

@@ -1,167 +1,139 @@
-"""Training regimes: short functions from a recipe's numbers to batch sizes, callbacks and settings of the Trainer."""
+"""Training regimes: each takes a recipe, may change its attributes, and returns the callbacks that it needs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
 from lightning_gap.functional import Stage, train_longer
-from lightning_gap.recipes.recipe import Numbers
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+    Regime = Callable[[Recipe], Sequence[Callback]]
+else:
+    Regime = Callable
 
 
-@dataclass(frozen=True)
-class Regime:
-    """How to train: with which numbers, in which batches, and with the callbacks that make it work.
-
-    Attributes:
-        numbers: The recipe's numbers, those replaced that the regime changes.
-        batch_sizes: Samples per optimizer step by the epoch, from 0, in which they begin. The first is the loader's
-            own, the others are set by a callback.
-        callbacks: Callbacks that no other run has used.
-        trainer: Arguments of the Trainer.
-        told: What is changed, in a few words and with its numbers; nothing of ``trainer``, where the user's arguments
-            come first, nor of what not every network has.
-    """
-
-    numbers: Numbers
-    batch_sizes: dict[int, int]
-    callbacks: tuple[Callback, ...] = ()
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    told: str = ""
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the run."""
-        return int(self.numbers.epochs)
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per optimizer step in the first epoch."""
-        return self.batch_sizes[0]
-
-    @property
-    def last_batch_size(self) -> int:
-        """The same in the last epoch."""
-        return self.batch_size_in(None)
-
-    def batch_size_in(self, epoch: int | None) -> int:
-        """The same in an epoch; in the last for none."""
-        return self.batch_sizes[max(first for first in self.batch_sizes if epoch is None or first <= epoch)]
-
-
-def small(numbers: Numbers) -> Regime:
+def small(recipe: Recipe) -> list[Callback]:
     """The small batch: the baseline of every comparison."""
-    return Regime(numbers, {0: numbers.small_batch_size})
+    recipe.batch_size = recipe.small_batch_size
+    return []
 
 
-def large(numbers: Numbers) -> Regime:
+def large(recipe: Recipe) -> list[Callback]:
     """The large batch, nothing else changed."""
-    return Regime(numbers, {0: numbers.large_batch_size})
+    recipe.batch_size = recipe.large_batch_size
+    return []
 
 
-def linear_lr(numbers: Numbers) -> Regime:
-    """Large batch, rate scaled linearly, warmup (Goyal et al. 2017)."""
-    told = _linear_scaling_told(numbers)
-    return Regime(numbers, {0: numbers.large_batch_size}, (_linear_scaling(numbers),), told=told)
+def linear_lr(recipe: Recipe) -> list[Callback]:
+    """Large batch, learning rate scaled linearly, warmup (Goyal et al. 2017)."""
+    recipe.batch_size = recipe.large_batch_size
+    return [LearningRateScaling(recipe.small_batch_size, rule="linear", warmup_epochs=recipe.warmup_epochs)]
 
 
-def sqrt_lr(numbers: Numbers) -> Regime:
-    """Large batch, root-scaled rate, clipping (Hoffer et al. 2017)."""
-    told = _root_scaling_told(numbers)
-    return Regime(numbers, {0: numbers.large_batch_size}, (_root_scaling(numbers),), _clipping(numbers), told)
+def sqrt_lr(recipe: Recipe) -> list[Callback]:
+    """Large batch, root-scaled learning rate, clipping (Hoffer et al. 2017).
+
+    The authors scale from the first step, and clip gradients instead of warming up.
+    """
+    recipe.batch_size = recipe.large_batch_size
+    recipe.gradient_clip = recipe.hparams.get("gradient_clip", 5.0)
+    return [LearningRateScaling(recipe.small_batch_size, rule="sqrt", warmup_epochs=0)]
 
 
-def ghost(numbers: Numbers) -> Regime:
+def ghost(recipe: Recipe) -> list[Callback]:
     """Large batch, BatchNorm over ghost batches (Hoffer et al. 2017)."""
-    return Regime(numbers, {0: numbers.large_batch_size}, (_ghosts(numbers),), told=_ghosts_told(numbers))
+    recipe.batch_size = recipe.large_batch_size
+    if recipe.ghost_batch_size > recipe.large_batch_size:
+        raise ValueError(
+            f"ghost_batch_size={recipe.ghost_batch_size} is larger than the batch, "
+            f"large_batch_size={recipe.large_batch_size}; use at most {recipe.large_batch_size}"
+        )
+    return [GhostBatchNormSwap(recipe.ghost_batch_size)]
 
 
-def ghost_lr(numbers: Numbers) -> Regime:
-    """Large batch, ghosts, root-scaled rate, clipping (Hoffer et al. 2017)."""
-    callbacks = (_ghosts(numbers), _root_scaling(numbers))
-    told = f"{_ghosts_told(numbers)}, {_root_scaling_told(numbers)}"
-    return Regime(numbers, {0: numbers.large_batch_size}, callbacks, _clipping(numbers), told)
+def ghost_lr(recipe: Recipe) -> list[Callback]:
+    """Large batch, ghosts, root-scaled learning rate, clipping (Hoffer et al. 2017)."""
+    return [*ghost(recipe), *sqrt_lr(recipe)]
 
 
-def growing(numbers: Numbers) -> Regime:
+def longer(recipe: Recipe) -> list[Callback]:
+    """Large batch, as many updates as small (Hoffer et al. 2017).
+
+    Regime adaptation: epochs, and those at which the learning rate changes, times the ratio of the batches, rounded up.
+    The updates are equally many where both batches divide the training samples; a smaller last batch is an update too.
+    """
+    _require_growth("longer", recipe)
+    steps = recipe.learning_rate_steps
+    stretched = train_longer(
+        recipe.epochs, tuple(steps), batch_size=recipe.large_batch_size, base_batch_size=recipe.small_batch_size
+    )
+    recipe.batch_size, recipe.epochs = recipe.large_batch_size, stretched.epochs
+    recipe.learning_rate_steps = dict(zip(stretched.milestones, steps.values(), strict=True))
+    return []
+
+
+def growing(recipe: Recipe) -> list[Callback]:
     """Batch grown up to the large, in place of decay (Smith et al. 2018).
 
-    Where the recipe would multiply its rate by a factor below 1, the batch is divided by it; past the large batch the
-    rate takes over what the batch cannot. A recipe whose rate stays has its batch doubled instead, every size with its
-    share of the epochs, to a whole epoch, and the last doubling goes no further than the large batch. A recipe none of
-    whose steps lies inside the run is refused, and so is one whose rate rises.
+    Where the recipe would multiply its learning rate by a factor below 1, the batch is divided by it; past the large
+    batch the rate takes over what the batch cannot. A recipe whose rate stays has its batch doubled instead, every size
+    with its share of the epochs, to a whole epoch, and the last doubling goes no further than the large batch. A recipe
+    none of whose steps lies inside the run is refused, and so is one whose rate rises.
     """
-    _refuse_no_growth("growing", numbers)
-    return _growing_at_steps(numbers) if numbers.learning_rate_steps else _doubling(numbers)
+    _require_growth("growing", recipe)
+    recipe.batch_size = recipe.small_batch_size
+    if not recipe.learning_rate_steps:
+        return [BatchSizeScheduler(_doubling(recipe))]
+    growth = _growth_at_steps(recipe)
+    recipe.learning_rate_steps = {}
+    return [BatchSizeScheduler(growth)]
 
 
-def piggyback(numbers: Numbers) -> Regime:
+def piggyback(recipe: Recipe) -> list[Callback]:
     """A fifth with the small batch, then large (Keskar et al. 2017).
 
     A fifth of the epochs, rounded up, in a run as long as the others; the optimizer's state is kept at the switch. In
     the paper's figure 5 the small batch trains for each number of epochs from 1 to 100 and the large one for 100 more,
     and what becomes of ADAM's state is not said.
     """
-    _refuse_no_growth("piggyback", numbers)
-    switch = math.ceil(numbers.epochs / 5)
-    if switch == numbers.epochs:
+    _require_growth("piggyback", recipe)
+    switch = math.ceil(recipe.epochs / 5)
+    if switch == recipe.epochs:
         raise ValueError(
-            f"piggyback needs an epoch for each of its batches, got epochs={numbers.epochs}; use at least 2"
+            f"piggyback needs an epoch for each of its batches, got epochs={recipe.epochs}; use at least 2"
         )
-    warm_start = PiggybackWarmStart(switch, numbers.large_batch_size, optimizer_state="keep")
-    sizes = {0: numbers.small_batch_size, switch: numbers.large_batch_size}
-    return Regime(numbers, sizes, (warm_start,), told=_batches_told(sizes))
+    recipe.batch_size = recipe.small_batch_size
+    return [PiggybackWarmStart(switch, recipe.large_batch_size, optimizer_state="keep")]
 
 
-def longer(numbers: Numbers) -> Regime:
-    """Large batch, as many updates as small (Hoffer et al. 2017).
-
-    Regime adaptation: epochs, and those at which the rate changes, times the ratio of the batches, rounded up. The
-    updates are equally many where both batches divide the training samples; a smaller last batch is an update too.
-    """
-    _refuse_no_growth("longer", numbers)
-    stretched = train_longer(
-        numbers.epochs,
-        tuple(numbers.learning_rate_steps),
-        batch_size=numbers.large_batch_size,
-        base_batch_size=numbers.small_batch_size,
-    )
-    steps = dict(zip(stretched.milestones, numbers.learning_rate_steps.values(), strict=True))
-    longer_numbers = replace(numbers, epochs=stretched.epochs, learning_rate_steps=steps)
-    ratio = _times(numbers.large_batch_size / numbers.small_batch_size)
-    what = "epochs and rate steps" if any(step < numbers.epochs for step in numbers.learning_rate_steps) else "epochs"
-    told = f"{what} stretched {ratio} times, to {stretched.epochs} epochs"
-    return Regime(longer_numbers, {0: numbers.large_batch_size}, told=told)
-
-
-def augmented(numbers: Numbers) -> Regime:
+def augmented(recipe: Recipe) -> list[Callback]:
     """Large batch, flips, rotations and shifts (Keskar et al. 2017).
 
     In the paper's table the small batch that it is compared with is augmented too: `--augmentation affine`.
     """
-    changed = replace(numbers, augmentation="affine")
-    return Regime(changed, {0: numbers.large_batch_size}, told="augmentation affine")
+    recipe.batch_size, recipe.augmentation = recipe.large_batch_size, "affine"
+    return []
 
 
-def goyal(numbers: Numbers) -> Regime:
+def goyal(recipe: Recipe) -> list[Callback]:
     """Large batch, linear-lr and three more (Goyal et al. 2017).
 
     Residual blocks that begin as the identity, no decay of BatchNorm's weights and of biases, and accuracies with
     BatchNorm's statistics recomputed over the training samples.
     """
-    changed = replace(numbers, zero_last_gammas=True, decay_all=False, batch_norm="recomputed")
-    told = [_linear_scaling_told(numbers), "accuracies with BatchNorm statistics recomputed over the training samples"]
-    if numbers.weight_decay:
-        told.insert(1, "no decay of BatchNorm and biases")
-    return Regime(changed, {0: numbers.large_batch_size}, (_linear_scaling(numbers),), told=", ".join(told))
+    recipe.zero_last_gammas, recipe.decay_all, recipe.batch_norm = True, False, "recomputed"
+    return linear_lr(recipe)
 
 
-REGIMES: dict[str, Callable[[Numbers], Regime]] = {
+REGIMES: Mapping[str, Regime] = {
     "small": small,
     "large": large,
     "linear-lr": linear_lr,
@@ -176,112 +148,56 @@ REGIMES: dict[str, Callable[[Numbers], Regime]] = {
 }
 
 
-def _linear_scaling(numbers: Numbers) -> LearningRateScaling:
-    return LearningRateScaling(numbers.small_batch_size, rule="linear", warmup_epochs=numbers.warmup_epochs)
+@dataclass(frozen=True)
+class Growth:
+    """Batch sizes, and what is left of the learning rate's decay, by the epoch in which they begin."""
+
+    batch_sizes: Mapping[int, int]
+    learning_rate_factors: Mapping[int, float]
+
+    def __call__(self, epoch: int) -> Stage:
+        """Those of an epoch."""
+        start = max(first for first in self.batch_sizes if first <= epoch)
+        return Stage(self.batch_sizes[start], self.learning_rate_factors[start])
 
 
-def _root_scaling(numbers: Numbers) -> LearningRateScaling:
-    """The authors scale from the first step and clip instead of warming up."""
-    return LearningRateScaling(numbers.small_batch_size, rule="sqrt", warmup_epochs=0)
-
-
-def _linear_scaling_told(numbers: Numbers) -> str:
-    """Only a rate that is scaled up is warmed up to, and one that the run ends before is not reached."""
-    ratio, warmup = numbers.large_batch_size / numbers.small_batch_size, numbers.warmup_epochs
-    told = f"rate x {_times(ratio)} (linear from {numbers.small_batch_size})"
-    if ratio <= 1 or not warmup:
-        return told
-    unreached = f", of which the run has {numbers.epochs}" if warmup > numbers.epochs else ""
-    return f"{told} after a warmup of {warmup:g} epoch{'s' * (warmup != 1)}{unreached}"
-
-
-def _root_scaling_told(numbers: Numbers) -> str:
-    ratio = math.sqrt(numbers.large_batch_size / numbers.small_batch_size)
-    return f"rate x {_times(ratio)} (root, from {numbers.small_batch_size})"
-
-
-def _ghosts_told(numbers: Numbers) -> str:
-    return f"ghosts of {numbers.ghost_batch_size}"
-
-
-def _batches_told(sizes: Mapping[int, int]) -> str:
-    return f"batch {sizes[0]}, {_changes(sizes, sizes[0])}, optimizer's state kept"
-
-
-def _changes(values: Mapping[int, object], before: object) -> str:
-    told = []
-    for epoch, value in values.items():
-        if value != before:
-            told.append(f"{value} from epoch {epoch}")
-        before = value
-    return ", ".join(told)
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 1000 else f"{ratio:.3g}"
-
-
-def _clipping(numbers: Numbers) -> dict[str, float]:
-    return {"gradient_clip_val": numbers.gradient_clip}
-
-
-def _ghosts(numbers: Numbers) -> GhostBatchNormSwap:
-    if numbers.ghost_batch_size > numbers.large_batch_size:
-        raise ValueError(
-            f"ghost_batch_size={numbers.ghost_batch_size} is larger than the batch, "
-            f"large_batch_size={numbers.large_batch_size}; use at most {numbers.large_batch_size}"
-        )
-    return GhostBatchNormSwap(numbers.ghost_batch_size)
-
-
-def _growing_at_steps(numbers: Numbers) -> Regime:
-    def stage(epoch: int) -> Stage:
-        factor = numbers.learning_rate_factor(epoch)
-        size = min(int(numbers.small_batch_size / factor), numbers.large_batch_size)
-        return Stage(size, factor * size / numbers.small_batch_size)
-
-    steps = {epoch: factor for epoch, factor in sorted(numbers.learning_rate_steps.items()) if epoch < numbers.epochs}
-    _refuse_rise(steps)
-    sizes = {epoch: stage(epoch).batch_size for epoch in (0, *steps)}
-    if set(sizes.values()) == {numbers.small_batch_size}:
-        raise ValueError(
-            f"growing needs a step of the rate inside the run at which its batch of {numbers.small_batch_size} grows, "
-            f"got epochs={numbers.epochs} and learning_rate_steps={dict(numbers.learning_rate_steps)}; use more "
-            "epochs, earlier steps or smaller factors"
-        )
-    left = _changes({epoch: f"{stage(epoch).learning_rate_factor:.3g}" for epoch in steps}, "1")
-    told = f"{_batches_told(sizes)}, in place of the rate steps{left and f' but for rate x {left}'}"
-    return Regime(replace(numbers, learning_rate_steps={}), sizes, (BatchSizeScheduler(stage),), told=told)
-
-
-def _doubling(numbers: Numbers) -> Regime:
-    sizes = [numbers.small_batch_size]
-    while sizes[-1] < numbers.large_batch_size:
-        sizes.append(min(2 * sizes[-1], numbers.large_batch_size))
-    if len(sizes) > numbers.epochs:
-        raise ValueError(
-            f"growing needs an epoch for each of its batches, {', '.join(map(str, sizes))}, got "
-            f"epochs={numbers.epochs}; use at least {len(sizes)}"
-        )
-    schedule = {stage * numbers.epochs // len(sizes): size for stage, size in enumerate(sizes)}
-    return Regime(numbers, schedule, (BatchSizeScheduler(schedule),), told=_batches_told(schedule))
-
-
-def _refuse_rise(steps: Mapping[int, float]) -> None:
-    """The batch would shrink where the rate rises."""
-    before = 1.0
+def _growth_at_steps(recipe: Recipe) -> Growth:
+    small_batch, large_batch = recipe.small_batch_size, recipe.large_batch_size
+    steps = {epoch: factor for epoch, factor in recipe.learning_rate_steps.items() if epoch < recipe.epochs}
+    before, sizes, factors = 1.0, {0: small_batch}, {0: 1.0}
     for epoch, factor in steps.items():
-        if factor > before:
+        if factor > before:  # the batch would shrink
             raise ValueError(
                 f"growing needs factors of the rate that fall from 1, got {factor:g} after {before:g} in "
-                f"learning_rate_steps={dict(steps)}; give epoch {epoch} a factor of at most {before:g}"
+                f"learning_rate_steps={steps}; give epoch {epoch} a factor of at most {before:g}"
             )
+        sizes[epoch] = min(int(small_batch / factor), large_batch)
+        factors[epoch] = factor * sizes[epoch] / small_batch
         before = factor
-
-
-def _refuse_no_growth(name: str, numbers: Numbers) -> None:
-    if numbers.large_batch_size <= numbers.small_batch_size:
+    if set(sizes.values()) == {small_batch}:
         raise ValueError(
-            f"{name} needs a large_batch_size above small_batch_size={numbers.small_batch_size}, got "
-            f"{numbers.large_batch_size}"
+            f"growing needs a step of the rate inside the run at which its batch of {small_batch} grows, "
+            f"got epochs={recipe.epochs} and learning_rate_steps={recipe.learning_rate_steps}; use more "
+            "epochs, earlier steps or smaller factors"
+        )
+    return Growth(sizes, factors)
+
+
+def _doubling(recipe: Recipe) -> dict[int, int]:
+    sizes = [recipe.small_batch_size]
+    while sizes[-1] < recipe.large_batch_size:
+        sizes.append(min(2 * sizes[-1], recipe.large_batch_size))
+    if len(sizes) > recipe.epochs:
+        raise ValueError(
+            f"growing needs an epoch for each of its batches, {', '.join(map(str, sizes))}, got "
+            f"epochs={recipe.epochs}; use at least {len(sizes)}"
+        )
+    return {stage * recipe.epochs // len(sizes): size for stage, size in enumerate(sizes)}
+
+
+def _require_growth(name: str, recipe: Recipe) -> None:
+    if recipe.large_batch_size <= recipe.small_batch_size:
+        raise ValueError(
+            f"{name} needs a large_batch_size above small_batch_size={recipe.small_batch_size}, got "
+            f"{recipe.large_batch_size}"
         )

@@ -8,11 +8,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_gap.recipes.checkpoints import newest_checkpoint
-from lightning_gap.recipes.plan import Plan
-from lightning_gap.recipes.training import OUTCOME
+if TYPE_CHECKING:
+    from .plan import Plan
 
 
 class StoppedError(SystemExit):
@@ -55,29 +54,23 @@ def exit_status(stop: BaseException) -> int | None:
 
 
 def kept(plan: Plan | None) -> str:
-    """One line on what there is of a stopped run, and how it goes on."""
+    """One line on what there is of a stopped run, and how it is resumed."""
     if plan is None or not plan.output.exists():
         return "stopped before anything was trained"
+    from .checkpoints import newest_checkpoint
+
     found = []
-    for name in plan.settings.regimes:
-        for trial in range(1, plan.settings.trials + 1):
-            folder, title = (
-                plan.run_folder(name, trial),
-                name if plan.settings.trials == 1 else f"{name}, trial {trial}",
-            )
-            if (folder / OUTCOME).exists():
-                found.append(f"{title} finished")
-            elif saved := _newest(folder):
-                found.append(f"{title} up to {saved}")
+    for run in plan.runs():
+        if run.result.exists():
+            found.append(f"{run.title} finished")
+            continue
+        try:
+            newest = newest_checkpoint(run.folder)
+        except ValueError:  # damaged
+            continue
+        if newest is not None:
+            found.append(f"{run.title} up to {newest.name}")
     return (
         f"stopped; kept: {'; '.join(found) or 'no checkpoint yet'}; resume with the same command and "
         f"--output {shlex.quote(str(plan.output))} --resume"
     )
-
-
-def _newest(folder: Any) -> str | None:
-    try:
-        newest = newest_checkpoint(folder)
-    except ValueError:
-        return None
-    return None if newest is None else newest.name

@@ -1,0 +1,58 @@
+"""What `lightning-gap list` prints, read from the files without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..catalogue import RecipeFile, bundled, recipe_file, summaries
+from ..datasets import DATASETS
+
+
+def print_list() -> None:
+    """Every recipe, data set, regime, augmentation and optimizer, with one line on each."""
+    recipes = {name: recipe_file(name) for name in bundled()}
+    _print(
+        {
+            "recipes": {name: found.summary.rstrip(".") for name, found in recipes.items()},
+            "data sets": {name: DATASETS.summary(name) for name in DATASETS},
+            "regimes": summaries("regimes.py", "REGIMES"),
+            "augmentations": summaries("datasets/augmentations.py", "AUGMENTATIONS"),
+            "optimizers": summaries("optimizers.py", "OPTIMIZERS"),
+        }
+    )
+    print("\n`lightning-gap list RECIPE` shows a recipe's hyperparameters.")
+
+
+def print_recipe(file: RecipeFile) -> None:
+    """A recipe's hyperparameters, its regimes, and what differs on each data set.
+
+    Raises:
+        ValueError: If its file does not state them.
+    """
+    if file.signature is None:
+        raise ValueError(f"recipe={file.name!r} has no hyperparameters in a signature of its own")
+    hyperparameters = {name: _text(found.default) for name, found in signature(file.signature).parameters.items()}
+    groups: dict[str, Mapping[str, str]] = {file.summary or file.name: hyperparameters}
+    for name, differs in (file.data_sets or {}).items():
+        groups[f"on {name}"] = {key: _text(value) for key, value in differs.items()} or {"": "as above"}
+    _print(groups | {"regimes": file.regimes or {}})
+
+
+def _print(groups: Mapping[str, Mapping[str, str]]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for group, entries in groups.items():
+        table.add_row(f"[bold]{escape(group)}[/bold]")
+        for name, line in entries.items():
+            table.add_row(f"  {escape(name)}", escape(line))
+    Console(highlight=False).print(table)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,115 @@
+"""What is seen of a run while it trains: its progress, its time, and the batch of every optimizer step."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of several that train together."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def progress_bar(*, shown: bool = True) -> Progress:
+    """A bar that counts epochs and shows the training loss; draws nothing where the output is no terminal.
+
+    It advances inside epochs too, which a deep network on a CPU takes minutes for.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f} of {task.total} epochs"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        transient=True,
+        disable=not shown or not is_first_process(),
+    )
+
+
+class Watch(Callback):
+    """Note what a run does, over interruptions too, and advance its bar.
+
+    Args:
+        bar: The bar.
+        description: Names the run.
+
+    Attributes:
+        batch_sizes: Samples of the largest optimizer step by epoch, over all processes and micro-batches; only epochs
+            in which another size began. An epoch's last step may be smaller.
+        learning_rate: Of the last optimizer step and the first parameter group, scaled as callbacks log it.
+        trained: Whether a batch was trained on in this process.
+    """
+
+    def __init__(self, bar: Progress, description: str) -> None:
+        self.bar = bar
+        self.description = description
+        self.batch_sizes: dict[int, int] = {}
+        self.learning_rate = 0.0
+        self.trained = False
+        self._samples = 0  # of the micro-batches since the last step
+        self._epoch, self._largest = -1, 0
+        self._earlier, self._started = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of fit up to now, interrupted parts included as far as their checkpoints go."""
+        return self._earlier + time.perf_counter() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        seen = [self._epoch, self._largest, self._samples]
+        return {
+            "seconds": self.seconds,
+            "seen": seen,
+            "batch_sizes": dict(self.batch_sizes),
+            "learning_rate": self.learning_rate,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier = state_dict["seconds"]
+        self._epoch, self._largest, self._samples = state_dict["seen"]
+        self.batch_sizes, self.learning_rate = dict(state_dict["batch_sizes"]), state_dict["learning_rate"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        done = trainer.current_epoch
+        self.task = self.bar.add_task(self.description, total=trainer.max_epochs, completed=done, loss="")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("train/loss")  # of the epoch before
+        self.bar.update(self.task, loss="" if loss is None else f"train loss {float(loss):.4f}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.trained = True
+        self._samples += len(batch[1]) * trainer.world_size
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._note_step(trainer)
+        self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.remove_task(self.task)
+
+    def _note_step(self, trainer: Trainer) -> None:
+        if trainer.current_epoch != self._epoch:
+            self._epoch, self._largest = trainer.current_epoch, 0
+        if self._samples > self._largest:
+            self._largest = self._samples
+            before = [size for epoch, size in self.batch_sizes.items() if epoch < self._epoch]
+            if before and before[-1] == self._largest:
+                self.batch_sizes.pop(self._epoch, None)
+            else:
+                self.batch_sizes[self._epoch] = self._largest
+        self._samples = 0
+        effective = trainer.callback_metrics.get("lr/effective")
+        self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"] if effective is None else effective)
