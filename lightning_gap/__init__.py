@@ -1,7 +1,6 @@
 """Large batches in Lightning without the generalization gap: close it, and see why it opens.
 
-The public names are those of ``_public``, imported when one of them is first asked for: the command line then starts
-without torch and Lightning.
+A name is imported when it is first asked for: the command line then starts without torch.
 """
 
 from importlib import import_module
@@ -10,17 +9,64 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ._public import *  # noqa: F403
+    from .callbacks import AdaptiveBatchSize as AdaptiveBatchSize
+    from .callbacks import BatchSizeScheduler as BatchSizeScheduler
+    from .callbacks import CurvatureMonitor as CurvatureMonitor
+    from .callbacks import ExactAccumulation as ExactAccumulation
+    from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
+    from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
+    from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
+    from .callbacks import LearningRateScaling as LearningRateScaling
+    from .callbacks import PiggybackWarmStart as PiggybackWarmStart
+    from .callbacks import SharpnessMonitor as SharpnessMonitor
+    from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
+    from .data import BatchPlan as BatchPlan
+    from .data import InMemoryLoader as InMemoryLoader
+    from .data import ResumableLoader as ResumableLoader
+    from .functional import GhostBatchNorm1d as GhostBatchNorm1d
+    from .functional import GhostBatchNorm2d as GhostBatchNorm2d
+    from .functional import GhostBatchNorm3d as GhostBatchNorm3d
+    from .functional import restore_batch_norm as restore_batch_norm
+    from .functional import sharpness as sharpness
+    from .functional import swap_batch_norm as swap_batch_norm
+    from .functional import weight_distance as weight_distance
+
+__all__ = [
+    "AdaptiveBatchSize",
+    "BatchPlan",
+    "BatchSizeScheduler",
+    "CurvatureMonitor",
+    "ExactAccumulation",
+    "GeneralizationGapMonitor",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "GhostBatchNormSwap",
+    "GradientNoiseScaleMonitor",
+    "InMemoryLoader",
+    "LearningRateScaling",
+    "PiggybackWarmStart",
+    "ResumableLoader",
+    "SharpnessMonitor",
+    "WeightDistanceMonitor",
+    "restore_batch_norm",
+    "sharpness",
+    "swap_batch_norm",
+    "weight_distance",
+]
+
+_PACKAGES = ("callbacks", "data", "functional", "logging")
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = vars(import_module("._public", __name__)) | globals()  # which now has the packages that it imported
-    if name not in public:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return public[name]
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
+    for package in _PACKAGES if name in __all__ else ():
+        found = import_module(f".{package}", __name__)
+        if hasattr(found, name):
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [name for name in dir(import_module("._public", __name__)) if not name.startswith("_")] + ["__version__"]
+    return [*__all__, *_PACKAGES, "__version__"]

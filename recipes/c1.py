@@ -13,7 +13,7 @@ Hoffer et al. (2017) train a C1 of their own, with SGD, augmentation and weight 
 Cost of a run: 19,600 steps small, 1,000 large; 100 epochs of 72 s on two cores of an AMD EPYC, 2.0 h.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -32,7 +32,7 @@ class C1(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {"cifar10": {}}
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {"cifar10": {}}
 
     def __init__(
         self,

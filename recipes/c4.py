@@ -11,7 +11,7 @@ The paper, ADAM, batch 256 against 5,000, mean ± deviation of five trials:
 Cost of a run: 19,600 steps small, 1,000 large; 100 epochs of 430 s on two cores of an AMD EPYC, 12 h.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -30,7 +30,7 @@ class C4(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {"cifar100": {}}
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {"cifar100": {}}
 
     def __init__(
         self,

@@ -128,10 +128,7 @@ def load_recipe(name: str) -> type[Recipe]:
     from .recipe import Recipe
 
     file = recipe_file(name).path
-    if name.endswith(".py"):
-        module = _run(name, file)
-    else:
-        module = import_module(f".{file.stem}", __package__)
+    module = _run(name, file) if name.endswith(".py") else import_module(f".{file.stem}", __package__)
     own = [
         found
         for found in vars(module).values()

@@ -49,7 +49,7 @@ def evaluated_with(
 def sharpness_in_percent(
     network: nn.Module, batches: list[Batch], epsilon: tuple[float, ...], batch_norm: BatchNormMode
 ) -> dict[str, float]:
-    """Metric 2.1 in the full space by the name of each epsilon; NaN where it is undefined, as of a run that diverged."""
+    """Metric 2.1 in the full space by the name of each epsilon; NaN where a run has diverged."""
 
     def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
         return cross_entropy(network(batch[0]), batch[1])

@@ -11,7 +11,7 @@ Cost of a run: on MNIST 23,500 steps small, 1,000 large; 100 epochs of 4 s on tw
 1,200 and 60 steps, 10 s with the measuring.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -29,8 +29,8 @@ class F1(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {
-        "digits": {  # ours, not a paper's: the large batch is half of the training samples, and tests worse than the small
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {
+        "digits": {  # ours, not a paper's: the large batch is half of the training set, and tests worse
             "inputs": 64,
             "epochs": 30,
             "small_batch_size": 32,

@@ -13,7 +13,7 @@ Cost of a run: on TIMIT 281,800 steps small, 1,100 large; 100 epochs of 86 s on 
 On the stand-in 1,880 and 200 steps; 20 epochs of 3 s.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -31,7 +31,7 @@ class F2(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {
         "timit": {},
         "timit-stand-in": {"epochs": 20, "large_batch_size": 2400},  # a tenth of its 24,000 frames
     }

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from .datasets.augmentations import AUGMENTATIONS
 from .lookup import lookup
 
 _REQUIRED = ("epochs", "small_batch_size", "large_batch_size", "optimizer", "learning_rate")
@@ -39,6 +40,7 @@ def check_hyperparameters(recipe: str, values: Mapping[str, Any]) -> None:
         if not isinstance(values[name], bool):
             raise ValueError(f"{name} must be true or false, got {_shown(values[name])}")
     steps_by_epoch(values.get("learning_rate_steps"))
+    lookup("augmentation", values.get("augmentation", "none"), AUGMENTATIONS)
     lookup("batch_norm", values.get("batch_norm", "running"), ("running", "batch", "recomputed"))
 
 
@@ -69,7 +71,7 @@ def _check_number(name: str, value: Any) -> None:
     if not _is_number(value):
         raise ValueError(f"{name} must be a number, got {_shown(value)}")
     positive = name in ("learning_rate", "gradient_clip")
-    if not (0 < value if positive else 0 <= value) or not value < math.inf:
+    if not (value > 0 if positive else value >= 0) or not value < math.inf:
         raise ValueError(f"{name} must {'be positive' if positive else 'not be negative or infinite'}, got {value}")
 
 

@@ -10,7 +10,7 @@ up, so that "+ ghosts" is the regime ghost-lr, and "+ longer" trains that one fo
 Cost of a run: 78,200 steps small, 2,600 large; 200 epochs of 130 s on two cores of an AMD EPYC, 7.2 h.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -27,13 +27,13 @@ class ResNet44(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {"cifar10": {}}
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {"cifar10": {}}
 
     def __init__(
         self,
         regime: str = "small",
         *,
-        epochs: int = 200,  # the regime of the authors' code; their mean and standard deviation of the channels are ImageNet's
+        epochs: int = 200,  # of the authors' code, whose channels are standardised with ImageNet's numbers
         small_batch_size: int = 128,
         large_batch_size: int = 4096,
         ghost_batch_size: int = 128,

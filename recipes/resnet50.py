@@ -15,7 +15,7 @@ Cost of a run: 450,450 steps small, 14,130 large; 90 epochs, each 58 h (207,000 
 for GPUs, of which none has been tried.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -32,7 +32,7 @@ class ResNet50(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {"imagenet": {}}
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {}}
 
     def __init__(
         self,

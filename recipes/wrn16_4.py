@@ -15,7 +15,7 @@ Cost of a run: 78,200 steps small, 2,000 to 2,600 large; 200 epochs of 360 s on 
 20 h.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.recipe import Recipe
@@ -33,7 +33,7 @@ class WRN16_4(Recipe):
         The others: see `Recipe`.
     """
 
-    data_sets: ClassVar = {
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {
         "cifar10": {},
         "cifar100": {  # the regime of Hoffer's code
             "classes": 100,

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from lightning_gap.functional.counts import check_counts
-from lightning_gap.recipes.networks.sequences import check_sequences
+
+from .sequences import check_sequences
 
 Variant = Literal["code", "paper"]
 

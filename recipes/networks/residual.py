@@ -10,7 +10,8 @@ from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from lightning_gap.functional.counts import check_counts
-from lightning_gap.recipes.networks.sequences import check_sequences
+
+from .sequences import check_sequences
 
 
 def _conv(in_channels: int, channels: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -147,7 +148,7 @@ class WRN16_4(_ThreeStages):
         nn.init.zeros_(self.fc.bias)
 
 
-class ResNet50(ResNet):  # type: ignore[misc]  # torchvision has no types
+class ResNet50(ResNet):
     """torchvision's ResNet-50 with the initial weights of Goyal et al. (2017), but for zero gammas.
 
     25,557,032 parameters for 1000 classes. The final layer starts from N(0, 0.01²) with zero biases, convolutions from

@@ -59,7 +59,7 @@ class WholeFiles(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's own type, where the disk is full
             partial.unlink(missing_ok=True)
             raise OSError(
-                f"the checkpoint {str(file)!r} cannot be written ({_told(error)}); make room, and go on with --resume"
+                f"the checkpoint {str(file)!r} cannot be written ({_told(error)}); make room, and resume with --resume"
             ) from error
 
 

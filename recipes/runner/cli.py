@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_gap import __version__
 
-from ..catalogue import RecipeFile, copy_recipe, load_recipe, recipe_file
+from ..catalogue import RecipeFile, copy_recipe, load_recipe, recipe_file, summaries
 from ..hyperparameters import check_hyperparameters
 from ..lookup import lookup
 from .listing import print_list, print_recipe
@@ -47,6 +48,9 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with stoppable():
             return _do(command, Words(given[1:]), made)
+    except BrokenPipeError:  # of who reads the first lines only
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"lightning-gap {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -100,11 +104,12 @@ def _settings(command: str, given: Any, file: RecipeFile, parser: Parser) -> Set
                 f"epochs={hyperparameters['epochs']} and trainer.max_epochs={longest} contradict; give one of them"
             )
         hyperparameters["epochs"] = longest
-    regimes = values.get("regimes") or [values.get("regime", "small")]
+    regimes = (values["regimes"] or []) if command == "compare" else [values.get("regime", "small")]
     for name in regimes:
-        if command != "advise":
-            lookup("regime", name, load_recipe(file.name).regimes if file.regimes is None else file.regimes)
+        lookup("regime", name, load_recipe(file.name).regimes if file.regimes is None else file.regimes)
     check_hyperparameters(file.name, hyperparameters)
+    if not file.name.endswith(".py"):  # a file of the user's own may make its own optimizer
+        lookup("optimizer", hyperparameters["optimizer"], summaries("optimizers.py", "OPTIMIZERS"))
     settings = {name: value for name, value in values.items() if name in own}
     settings |= {"recipe": file.name, "regimes": tuple(regimes), "data": parser.data, "epsilon": None}
     settings |= {"trainer": trainer, "hyperparameters": hyperparameters}

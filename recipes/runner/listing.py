@@ -44,14 +44,16 @@ def print_recipe(file: RecipeFile) -> None:
 
 
 def _print(groups: Mapping[str, Mapping[str, str]]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
+    console = Console(highlight=False)
+    width = max(len(name) for entries in groups.values() for name in entries)
     for group, entries in groups.items():
-        table.add_row(f"[bold]{escape(group)}[/bold]")
+        console.print(f"[bold]{escape(group)}[/bold]", soft_wrap=True)
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, min_width=width + 2)
+        table.add_column()
         for name, line in entries.items():
             table.add_row(f"  {escape(name)}", escape(line))
-    Console(highlight=False).print(table)
+        console.print(table)
 
 
 def _text(value: object) -> str:

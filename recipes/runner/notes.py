@@ -1,99 +1,93 @@
-"""What the numbers of a table mean, in one paragraph."""
+"""What the numbers of a table were found with, in one paragraph."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from inspect import signature
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 
-from lightning_gap.recipes.networks import zero_last_gammas
-from lightning_gap.recipes.plan import Plan
-from lightning_gap.recipes.recipe import Numbers
+from ..hyperparameters import steps_by_epoch
+from ..recipe import Recipe
+from .plan import Plan
 
-_ZERO_GAMMAS = "residual blocks begin as the identity"
+_TOLD = (  # elsewhere in the table or its notes
+    *("batch_norm", "evaluation_chunk", "sharpness_samples", "epochs", "small_batch_size", "large_batch_size"),
+    *("ghost_batch_size", "warmup_epochs", "gradient_clip", "validation_size"),
+)
+_STATISTICS = {
+    "running": "with running BatchNorm statistics",
+    "recomputed": "with BatchNorm statistics recomputed over the training samples",
+    "batch": "with the BatchNorm statistics of each chunk",
+}
 
 
-def terms(plan: Plan) -> str:
-    """What the numbers of the table mean, in one paragraph."""
-    settings, numbers = plan.settings, plan.numbers
-    train_size = len(plan.data(plan.regime(settings.regimes[0]), settings.seed).train)
+def table_notes(plan: Plan) -> str:
+    """Data, hyperparameters, what each regime changes, seeds, and how it was measured."""
+    settings, hyperparameters = plan.settings, plan.settings.hyperparameters
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        recipes = {name: plan.recipe(name, 0) for name in settings.regimes}
+    first = recipes[settings.regimes[0]]
+    data = plan.data(first, settings.seed)
+    held_out = f"{len(data.validation):,} validation (drawn with seed 0)" if len(data.validation) else "no validation"
+    given = {name: value for name, value in hyperparameters.items() if value and value != "none" and name not in _TOLD}
+    regimes = "".join(f"{name}: {told}; " for name, found in recipes.items() if (told := _changes(found)))
     seeds = ", ".join(str(settings.seed + trial) for trial in range(settings.trials))
-    note = f" {plan.splits.note}" if plan.splits.note else ""
-    options = "".join(f", {name}={value}" for name, value in settings.network.items())
-    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
-    users = "".join(f"; Trainer's {name}={value!r}" for name, value in settings.trainer.items())
-    starts = numbers.zero_last_gammas and _has_last_gammas(plan)
-    return (
-        f"{settings.recipe}{options} on {plan.data_name}: {_samples(plan, train_size)}.{note} "
-        f"{'; '.join([_training(numbers) + (f', {_ZERO_GAMMAS}' if starts else ''), *_regimes(plan)])}{users}; "
-        f"seeds {seeds}, every regime of a trial from the same initial weights; mean ± sample standard deviation over "
-        f"{settings.trials} trial{'s' * (settings.trials > 1)}. Accuracies of the final weights, {_statistics(numbers)}"
-        "; gap to small in percentage points, positive where small is better. Sharpness in percent: "
-        f"Metric 2.1 in the full space, corner ascent of at most 7 evaluations, "
-        f"{min(train_size, numbers.sharpness_samples):,} training samples as they are; dropout off, running "
-        f"statistics, or (batch BN) the statistics of each chunk of up to {numbers.evaluation_chunk:,} samples. "
-        f"Seconds of training, monitors included, on {plan.device.type}, {torch.get_num_threads()} "
-        f"thread{'s' * (torch.get_num_threads() > 1)}{processes}. {versions()}."
+    several = f", mean ± sample standard deviation over {settings.trials} trials" if settings.trials > 1 else ""
+    compared = (
+        "Gap to small in percentage points, positive where small is better, its 95 % interval paired by trial (t)"
+        ", and the share of large's gap that is brought back. "
     )
-
-
-def _samples(plan: Plan, train_size: int) -> str:
-    held_out, test = len(plan.splits.train) - train_size, f"{len(plan.splits.test):,} test samples"
-    if not held_out:
-        return f"{train_size:,} training and {test}, no validation samples"
-    return f"{train_size:,} training, {held_out:,} validation (drawn with seed 0) and {test}"
-
-
-def _training(numbers: Numbers) -> str:
-    """Length, optimizer and data of a regime in words."""
-    told = [f"{numbers.epochs} epochs, {numbers.optimizer} {numbers.learning_rate:g}"]
-    steps = [(epoch, factor) for epoch, factor in sorted(numbers.learning_rate_steps.items()) if epoch < numbers.epochs]
-    if steps:
-        told.append(f"rate times {', '.join(f'{factor:g} from epoch {epoch}' for epoch, factor in steps)}")
-    if numbers.momentum is not None:
-        told.append(f"momentum {numbers.momentum:g}")
-    if numbers.weight_decay:
-        spared = "" if numbers.decay_all else " but for BatchNorm and biases"
-        told.append(f"weight decay {numbers.weight_decay:g}{spared}")
-    if numbers.augmentation != "none":
-        told.append(f"augmentation {numbers.augmentation}")
-    if numbers.standardise:
-        told.append("channels standardised")
-    return ", ".join(told)
-
-
-def _statistics(numbers: Numbers) -> str:
-    return {
-        "running": "with running BatchNorm statistics",
-        "recomputed": "with BatchNorm statistics recomputed over the training samples",
-        "batch": f"with the BatchNorm statistics of each chunk of up to {numbers.evaluation_chunk:,} samples",
-    }[numbers.batch_norm]
-
-
-def _regimes(plan: Plan) -> list[str]:
-    """What each regime does that not all do: its own words, and what depends on the user's Trainer and network."""
-    users, found = plan.settings.trainer, []
-    for name in plan.settings.regimes:
-        regime = plan.regime(name)
-        told = [regime.told] if regime.told else []
-        if "gradient_clip_val" in regime.trainer.keys() - users.keys():
-            kind = users.get("gradient_clip_algorithm") or "norm"
-            told.append(f"gradients clipped to {kind} {regime.trainer['gradient_clip_val']:g}")
-        if regime.numbers.zero_last_gammas and not plan.numbers.zero_last_gammas and _has_last_gammas(plan):
-            told.append(_ZERO_GAMMAS)
-        if told:
-            found.append(f"{name}: {', '.join(told)}")
-    return found
-
-
-def _has_last_gammas(plan: Plan) -> bool:
-    with torch.device("meta"):
-        blocks: int = zero_last_gammas(plan.new_network(plan.settings.seed))
-    return blocks > 0
+    processes = f", {plan.processes} processes" if plan.processes > 1 else ""
+    workers = f", {settings.workers} runs side by side" if settings.workers > 1 else ""
+    threads = torch.get_num_threads()
+    return (
+        f"{settings.recipe} on {settings.data}: {len(data.train):,} training, {held_out} and {len(data.test):,} test "
+        f"samples. {data.note + ' ' if data.note else ''}{hyperparameters['epochs']} epochs; {_listed(given)}; "
+        f"{regimes}{_listed(settings.trainer, 'Trainer: ')}seeds {seeds}, every regime of a trial from the same "
+        f"initial weights{several}. Batch sizes, epochs, steps and the learning rate are those seen in the run. "
+        f"Accuracies of the final weights, {_STATISTICS[first.batch_norm]} unless a regime says otherwise. "
+        f"{compared if 'small' in recipes and len(recipes) > 1 else ''}"
+        f"Sharpness in percent: Metric 2.1 in the full space, corner ascent of at most 7 evaluations, "
+        f"{min(len(data.train), first.sharpness_samples):,} training samples as they are, dropout off, running "
+        f"statistics, or (batch BN) the statistics of each chunk of up to {first.evaluation_chunk:,} samples. "
+        f"Seconds of training, monitors included, on {plan.device.type}, {threads} thread{'s' * (threads > 1)}"
+        f"{processes}{workers}. {versions()}."
+    )
 
 
 def versions() -> str:
     """The versions that a number depends on."""
     names = ("lightning-gap", "torch", "lightning")
     return ", ".join([*(f"{name} {version(name)}" for name in names), f"Python {platform.python_version()}"])
+
+
+def _changes(recipe: Recipe) -> str:
+    """The attributes that a regime changed, and its callbacks with their arguments."""
+    steps = steps_by_epoch(recipe.hparams.get("learning_rate_steps"))
+    before = {**recipe.hparams, "gradient_clip": None, "learning_rate_steps": steps}
+    now = {name: getattr(recipe, name) for name in Recipe.__annotations__ if name in before}
+    changed = {name: value for name, value in now.items() if value != before[name]}
+    return ", ".join([*_pairs(changed), *map(_described, recipe.configure_callbacks())])
+
+
+def _described(callback: Callback) -> str:
+    """Its class and the arguments that are not their defaults."""
+    parameters = signature(type(callback)).parameters
+    given = {name: getattr(callback, name) for name in parameters if hasattr(callback, name)}
+    others = {name: value for name, value in given.items() if value != parameters[name].default}
+    return f"{type(callback).__name__}({', '.join(_pairs(others))})"
+
+
+def _listed(values: Mapping[str, Any], title: str = "") -> str:
+    if not values:
+        return ""
+    return f"{title}{', '.join(_pairs(values))}{'; ' if title else ''}"
+
+
+def _pairs(values: Mapping[str, Any]) -> Sequence[str]:
+    return [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from importlib.util import find_spec
@@ -46,7 +47,7 @@ class Words:
     def value(self, option: str) -> str | None:
         """Of the last ``--option value`` or ``--option=value``; of none, what the configuration file has."""
         found = None
-        for word, following in zip(self.all, [*self.all[1:], ""], strict=True):
+        for word, following in zip(self.all, [*self.all, ""][1:], strict=True):
             if word == f"--{option}" and following:
                 found = following
             elif word.startswith(f"--{option}="):
@@ -76,7 +77,7 @@ class Words:
 class Parser(ArgumentParser):
     """Refuses in one line, as everything else here does."""
 
-    data: str
+    data: str | None = None
     hyperparameters: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -89,6 +90,9 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         told = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(message.split())).rstrip(".")
+        unknown = re.search(r"unrecognized arguments: (--[\w.]+)", told)
+        near = get_close_matches(unknown[1], self._option_string_actions, cutoff=0.5) if unknown else []
+        told += f"; did you mean {' or '.join(near)}?" if near else ""
         print(f"{self.prog.replace(' [options]', '')}: error: {told}; see --help", file=sys.stderr)
         sys.exit(2)
 
@@ -118,8 +122,11 @@ def settings_parser(command: str, told: str, file: RecipeFile | None, words: Wor
         parser.add_argument("regimes", nargs="*", type=str, default=regimes, help=described["regimes"])
     else:
         parser.add_argument("--steps", type=int, default=300, help="Steps in which the gradient noise is measured.")
-    skipped = {"recipe", "regimes", "hyperparameters", "download", "resume", *_FOLDERS}
+    skipped = {"recipe", "regimes", "data", "hyperparameters", "download", "resume", *_FOLDERS}
     skipped |= {"compare": set(), "run": {"trials", "workers"}}.get(command, _NOT_ADVISED)
+    if file is not None:
+        differs = _data_set(parser, file, words)
+    parser.add_argument("--data", type=str, default=parser.data, help=described["data"])
     parser.add_class_arguments(Settings, skip=skipped)
     parser.add_argument("--data_dir", type=str, default="data", help=described["data_dir"])
     parser.add_argument("--download", action="store_true", help=described["download"])
@@ -127,7 +134,7 @@ def settings_parser(command: str, told: str, file: RecipeFile | None, words: Wor
         parser.add_argument("--output", type=str, help=described["output"])
         parser.add_argument("--resume", action="store_true", help=described["resume"])
     if file is not None:
-        _add_hyperparameters(parser, file, words)
+        _add_hyperparameters(parser, file, differs)
     return parser
 
 
@@ -144,13 +151,17 @@ def trainer_arguments() -> tuple[str, ...]:
     return tuple(argument.arg for argument in [*init.args.args[1:], *init.args.kwonlyargs])
 
 
-def _add_hyperparameters(parser: Parser, file: RecipeFile, words: Words) -> None:
+def _data_set(parser: Parser, file: RecipeFile, words: Words) -> Mapping[str, Any]:
+    """What the recipe's hyperparameters are on the data set that is asked for, where they differ."""
     data_sets = load_recipe(file.name).data_sets if file.data_sets is None else file.data_sets
     asked = words.value("data")
     if not data_sets:
         raise ValueError(f"recipe={file.name!r} has no data_sets; name at least one, for instance {{'digits': {{}}}}")
     parser.data = next(iter(data_sets)) if asked is None else lookup("data set", asked, DATASETS)
-    differs = data_sets[lookup(f"data set for {file.name}", parser.data, data_sets)]
+    return data_sets[lookup(f"data set for {file.name}", parser.data, data_sets)]
+
+
+def _add_hyperparameters(parser: Parser, file: RecipeFile, differs: Mapping[str, Any]) -> None:
     if file.signature is None:
         added = parser.add_class_arguments(load_recipe(file.name), skip={"regime"}, instantiate=False)
     else:

@@ -1,87 +1,136 @@
-"""Train several regimes from the same initial weights."""
+"""Do all runs of a plan, one after the other or side by side, and show what they found."""
 
 from __future__ import annotations
 
-import copy
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from tempfile import TemporaryFile
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import nn
+import torch
+from rich.console import Console
 
-from lightning_gap.recipes.first_process import is_first_process
-from lightning_gap.recipes.plan import OUTPUT, Plan
-from lightning_gap.recipes.progress import EpochProgress, progress_bar
-from lightning_gap.recipes.training import OUTCOME, Outcome, train
+from .plan import OUTPUT, Plan, make_plan
+from .quiet import spoken_plainly
+from .results_folder import CONFIG, claim_folder, release_folder
+from .run_result import RunResult
+from .settings import Settings
+from .table import show_results
+from .training import CannotStartError, train
+from .watch import is_first_process, progress_bar
+
+_SHARE = "LIGHTNING_GAP_SHARE"  # "k/n" in a worker: its runs are the k-th, from 0, of every n
 
 
-class CannotStartError(Exception):
-    """A run ended before its first step."""
-
-
-def run_all(plan: Plan, report: Callable[[str], None]) -> dict[str, list[Outcome]]:
-    """Train every regime of every trial that has no outcome yet; the outcomes by regime, one for each trial.
+def execute(settings: Settings, made: list[Plan]) -> int:
+    """Train what was asked for, write and print the table; the exit status.
 
     Args:
-        plan: What to do.
-        report: Called with one line for each run.
+        settings: What was asked for.
+        made: Gets the plan as soon as there is one, for who is told to stop.
 
-    Returns:
-        For each regime its outcomes, in the order of the trials; on the first process only.
+    Raises:
+        ValueError: If something cannot work; a folder in which nothing was done is then taken away again.
     """
-    settings = plan.settings
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in settings.regimes}
-    with progress_bar() as bar, _told_to_other_processes(plan.output):
-        for trial in range(1, settings.trials + 1):
-            seed = settings.seed + trial - 1
-            initial = plan.new_network(seed)
-            for name in settings.regimes:
-                file = plan.run_folder(name, trial) / OUTCOME
-                title = name if settings.trials == 1 else f"{name}, trial {trial} of {settings.trials}"
-                kept = file.exists()
-                if not kept:
-                    _train_one(plan, name, trial, copy.deepcopy(initial), EpochProgress(bar, title))
-                if not is_first_process():
-                    continue
-                outcome = Outcome.load(file, settings.epsilon)
-                outcomes[name].append(outcome)
-                ending = "kept from before" if kept else f"{outcome.seconds:.0f} s"
-                report(f"{title}: {outcome.steps} steps, test accuracy {100 * outcome.test_accuracy:.2f} %, {ending}")
-    return outcomes
+    with spoken_plainly():
+        share = os.environ.get(_SHARE)
+        plan = make_plan(settings)
+        made.append(plan)
+        if plan.settings.threads is not None:
+            torch.set_num_threads(plan.settings.threads)
+        first = is_first_process()
+        if share is None and first:
+            claim_folder(plan)
+        console = Console(highlight=False, quiet=share is not None or not first)
+        try:
+            with _told_to_other_processes(plan):
+                results = _train_all(plan, console.print, share)
+        except CannotStartError:
+            if share is None and first:
+                release_folder(plan)
+            raise
+        if share is None and first:
+            show_results(console, plan, results)
+        return 0
 
 
-def _train_one(plan: Plan, name: str, trial: int, network: nn.Module, progress: EpochProgress) -> None:
-    settings, regime, folder = plan.settings, plan.regime(name), plan.run_folder(name, trial)
-    folder.mkdir(parents=True, exist_ok=True)
-    seed = settings.seed + trial - 1
-    every = settings.measure_every_n_epochs or 1  # epochs of a run of `numbers.epochs`
-    logger = TensorBoardLogger(plan.output / "tensorboard", name, version=f"trial-{trial}", default_hp_metric=False)
-    try:
-        train(
-            network,
-            plan.data(regime, seed),
-            regime,
-            epsilon=settings.epsilon,
-            measure_every_n_epochs=every * regime.epochs // plan.numbers.epochs,
-            folder=folder,
-            logger=logger,
-            progress=progress,
-            trainer=settings.trainer,
-        )
-    except Exception as error:  # of whatever type Lightning, a network or a callback ends with
-        if progress.last_epoch is None:  # no batch was trained on: what was asked for cannot work
-            kind = "" if isinstance(error, ValueError | MisconfigurationException) else f"{type(error).__name__}: "
-            raise CannotStartError(" ".join(f"{name}: {kind}{error}".split())) from error
-        raise
+def _train_all(plan: Plan, report: Callable[[str], None], share: str | None) -> dict[str, list[RunResult]]:
+    """The results by regime, one for each trial; on the first process only."""
+    runs = plan.runs()
+    results: dict[str, list[RunResult]] = {name: [] for name in plan.settings.regimes}
+    kept = {run.folder for run in runs if run.result.exists()}
+    beside = share is None and plan.settings.workers > 1 and len(runs) - len(kept) > 1
+    place, of = map(int, share.split("/")) if share else (0, 1)
+    with progress_bar(shown=not beside) as bar, _workers(plan, beside) as workers:
+        for index, run in enumerate(runs):
+            if beside:
+                _wait_for(run.result.exists, workers)
+            elif run.folder not in kept and index % of == place:
+                train(plan, run, bar)
+            if not is_first_process() or share:
+                continue
+            result = RunResult.load(run.result, plan.settings.epsilon)
+            results[run.regime].append(result)
+            ending = "kept from before" if run.folder in kept else f"{result.seconds:.0f} s"
+            report(f"{run.title}: {result.steps} steps, test accuracy {100 * result.test_accuracy:.2f} %, {ending}")
+    return results
+
+
+class _Worker:
+    """A process that trains its share of the runs in a folder that is claimed; what it says is kept for later."""
+
+    def __init__(self, plan: Plan, place: int) -> None:
+        settings = plan.settings
+        self.said = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - open for as long as the worker is asked
+        command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "compare", settings.recipe]
+        command += [*settings.regimes, "--config", str(plan.output / CONFIG), "--output", str(plan.output), "--resume"]
+        command += [f"--trials={settings.trials}"]
+        share = {_SHARE: f"{place}/{settings.workers}", "OMP_NUM_THREADS": str(settings.threads)}
+        self.process = subprocess.Popen(command, env=os.environ | share, stdout=subprocess.DEVNULL, stderr=self.said)
+
+    def lines(self) -> list[str]:
+        """What it has said on stderr."""
+        self.said.seek(0)
+        return self.said.read().strip().splitlines()
 
 
 @contextmanager
-def _told_to_other_processes(output: Path) -> Iterator[None]:
+def _workers(plan: Plan, beside: bool) -> Iterator[list[_Worker]]:
+    """As many as were asked for, or none; they end with the block, and their warnings are passed on once."""
+    workers: list[_Worker] = []
+    try:
+        workers += (_Worker(plan, place) for place in range(plan.settings.workers if beside else 0))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.process.terminate()  # no more than a word to one that has ended
+        for worker in workers:
+            worker.process.wait()
+    for line in dict.fromkeys(line for worker in workers for line in worker.lines() if line.startswith("warning: ")):
+        print(line, file=sys.stderr)
+
+
+def _wait_for(finished: Callable[[], bool], workers: list[_Worker]) -> None:
+    """Wait for a run, or tell what a worker ended with."""
+    while not finished():
+        ended = [worker for worker in workers if worker.process.poll() is not None]
+        failed = [worker for worker in ended if worker.process.returncode]
+        if failed or len(ended) == len(workers):
+            if finished():
+                return
+            said = (failed or ended)[0].lines()
+            last = said[-1] if said else f"it ended with status {ended[0].process.returncode}"
+            raise CannotStartError(last.partition("error: ")[2] or f"a worker failed: {last}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def _told_to_other_processes(plan: Plan) -> Iterator[None]:
     before = os.environ.get(OUTPUT)
-    os.environ[OUTPUT] = str(output)
+    os.environ[OUTPUT] = str(plan.output)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The Trainer of a run: ours, the regime's and the user's arguments, the later before the earlier."""
+"""The Trainer of a run: the user's arguments before ours, and the monitors of every run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from lightning_gap.recipes.recipe import chosen
+from lightning_gap import GeneralizationGapMonitor, SharpnessMonitor, WeightDistanceMonitor
+
+from ..datasets import ClassificationData
+from ..lookup import lookup
+from ..recipe import Recipe
 
 OURS: dict[str, Any] = {
     "devices": 1,
@@ -24,14 +28,14 @@ OURS: dict[str, Any] = {
 
 
 def make_trainer(
-    users: Mapping[str, Any], regimes: Mapping[str, Any], *, callbacks: Sequence[Callback], logger: Logger | None
+    users: Mapping[str, Any], *, epochs: int, callbacks: Sequence[Callback], logger: Logger | None
 ) -> Trainer:
-    """A Trainer of a user's arguments, a regime's where the user has none, and ours where neither has.
+    """A Trainer of a user's arguments, and ours where the user has none.
 
     Args:
         users: As in YAML: callbacks, loggers, strategies and plugins may be given as class_path and init_args, and are
             made anew for every Trainer. Callbacks and loggers come beside ours; ``logger=False`` leaves ours out.
-        regimes: Arguments of the regime.
+        epochs: Of the run.
         callbacks: Our callbacks.
         logger: Our logger, if there is one.
     """
@@ -42,7 +46,7 @@ def make_trainer(
     if not isinstance(theirs, bool | None):
         loggers += theirs if isinstance(theirs, list) else [theirs]
     return Trainer(
-        **{**OURS, **regimes, **made},
+        **{**OURS, "max_epochs": epochs, **made},
         callbacks=[*callbacks, *(others if isinstance(others, list) else [others])],
         logger=loggers or False,
     )
@@ -79,6 +83,18 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
         raise ValueError(f"{given or 'the Trainer'} cannot be used here: {error}") from error
 
 
+def monitors(recipe: Recipe, data: ClassificationData[Any], epsilon: tuple[float, ...], every: int) -> list[Callback]:
+    """What is measured while a recipe trains: sharpness, distance from the initial weights, and the gap."""
+    samples = min(768, recipe.sharpness_samples)
+    found: list[Callback] = [
+        SharpnessMonitor(epsilon, every_n_epochs=every, samples=samples, max_time_share=None),
+        WeightDistanceMonitor(every_n_epochs=every),
+    ]
+    if len(data.validation):
+        found.append(GeneralizationGapMonitor(every_n_epochs=every, max_time_share=None))
+    return found
+
+
 def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with an object for each class_path.
 
@@ -86,7 +102,7 @@ def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If an argument is not one of the Trainer's, or has a value that it does not take.
     """
     for name in users:
-        chosen("argument of the Trainer", name, signature(Trainer).parameters)
+        lookup("argument of the Trainer", name, signature(Trainer).parameters)
     if not users:
         return {}
     from jsonargparse import ArgumentParser

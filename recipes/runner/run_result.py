@@ -1,0 +1,87 @@
+"""What one run found, in a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+from lightning_gap.functional import epsilon_name
+
+RESULT, WEIGHTS = "outcome.json", "weights.pt"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What was seen of a run, and what its final weights measure.
+
+    Attributes:
+        batch_size: Samples per optimizer step in the first epoch, the largest seen.
+        last_batch_size: The same in the last epoch.
+        epochs: Epochs trained.
+        steps: Optimizer steps taken.
+        learning_rate: Of the last optimizer step, scaled.
+        train_loss: Mean cross-entropy over all training samples as they are, evaluation mode.
+        train_accuracy: Fraction, over all training samples as they are, evaluation mode.
+        test_loss: The same over the test samples.
+        test_accuracy: The same over the test samples.
+        sharpness: Percent by epsilon, BatchNorm with running statistics.
+        sharpness_batch: Percent by epsilon, BatchNorm with the statistics of each evaluation chunk.
+        distance: Euclidean distance of the trained weights from the initial ones.
+        seconds: Wall time of `fit`, monitors included, over interruptions too.
+    """
+
+    batch_size: int
+    last_batch_size: int
+    epochs: int
+    steps: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    sharpness: dict[str, float]
+    sharpness_batch: dict[str, float]
+    distance: float
+    seconds: float
+
+    @classmethod
+    def load(cls, path: Path, epsilon: Iterable[float]) -> RunResult:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            epsilon: What the run was to measure sharpness with.
+
+        Raises:
+            ValueError: If the file holds anything else: another version wrote it, or it was altered by hand.
+        """
+        try:
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            found._check({epsilon_name(e) for e in epsilon})
+            return found
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{str(path)!r} cannot be read as the result of a run by this version ({error}); delete it to "
+                "train that run again, or choose a new --output"
+            ) from error
+
+    def _check(self, epsilons: set[str]) -> None:
+        for name, kind in get_type_hints(RunResult).items():
+            value = getattr(self, name)
+            if kind in (int, float):
+                wanted, found = (int,) if kind is int else (int, float), [value]
+            else:
+                if not isinstance(value, dict) or value.keys() != epsilons:
+                    raise ValueError(f"{name} must be percent for epsilon {', '.join(sorted(epsilons))}, got {value!r}")
+                wanted, found = (int, float), list(value.values())
+            if not all(isinstance(number, wanted) and not isinstance(number, bool) for number in found):
+                raise ValueError(f"{name} must be {'a whole number' if kind is int else 'numbers'}, got {value!r}")
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, all or nothing: a file that exists is a finished run."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        partial.replace(path)
