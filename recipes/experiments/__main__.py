@@ -2,6 +2,6 @@
 
 import sys
 
-from .command import main
+from ..runner.cli import main
 
-sys.exit(main())
+sys.exit(main(["experiment", *sys.argv[1:]]))

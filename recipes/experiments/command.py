@@ -9,9 +9,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from ..lookup import lookup
+from ..runner.options import Parser
 from . import experiments
 
 _PROGRAM = "lightning-gap experiment"
@@ -36,35 +35,39 @@ def main(args: Sequence[str] | None = None) -> int:
     return _run(name, module, options)
 
 
-def _run(name: str, module: Any, options: Sequence[str]) -> int:
+def _run(name: str, module: Any, words: Sequence[str]) -> int:
     import torch
+
+    from lightning_gap.functional._validation import seed_number, whole_number
 
     from .experiment import ResultsFile, perform
 
     experiment = module.EXPERIMENT
-    parser = ArgumentParser(prog=f"{_PROGRAM} {name}", description=module.__doc__)
+    parser = Parser(prog=f"{_PROGRAM} {name}", description=module.__doc__)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="Folder with the data's files.")
     parser.add_argument(
         "--out", type=Path, help="JSON file; what it holds is not made again. results/NAME.json by default."
     )
     parser.add_argument("--figure", type=Path, help="PNG file to draw.")
-    parser.add_argument("--runs", type=list[str], default=list(experiment.runs), help="Runs to make now.")
-    parser.add_argument("--seeds", type=list[int], default=list(experiment.seeds), help="Seeds to make them with.")
+    parser.add_argument("--runs", type=str, nargs="+", default=list(experiment.runs), help="Runs to make now.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(experiment.seeds), help="Seeds to make them with.")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; sums round otherwise with another number.")
     positional = {"run", "seed", "data_dir", "changed"}
     own = [argument for argument in signature(experiment.measure).parameters if argument not in positional]
-    parser.add_function_arguments(experiment.measure, skip=positional)
-    given = parser.parse_args(list(options))
+    parser.add_function_arguments(experiment.measure, skip=positional)  # type: ignore[arg-type] # a callable
+    given = parser.parse_args(list(words))
     for run in given.runs:
         lookup("run", run, experiment.runs)
+    for seed in given.seeds:
+        seed_number("seeds", seed)
+    if given.figure and experiment.figure is None:
+        raise ValueError(f"figure={str(given.figure)!r}: {name} draws none; leave it out")
     options = {argument: given[argument] for argument in own if given[argument] != parser.get_default(argument)}
     settings = {argument: value for argument, value in options.items() if not isinstance(value, Path)}  # nor where to
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(whole_number("threads", given.threads))
     file = ResultsFile(given.out or Path("results") / f"{name}.json", settings)
     results = perform(experiment, file, given.data_dir, runs=given.runs, seeds=given.seeds, options=options)
     print(experiment.table(results))
     if given.figure:
-        if experiment.figure is None:
-            raise ValueError(f"figure={str(given.figure)!r}: {name} draws none; leave it out")
         experiment.figure(results).savefig(given.figure, dpi=130)
     return 0

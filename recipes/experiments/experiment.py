@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 
 from ..datasets import MNIST
 from ..recipe import Recipe
+from ..runner.quiet import spoken_plainly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,10 @@ def train(
     torch.manual_seed(seed)
     recipe = make()
     data = MNIST(recipe, data_dir=data_dir, seed=seed)
-    with _quiet():
+    with spoken_plainly():
+        warnings.filterwarnings(
+            "ignore", message=".*plain BatchNorm"
+        )  # ghosts of the small batch's size are that batch
         Trainer(
             max_epochs=recipe.epochs,
             callbacks=list(callbacks),
@@ -138,12 +141,3 @@ def train(
             **trainer,
         ).fit(recipe, data)
     return recipe, data
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*(many workers|smaller than the logging|LeafSpec|plain BatchNorm).*"
-        )
-        yield

@@ -256,7 +256,16 @@ def test_a_run_that_cannot_work_leaves_no_file(mnist, tmp_path, capsys, monkeypa
     before = torch.get_num_threads()
     monkeypatch.setattr(keskar_tables, "EPOCHS", {"small": 1, "large": 1})
     words = ["keskar-tables", "--data_dir", str(mnist), "--out", str(tmp_path / "results.json")]
-    words += ["--runs=[small]", "--seeds=[2]", "--draws=1", "--samples=20", "--chunk_size=10", "--subspace_samples=10"]
+    words += [
+        "--runs",
+        "small",
+        "--seeds",
+        "2",
+        "--draws=1",
+        "--samples=20",
+        "--chunk_size=10",
+        "--subspace_samples=10",
+    ]
     with pytest.raises(ValueError, match="batch_size must be from 1 to the 64 training samples, got 256"):
         main(words)  # batches of 256, of 64 samples
     torch.set_num_threads(before)
@@ -267,7 +276,7 @@ def test_a_run_that_cannot_work_leaves_no_file(mnist, tmp_path, capsys, monkeypa
     ("words", "message"),
     [
         (["smith-curve"], "unknown experiment 'smith-curve'; did you mean 'smith-curves'"),
-        (["smith-curves", "--runs=[grow]"], "unknown run 'grow'; did you mean 'growth'"),
+        (["smith-curves", "--runs", "growth", "grow"], "unknown run 'grow'; did you mean 'growth'"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(words, message):
