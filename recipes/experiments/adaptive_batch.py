@@ -118,7 +118,8 @@ class Trace(Callback):
             _, accuracy = evaluate(pl_module, trainer.datamodule.evaluation("test", 10_000))  # type: ignore[attr-defined]
             pl_module.train()
             self.evaluating += time.process_time() - started
-            loader, metrics = trainer.train_dataloader, trainer.callback_metrics
+            loader: Any = trainer.train_dataloader
+            metrics = trainer.callback_metrics
             row = {
                 "samples": self.samples,
                 "steps": self.steps,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -24,6 +24,7 @@ from ..f1 import F1
 from .experiment import Experiment, Results, train
 
 EPSILONS = (1e-3, 5e-4)
+METHODS: tuple[Literal["corner", "lbfgsb"], ...] = ("corner", "lbfgsb")
 EPOCHS = {"small": 30, "large": 100}
 KEPT = {"small": (0, 1, 2, 5, 10, 20, 30), "large": (0, 2, 5, 10, 20, 40, 60, 100)}
 
@@ -82,13 +83,13 @@ def measure(
     found: dict[str, float] = {}
     for mode in ("running", "batch"):
         loss = DatasetLoss(network, _mean_loss, subsets["full"], batch_norm=mode)
-        for method in ("corner", "lbfgsb"):
+        for method in METHODS:
             for result in sharpness_profile(loss, list(network.parameters()), EPSILONS, method=method):
                 found[f"full {method} {mode} {epsilon_name(result.epsilon)}"] = result.percent
                 found[f"loss {mode}"] = result.loss
         loss = DatasetLoss(network, _mean_loss, subsets["subspace"], batch_norm=mode)
         for epsilon in EPSILONS:
-            for method in ("corner", "lbfgsb"):
+            for method in METHODS:
                 drawn = subspace_sharpness(
                     loss, list(network.parameters()), epsilon=epsilon, draws=draws, method=method
                 )
