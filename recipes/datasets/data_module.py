@@ -22,9 +22,9 @@ S = TypeVar("S", bound=Subsettable)
 class ClassificationData(LightningDataModule, Generic[S]):
     """Training, validation and test samples of a data set.
 
-    No file is read before `setup`, and none is downloaded unless asked for. The samples that validate are drawn with
-    seed 0 whatever ``seed`` is, so that all trials train on the same samples. A run that is resumed, also inside an
-    epoch, goes on with the samples and the random numbers that would have come.
+    No file is read before `setup`, and none is downloaded unless asked for. The validation samples are drawn with
+    seed 0 whatever ``seed`` is, so that all trials train on the same samples. A resumed run, also inside an
+    epoch, continues with the samples and the random numbers that would have come.
 
     Args:
         recipe: Where the four arguments come from that are None: any object that has attributes of their names. A
@@ -125,7 +125,7 @@ class ClassificationData(LightningDataModule, Generic[S]):
         Args:
             split: Which.
             chunk: Samples in a batch.
-            most: At most so many, drawn with seed 0; all by default.
+            most: Most samples, a subset drawn with seed 0; all by default.
         """
 
     def fetch(self) -> None:

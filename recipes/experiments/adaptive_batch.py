@@ -96,7 +96,7 @@ class AdaptiveF1(F1):
 
 @dataclass
 class Trace(Callback):
-    """Test accuracy, batch size and what the test asks for, every so many samples and at the ends of epochs."""
+    """Test accuracy, batch size and what the test asks for, each time that a number of samples has passed."""
 
     every_n_samples: int
     rows: list[Row] = field(default_factory=list)
@@ -193,8 +193,8 @@ def table(results: Results) -> str:
 
 def figure(results: Results) -> Figure:
     """Batch size and the size asked for along the epochs; test accuracy against epochs and against steps."""
-    drawn = Figure(figsize=(12, 4), layout="constrained")
-    sizes, by_epoch, by_step = drawn.subplots(1, 3)
+    canvas = Figure(figsize=(12, 4), layout="constrained")
+    sizes, by_epoch, by_step = canvas.subplots(1, 3)
     for regime, trials in results.items():
         colour = COLOURS[regime]
         columns = list(zip(*trials.values(), strict=True))  # the rows of all seeds, evaluation by evaluation
@@ -215,7 +215,7 @@ def figure(results: Results) -> Figure:
     by_epoch.set(xlabel="epochs", ylabel="test accuracy (%)", ylim=(95.5, 98.8))
     by_step.set(xlabel="optimizer steps", xscale="log", ylim=(95.5, 98.8))
     by_epoch.legend(frameon=False, loc="lower right", fontsize="small")
-    return drawn
+    return canvas
 
 
 EXPERIMENT = Experiment(tuple(COLOURS), (0, 1), measure, table, figure)

@@ -183,8 +183,8 @@ def alike(results: Results) -> bool:
 
 def figure(results: Results) -> Figure:
     """Test accuracy and training loss, against epochs and against updates: mean and range over the seeds."""
-    drawn = Figure(figsize=(9.5, 6.5), layout="constrained")
-    axes = drawn.subplots(2, 2, sharey="row")
+    canvas = Figure(figsize=(9.5, 6.5), layout="constrained")
+    axes = canvas.subplots(2, 2, sharey="row")
     for column, axis in enumerate(("epoch", "updates")):
         for ax, key in zip(axes[:, column], ("test_accuracy", "train_loss"), strict=True):
             for run in results:
@@ -202,7 +202,7 @@ def figure(results: Results) -> Figure:
     axes[0, 0].set(ylabel="test accuracy (%)", ylim=(96.4, 98.9))
     axes[1, 0].set(ylabel="training loss")
     axes[0, 0].legend(frameon=False, loc="lower right")
-    return drawn
+    return canvas
 
 
 EXPERIMENT = Experiment(tuple(COLOURS), (0, 1, 2), measure, table, figure)

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.special import stdtrit
+from ..runner.gap import Gap
 
 
 def plus_minus(sample: Sequence[float], form: str) -> str:
@@ -27,8 +27,8 @@ def interval(sample: Sequence[float]) -> str:
         >>> interval([1.0, 2.0, 3.0])
         '+2.000 (-0.484 to +4.484)'
     """
-    mean = statistics.fmean(sample)
-    if len(sample) < 2:
+    gap = Gap(tuple(sample))
+    mean, half = gap.mean, gap.half_width
+    if math.isnan(half):
         return f"{mean:+.3f}"
-    half = float(stdtrit(len(sample) - 1, 0.975)) * statistics.stdev(sample) / math.sqrt(len(sample))
     return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
