@@ -9,6 +9,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
 from ..lookup import lookup
 from ..runner.options import Parser
 from . import experiments
@@ -38,8 +40,6 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(name: str, module: Any, words: Sequence[str]) -> int:
     import torch
 
-    from lightning_gap.functional._validation import seed_number, whole_number
-
     from .experiment import ResultsFile, perform
 
     experiment = module.EXPERIMENT
@@ -50,21 +50,23 @@ def _run(name: str, module: Any, words: Sequence[str]) -> int:
     )
     parser.add_argument("--figure", type=Path, help="PNG file to draw.")
     parser.add_argument("--runs", type=str, nargs="+", default=list(experiment.runs), help="Runs to make now.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(experiment.seeds), help="Seeds to make them with.")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; sums round otherwise with another number.")
+    parser.add_argument(
+        "--seeds", type=NonNegativeInt, nargs="+", default=list(experiment.seeds), help="Seeds to make them with."
+    )
+    parser.add_argument(
+        "--threads", type=PositiveInt, default=1, help="CPU threads; sums round otherwise with another number."
+    )
     positional = {"run", "seed", "data_dir", "changed"}
     own = [argument for argument in signature(experiment.measure).parameters if argument not in positional]
     parser.add_function_arguments(experiment.measure, skip=positional)  # type: ignore[arg-type] # a callable
     given = parser.parse_args(list(words))
     for run in given.runs:
         lookup("run", run, experiment.runs)
-    for seed in given.seeds:
-        seed_number("seeds", seed)
     if given.figure and experiment.figure is None:
         raise ValueError(f"figure={str(given.figure)!r}: {name} draws none; leave it out")
     options = {argument: given[argument] for argument in own if given[argument] != parser.get_default(argument)}
     settings = {argument: value for argument, value in options.items() if not isinstance(value, Path)}  # nor where to
-    torch.set_num_threads(whole_number("threads", given.threads))
+    torch.set_num_threads(given.threads)
     file = ResultsFile(given.out or Path("results") / f"{name}.json", settings)
     results = perform(experiment, file, given.data_dir, runs=given.runs, seeds=given.seeds, options=options)
     print(experiment.table(results))
