@@ -55,7 +55,7 @@ __all__ = [
     "weight_distance",
 ]
 
-_PACKAGES = ("callbacks", "data", "functional", "logging")
+_PACKAGES = ("functional", "data", "callbacks", "logging")  # in this order: callbacks has files of the functions' names
 
 
 def __getattr__(name: str) -> Any:

@@ -70,6 +70,8 @@ def _check_number(name: str, value: Any) -> None:
         return
     if not _is_number(value):
         raise ValueError(f"{name} must be a number, got {_shown(value)}")
+    if name == "momentum" and not 0 <= value < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {value}; leave it out for none")
     positive = name in ("learning_rate", "gradient_clip")
     if not (value > 0 if positive else value >= 0) or not value < math.inf:
         raise ValueError(f"{name} must {'be positive' if positive else 'not be negative or infinite'}, got {value}")

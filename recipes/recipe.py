@@ -95,6 +95,8 @@ class Recipe(LightningModule):
 
     def __init__(self, network: nn.Module, regime: str = "small") -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"network must be a torch.nn.Module, got {network!r}")
         self.save_hyperparameters(ignore=["network"])
         self.network = network
         check_hyperparameters(type(self).__name__, self.hparams)

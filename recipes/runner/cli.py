@@ -52,6 +52,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # of who reads the first lines only
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OverflowError as error:  # of a whole number that no float holds, where a float is wanted
+        print(f"lightning-gap {command}: error: an option's number is too large: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"lightning-gap {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -102,23 +105,26 @@ def _settings(command: str, given: Any, file: RecipeFile, parser: Parser) -> Set
         lookup("argument of the Trainer", name, trainer_arguments())
     own = {field.name for field in fields(Settings)}
     hyperparameters = {name: values[name] for name in parser.hyperparameters}
-    longest, default = trainer.pop("max_epochs", None), parser.get_default("epochs")
+    check_hyperparameters(file.name, hyperparameters)
+    longest = trainer.pop("max_epochs", None)
     if longest is not None:
-        if hyperparameters["epochs"] not in (default, longest):
+        if hyperparameters["epochs"] not in (parser.get_default("epochs"), longest):
             raise ValueError(
                 f"epochs={hyperparameters['epochs']} and trainer.max_epochs={longest} contradict; give one of them"
             )
         hyperparameters["epochs"] = longest
+        check_hyperparameters(file.name, hyperparameters)
     regimes = (values["regimes"] or []) if command == "compare" else [values.get("regime", "small")]
     for name in regimes:
         lookup("regime", name, load_recipe(file.name).regimes if file.regimes is None else file.regimes)
-    check_hyperparameters(file.name, hyperparameters)
     if not file.name.endswith(".py"):  # a file of the user's own may make its own optimizer
         lookup("optimizer", hyperparameters["optimizer"], summaries("optimizers.py", "OPTIMIZERS"))
     settings = {name: value for name, value in values.items() if name in own}
     settings |= {"recipe": file.name, "regimes": tuple(regimes), "data": parser.data, "epsilon": None}
     settings |= {"trainer": trainer, "hyperparameters": hyperparameters}
     for name in ("data_dir", "output"):
+        if settings.get(name) == "":  # perhaps a variable of the shell that is not set
+            raise ValueError(f"{name}: got '', the name of no folder; for the current folder write .")
         if isinstance(settings.get(name), str):
             settings[name] = Path(settings[name])
     if "epsilon" in values:

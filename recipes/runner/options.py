@@ -157,7 +157,7 @@ def _data_set(parser: Parser, file: RecipeFile, words: Words) -> Mapping[str, An
     asked = words.value("data")
     if not data_sets:
         raise ValueError(f"recipe={file.name!r} has no data_sets; name at least one, for instance {{'digits': {{}}}}")
-    parser.data = next(iter(data_sets)) if asked is None else lookup("data set", asked, DATASETS)
+    parser.data = lookup("data set", next(iter(data_sets)) if asked is None else asked, DATASETS)
     return data_sets[lookup(f"data set for {file.name}", parser.data, data_sets)]
 
 

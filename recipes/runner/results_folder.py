@@ -37,7 +37,8 @@ def claim_folder(plan: Plan) -> None:
     """
     folder, file = plan.output, plan.output / CONFIG
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise NotADirectoryError(f"output={str(folder)!r} is no folder, or a link to one; choose another --output")
+        kind = "a link" if folder.is_symlink() else "no folder"
+        raise NotADirectoryError(f"output={str(folder)!r} is {kind}; choose another --output")
     if not plan.settings.resume:
         if folder.exists() and any(not path.name.endswith(".partial") for path in folder.iterdir()):
             raise FileExistsError(_not_empty(folder))

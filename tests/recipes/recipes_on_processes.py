@@ -7,15 +7,16 @@ import torch
 from lightning.pytorch import Callback
 
 from lightning_gap import GhostBatchNormSwap
-from lightning_gap.recipes.augmentation import make_augmentation
-from lightning_gap.recipes.catalogue import recipe
-from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.datasets import Images, InMemoryData, Splits
-from lightning_gap.recipes.recipe import Numbers
-from lightning_gap.recipes.trainer import make_trainer
+from lightning_gap.recipes import C1, F1
+from lightning_gap.recipes.datasets import Images, InMemoryData
+from lightning_gap.recipes.runner.trainer import make_trainer
 
 SAMPLES, BATCH, EPOCHS = 64, 16, 5
-OPTIONS = {"f1": {"width": 16}, "c1": {"channels": 4, "dense": (16, 8), "dropout": False}}
+OPTIONS = {
+    "f1": {"inputs": 3 * 32 * 32, "width": 16},
+    "c1": {"channels": 4, "dense": (16, 8), "dropout": False},
+}
+RECIPES = {"f1": F1, "c1": C1}
 CASES = [
     ("f1", "none", "adam"),
     ("f1", "affine", "sgd"),
@@ -37,30 +38,52 @@ class Looks(Callback):
             self.seen[trainer.current_epoch, int(target)] = image.clone()
 
 
-def splits():
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (SAMPLES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    images = Images(pixels, torch.arange(SAMPLES))  # each sample is a class of its own
-    return Splits(images, images, num_classes=SAMPLES, mirrored=True)
+class Pictures(InMemoryData):
+    """Random images, each of a class of its own."""
+
+    name, num_classes, mirrored = "pictures", SAMPLES, True
+
+    def read(self):
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (SAMPLES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        images = Images(pixels, torch.arange(SAMPLES))
+        return images, images
+
+
+def recipe(name, callbacks=(), **changed):
+    sizes = {"small_batch_size": BATCH, "large_batch_size": BATCH, "classes": SAMPLES}
+
+    class Own(RECIPES[name]):
+        def configure_callbacks(self):
+            return list(callbacks)
+
+    torch.manual_seed(0)
+    return Own(**OPTIONS[name], **sizes, **changed)
 
 
 def train(name, augmentation, optimizer, processes):
-    data = splits()
-    torch.manual_seed(0)
-    network = recipe(name).network(data.input_shape, data.num_classes, **OPTIONS[name])
-    numbers = Numbers(EPOCHS, BATCH, BATCH, optimizer=optimizer, learning_rate=1e-3 if optimizer == "adam" else 0.05)
-    looks = Looks()
-    callbacks = [GhostBatchNormSwap(BATCH // 2)] if processes == 1 else []
+    looks, rate = Looks(), 1e-3 if optimizer == "adam" else 0.05
+    made = recipe(
+        name,
+        [GhostBatchNormSwap(BATCH // 2)] if processes == 1 else [],
+        optimizer=optimizer,
+        learning_rate=rate,
+        augmentation=augmentation,
+    )
     trainer = make_trainer(
-        {"accelerator": "cpu", "devices": processes, "strategy": "ddp", "precision": "64-true"},
-        {"max_epochs": EPOCHS, "enable_checkpointing": False},
+        {
+            "accelerator": "cpu",
+            "devices": processes,
+            "strategy": "ddp",
+            "precision": "64-true",
+            "enable_checkpointing": False,
+        },
+        epochs=EPOCHS,
         callbacks=[looks],
         logger=None,
     )
-    served = InMemoryData(
-        data, batch_size=BATCH // processes, augmentation=make_augmentation(augmentation, data), seed=3
-    )
-    trainer.fit(Classifier(network, numbers, callbacks), served)
+    trainer.fit(made, Pictures(made, seed=3))
+    network = made.network
     weights = {name: weight.detach() for name, weight in network.named_parameters()}
     if optimizer == "adam":
         # BatchNorm subtracts the bias before it: its gradient is zero but for rounding, which ADAM blows up.
@@ -83,17 +106,14 @@ class SavesInside(Callback):
 
 def means(processes, *callbacks, ckpt_path=None):
     """Loss and accuracy that are told of the last of two epochs."""
-    data = splits()
-    torch.manual_seed(0)
-    network = recipe("f1").network(data.input_shape, data.num_classes, **OPTIONS["f1"])
+    made = recipe("f1")
     trainer = make_trainer(
-        {"accelerator": "cpu", "devices": processes, "strategy": "ddp"},
-        {"max_epochs": 2, "enable_checkpointing": False},
+        {"accelerator": "cpu", "devices": processes, "strategy": "ddp", "enable_checkpointing": False},
+        epochs=2,
         callbacks=callbacks,
         logger=None,
     )
-    served = InMemoryData(data, batch_size=BATCH // processes, validation_size=0)
-    trainer.fit(Classifier(network, Numbers(2, BATCH, BATCH)), served, ckpt_path=ckpt_path)
+    trainer.fit(made, Pictures(made), ckpt_path=ckpt_path)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

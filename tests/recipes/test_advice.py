@@ -1,6 +1,5 @@
 import math
 import shlex
-from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -9,14 +8,28 @@ from rich.console import Console
 from torchvision.models.resnet import BasicBlock
 
 from lightning_gap.functional import GradientNoise
-from lightning_gap.recipes import advice, cli
-from lightning_gap.recipes.advice import Measurement, advise, measure_noise, show
-from lightning_gap.recipes.cli import main
+from lightning_gap.recipes import F1, advice
+from lightning_gap.recipes.advice import Measurement, advise
 from lightning_gap.recipes.networks import ResNet44
-from lightning_gap.recipes.plan import Settings, make_plan
+from lightning_gap.recipes.recipe import Recipe
+from lightning_gap.recipes.runner import advising, runs
+from lightning_gap.recipes.runner.advising import measure_noise, show
+from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.plan import make_plan
+from lightning_gap.recipes.runner.settings import Settings
 
 QUICK = ["--small_batch_size", "256", "--steps", "6"]
 SGD = {"small_batch_size": 256, "optimizer": "sgd", "learning_rate": 0.01}
+
+
+def plan_of(trainer=None, **changed):
+    hyperparameters = dict(F1.on("digits", **changed).hparams)
+    del hyperparameters["regime"]
+    return make_plan(Settings("f1", ("small",), "digits", trainer=trainer or {}, hyperparameters=hyperparameters))
+
+
+def measured(plan, steps):
+    return measure_noise(plan, plan.recipe("small", 0), steps)
 
 
 @pytest.fixture
@@ -66,12 +79,13 @@ def test_a_curvature_that_cannot_be_told_leaves_the_rest():
 
 
 def test_it_measures_along_the_run_of_the_small_batch_and_does_not_disturb_it(quick):
-    plan = make_plan(Settings("f1", ("small",), numbers={"small_batch_size": 256}))
-    found = measure_noise(plan, 12)
+    plan = plan_of(small_batch_size=256, optimizer="adam", learning_rate=1e-3)
+    found = measured(plan, 12)
     assert [m.step for m in found] == [2, 4, 6, 8, 10, 12]
     assert all(m.noise.variance > 0 for m in found)
     # The same run by hand: the loss of step 12 is that of the recipe's data order, weights and optimizer.
-    network, loader = plan.new_network(0), plan.data(plan.regime("small"), 0).train_dataloader()
+    network = plan.recipe("small", 0)
+    loader = plan.data(network, 0).train_dataloader()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []
     for epoch in range(3):
@@ -86,30 +100,29 @@ def test_it_measures_along_the_run_of_the_small_batch_and_does_not_disturb_it(qu
 
 
 def test_a_step_of_several_micro_batches_is_measured_once_and_as_one_batch(quick):
-    whole, split = (
-        measure_noise(make_plan(Settings("f1", ("small",), numbers=SGD, trainer=trainer)), 6)
-        for trainer in ({}, {"accumulate_grad_batches": 2})
-    )
+    whole, split = (measured(plan_of(trainer, **SGD), 6) for trainer in ({}, {"accumulate_grad_batches": 2}))
     assert [m.step for m in split] == [m.step for m in whole] == [1, 2, 3, 4, 5, 6]
     for one, two in zip(whole, split, strict=True):  # but for BatchNorm, which sees half as many samples at once
         assert two.loss == pytest.approx(one.loss, rel=0.05)
 
 
 @pytest.mark.parametrize("zero", [True, False])
-def test_it_measures_from_the_weights_that_the_recipe_trains(zero, quick, monkeypatch):
+def test_it_measures_from_the_weights_that_the_recipe_trains(zero, quick):
     trained = []
 
-    class Fitting(advice.Classifier):
+    class Residual(Recipe):
+        def __init__(self, regime="small", *, zero_last_gammas=zero, **sizes):
+            super().__init__(ResNet44(blocks=1, width=2), regime)
+
         def on_fit_start(self):
             trained.extend(layer.bn2 for layer in self.network.modules() if isinstance(layer, BasicBlock))
             assert [bool(norm.weight.any()) for norm in trained] == [not zero] * 3
             raise RuntimeError("seen")
 
-    plan = make_plan(Settings("f1", ("small",), numbers={"zero_last_gammas": zero}))
-    monkeypatch.setattr(advice, "Classifier", Fitting)
-    monkeypatch.setattr(type(plan), "new_network", lambda _plan, _seed: ResNet44(blocks=1, width=2))
+    plan = plan_of()
+    sizes = {"epochs": 1, "small_batch_size": 32, "large_batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1}
     with pytest.raises(RuntimeError, match="seen"):
-        measure_noise(plan, 6)
+        measure_noise(plan, Residual(**sizes), 6)
     assert len(trained) == 3
 
 
@@ -123,11 +136,11 @@ def test_it_measures_from_the_weights_that_the_recipe_trains(zero, quick, monkey
         ),
     ],
 )
-def test_several_processes_are_refused_before_any_is_started(devices, told, monkeypatch):
-    monkeypatch.setattr(advice, "make_trainer", None)
-    plan = make_plan(Settings("f1", ("small",), trainer={"accelerator": "cpu", **devices}))
-    with pytest.raises(ValueError, match=f"^advise measures on one process, {told}$"):
-        measure_noise(plan, 6)
+def test_several_processes_are_refused_before_any_is_started(devices, told, monkeypatch, capsys):
+    monkeypatch.setattr(advising, "make_trainer", None)
+    given = [word for name, value in devices.items() for word in (f"--trainer.{name}", str(value))]
+    assert main(["advise", "f1", "--trainer.accelerator", "cpu", *given]) == 2
+    assert f"error: advise measures on one process, {told}\n" in capsys.readouterr().err
 
 
 def settings_of(command, monkeypatch):
@@ -138,8 +151,9 @@ def settings_of(command, monkeypatch):
         found.append(settings)
         raise ValueError("that is all")
 
+    module = advising if command[0] == "advise" else runs
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "make_plan", note)
+        patch.setattr(module, "make_plan", note)
         assert main(command) == 2
     return found[0]
 
@@ -156,7 +170,7 @@ CHOSEN = [
         "{20: 0.1, 25: 1e-5}",
     ),
     *("--weight_decay", "1e-05", "--decay_all", "false", "--seed", "3", "--num_workers", "2"),
-    *("--network.width", "16", "--network.depth", "2", "--trainer.precision", "bf16-mixed"),
+    *("--width", "16", "--depth", "2", "--trainer.precision", "bf16-mixed"),
     *("--trainer.gradient_clip_val", "1e-3", "--trainer.max_time", "00:01:00:00", "--trainer.max_epochs", "7"),
     *("--trainer.callbacks", "[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:02:00:00'}}]"),
 ]
@@ -168,17 +182,17 @@ def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path,
     given = settings_of(["advise", "f1", "--data_dir", str(tmp_path / "my [bold] :smile: data"), *chosen], monkeypatch)
     plan, out = make_plan(given), StringIO()
     found = measurements(scale)
-    show(Console(file=out, width=60, highlight=False), plan, found, advise(found, 1280))
+    recipe = plan.recipe("small", 0)
+    show(Console(file=out, width=60, highlight=False), plan, recipe, found, advise(found, 1280))
     printed = [shlex.split(line) for line in out.getvalue().splitlines() if line.startswith("    lightning-gap ")]
     assert [command[1] for command in printed] == (commands or ["compare", "run"])
     for _, *command in printed:
         again = settings_of(command, monkeypatch)
-        there = make_plan(again)
         sizes = {"small_batch_size": 0, "large_batch_size": 0}
         sizes |= {"learning_rate": 1} if command[0] == "run" else {}
-        assert replace(there.numbers, **sizes) == replace(plan.numbers, **sizes)
-        for name in ("data", "data_dir", "seed", "num_workers", "network", "trainer"):
-            assert getattr(there.settings, name) == getattr(plan.settings, name), name
+        assert {**again.hyperparameters, **sizes} == {**given.hyperparameters, **sizes}
+        for name in ("data", "data_dir", "seed", "num_workers", "trainer"):
+            assert getattr(again, name) == getattr(given, name), name
     if chosen == []:
         assert not {"--seed", "--num_workers", "--epochs", "--optimizer"} & {word for line in printed for word in line}
 
@@ -188,16 +202,16 @@ def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
     plan = make_plan(settings_of(["advise", "f1", *given], monkeypatch))
     for scale, pairs in ((900.0, [(64, 512), (512, 160)]), (40.0, [(32, 64), (32, 160)]), (100.0, [(64, 160)])):
         out, found = StringIO(), measurements(scale)
-        show(Console(file=out, width=60), plan, found, advise(found, 1280))
+        show(Console(file=out, width=60), plan, plan.recipe("small", 0), found, advise(found, 1280))
         lines = [line for line in out.getvalue().splitlines() if line.startswith("    lightning-gap ")]
-        numbers = [make_plan(settings_of(shlex.split(line)[1:], monkeypatch)).numbers for line in lines]
-        assert [(n.small_batch_size, n.large_batch_size) for n in numbers] == pairs
+        numbers = [settings_of(shlex.split(line)[1:], monkeypatch).hyperparameters for line in lines]
+        assert [(n["small_batch_size"], n["large_batch_size"]) for n in numbers] == pairs
 
 
 def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "400")
-    assert main(["advise", "f1", *QUICK, "--optimizer", "sgd", "--network.width", "16"]) == 0
+    assert main(["advise", "f1", *QUICK, "--optimizer", "sgd", "--width", "16"]) == 0
     printed = capsys.readouterr().out
     for text in (
         "noise scale",
@@ -206,7 +220,7 @@ def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, mon
         "times the fewest steps",
         "sgd's rate",
         "the rule is linear",
-        "--optimizer sgd --network.width 16",
+        "--width 16",
         "Next:",
     ):
         assert text in printed

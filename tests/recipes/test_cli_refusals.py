@@ -5,11 +5,10 @@ import warnings
 
 import pytest
 
-from lightning_gap.recipes import plan
-from lightning_gap.recipes.cli import main
-from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes import MNIST, Digits
+from lightning_gap.recipes.runner.cli import main
 
-TINY = ["--network.width", "8", "--network.depth", "1", "--epsilon", "[1e-3]"]
+TINY = ["--width", "8", "--depth", "1", "--epsilon", "[1e-3]"]
 MONITOR = "[{class_path: lightning_gap.SharpnessMonitor}]"
 SCALING = "[{class_path: lightning_gap.LearningRateScaling, init_args: {base_batch_size: 64}}]"
 
@@ -29,6 +28,7 @@ SCALING = "[{class_path: lightning_gap.LearningRateScaling, init_args: {base_bat
         ),
         (["ghost", "--ghost_batch_size", "1"], "ghost_batch_size=1 must be from 2 to the 640 samples"),
         (["ghost", "--trainer.accumulate_grad_batches", "40"], "ghost_batch_size=32 must be from 2 to the 16 samples"),
+        (["small", "--learning_rate", "9" * 400], "number is too large"),
         (["small", "--learning_rate_steps", "{1.5: 0.1}"], "learning_rate_steps must begin at whole epochs, got 1.5"),
         (["small", "--learning_rate_steps", "{.inf: 1}"], "learning_rate_steps must begin at whole epochs, got inf"),
         (["small", "--learning_rate_steps", "{-.inf: 1}"], "learning_rate_steps must begin at whole epochs, got -inf"),
@@ -64,11 +64,8 @@ def test_it_is_one_line_and_nothing_is_left(args, message, tmp_path, monkeypatch
         (["run", "f1", "--regime", "small", "--learning_rate_steps", "soon"], "learning_rate_steps"),
         (["run", "f1", "--regime", "small", "--standardise", "maybe"], "standardise"),
         (["run", "f1", "--regime", "small", "--no_such_number", "1"], "no_such_number"),
-        (["run", "f1", "--regime", "small", "--output", ""], "--output: got '', the name of no folder"),
-        (["run", "f1", "--regime", "small", "--data_dir="], "--data_dir: got '', the name of no folder"),
-        (["copy", "f1", ""], "folder: got '', the name of no folder"),
-        (["run", "f1", "--regime", "small", "--learning_rate", "9" * 400], "number is too large"),
-        (["compare", "f1"], "regimes"),
+        (["run", "f1", "--regime", "small", "--widht", "8"], "--widht 8; did you mean --width"),
+        (["run", "f1"], "regime"),
         (["train", "f1"], "train"),
     ],
 )
@@ -108,17 +105,14 @@ def test_a_warning_of_ours_is_a_line_and_lightnings_advice_is_not(tmp_path, caps
 
 def test_download_is_a_flag_that_reaches_the_data_set(tmp_path, monkeypatch):
     asked = []
-
-    def fake(data_dir, *, download):
-        asked.append(download)
-        return DATASETS["digits"](data_dir)
-
-    monkeypatch.setitem(plan.DATASETS, "mnist", fake)
-    numbers = ["--epochs", "1", "--large_batch_size", "700", "--small_batch_size", "479"]
-    run = ["run", "f1", "--regime", "small", "--data", "mnist", *numbers, *TINY]
-    assert main([*run, "--download", "--output", str(tmp_path / "1")]) == 0
-    assert main([*run, "--output", str(tmp_path / "2")]) == 0
-    assert asked == [True, False]
+    monkeypatch.setattr(MNIST, "fetch", lambda self: asked.append(self.download))
+    monkeypatch.setattr(MNIST, "read", Digits.read)
+    sizes = ["--inputs", "64", "--large_batch_size", "700", "--small_batch_size", "479"]
+    run = ["run", "f1", "--regime", "small", "--data", "mnist", "--epochs", "1", *sizes, *TINY]
+    assert main([*run, "--output", str(tmp_path / "1")]) == 0
+    assert asked == []
+    assert main([*run, "--download", "--output", str(tmp_path / "2")]) == 0
+    assert set(asked) == {True}
 
 
 @pytest.mark.parametrize(("steps", "last"), [(30, 32), (45, 64), (10_000, 640)])

@@ -1,41 +1,67 @@
-import dataclasses
 import math
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.recipes import checkpoints
-from lightning_gap.recipes.augmentation import make_augmentation
-from lightning_gap.recipes.catalogue import FILES, recipe
-from lightning_gap.recipes.checks import check_numbers
-from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.datasets import DATASETS, InMemoryData
-from lightning_gap.recipes.progress import EpochProgress, progress_bar
-from lightning_gap.recipes.recipe import Numbers, chosen
-from lightning_gap.recipes.regimes import REGIMES
-from lightning_gap.recipes.training import train
+from lightning_gap.functional import stage_at
+from lightning_gap.recipes import F1, Digits, Recipe
+from lightning_gap.recipes.catalogue import bundled, load_recipe
+from lightning_gap.recipes.lookup import lookup
+from lightning_gap.recipes.runner import checkpoints
+from lightning_gap.recipes.runner.plan import make_plan
+from lightning_gap.recipes.runner.run_result import WEIGHTS, RunResult
+from lightning_gap.recipes.runner.settings import Settings
+from lightning_gap.recipes.runner.training import train
+from lightning_gap.recipes.runner.watch import Watch, progress_bar
 
-NUMBERS = Numbers(
-    epochs=11,
-    small_batch_size=8,
-    large_batch_size=64,
-    ghost_batch_size=16,
-    warmup_epochs=2,
-    learning_rate=0.1,
-    validation_size=0,
-)
+
+class Tiny(Recipe):
+    """On digits, with dropout."""
+
+    def __init__(
+        self,
+        regime="small",
+        *,
+        epochs=11,
+        small_batch_size=8,
+        large_batch_size=64,
+        ghost_batch_size=16,
+        warmup_epochs=2,
+        optimizer="adam",
+        learning_rate=0.1,
+        learning_rate_steps=None,
+        decay_all=True,
+        gradient_clip=5.0,
+        augmentation="none",
+        validation_size=0,
+        batch_norm="running",
+    ):
+        hidden = [nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2)]
+        super().__init__(nn.Sequential(*hidden, nn.Linear(32, 10)), regime)
 
 
 # 1,280 of the digits are trained on: as many updates of 160 as of 640 in four times the epochs.
-ON_DIGITS = dataclasses.replace(
-    NUMBERS, epochs=5, small_batch_size=160, large_batch_size=640, learning_rate=0.01, validation_size=157
-)
+ON_DIGITS = {"epochs": 5, "small_batch_size": 160, "large_batch_size": 640, "learning_rate": 0.01}
+ON_DIGITS |= {"validation_size": 157}
+
+
+def sizes(recipe):
+    """Batch sizes by the epoch in which they begin, as the regime's callback has them."""
+    found = {0: recipe.batch_size}
+    for callback in recipe.configure_callbacks():
+        if isinstance(callback, BatchSizeScheduler):
+            for epoch in range(recipe.epochs):
+                size = stage_at(callback.schedule, epoch).batch_size
+                if size != list(found.values())[-1]:
+                    found[epoch] = size
+        elif isinstance(callback, PiggybackWarmStart):
+            found[callback.switch_epoch] = callback.large_batch_size
+    return found
 
 
 @pytest.mark.parametrize(
@@ -55,153 +81,129 @@ ON_DIGITS = dataclasses.replace(
     ],
 )
 def test_a_regime_is_batch_sizes_epochs_and_callbacks(name, batch_sizes, epochs, kinds):
-    regime = REGIMES[name](NUMBERS)
-    assert (regime.batch_sizes, regime.epochs) == (batch_sizes, epochs)
-    first, *_, last = [*batch_sizes.values()] * 2
-    assert (regime.batch_size, regime.last_batch_size) == (first, last)
-    assert [type(callback) for callback in regime.callbacks] == kinds
+    recipe = Tiny(name)
+    assert (sizes(recipe), recipe.epochs) == (batch_sizes, epochs)
+    assert [type(callback) for callback in recipe.configure_callbacks()] == kinds
+
+
+def test_each_recipe_has_callbacks_that_no_other_has():
+    first, second = (Tiny("ghost-lr").configure_callbacks() for _ in range(2))
+    assert not {id(callback) for callback in first} & {id(callback) for callback in second}
 
 
 @pytest.mark.parametrize(
-    ("name", "rule", "warmup"), [("linear-lr", "linear", 2), ("sqrt-lr", "sqrt", 0), ("goyal", "linear", 2)]
+    ("name", "rule", "warmup", "clip"),
+    [
+        ("linear-lr", "linear", 2, None),
+        ("goyal", "linear", 2, None),
+        ("sqrt-lr", "sqrt", 0, 4.0),
+        ("ghost-lr", "sqrt", 0, 4.0),
+    ],
 )
-def test_numbers_reach_the_scaling(name, rule, warmup):
-    (scaling,) = REGIMES[name](NUMBERS).callbacks
+def test_the_learning_rate_is_scaled_as_the_paper_of_the_regime_does(name, rule, warmup, clip):
+    recipe = Tiny(name, gradient_clip=4.0)
+    (scaling,) = (found for found in recipe.configure_callbacks() if isinstance(found, LearningRateScaling))
     assert (scaling.base_batch_size, scaling.rule, scaling.warmup_epochs) == (8, rule, warmup)
+    assert recipe.gradient_clip == clip
 
 
-@pytest.mark.parametrize("name", REGIMES)
-def test_hoffers_regimes_clip_the_gradient_and_the_others_do_not(name):
-    clip = {"gradient_clip_val": 5.0} if name in ("sqrt-lr", "ghost-lr") else {}
-    assert REGIMES[name](NUMBERS).trainer == clip
+@pytest.mark.parametrize("users", [None, 0.5])
+@pytest.mark.parametrize("regime", ["large", "sqrt-lr"])
+def test_gradients_are_clipped_as_the_trainer_says_else_as_the_regime_does(regime, users):
+    norms = []
+
+    class Norms(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            found = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+            norms.extend([float(nn.utils.get_total_norm(found))] if found else [])
+
+    recipe = Tiny(regime, **ON_DIGITS | {"epochs": 1}, gradient_clip=1e-3)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[Norms()],
+        gradient_clip_val=users,
+        enable_model_summary=False,
+        **quiet,
+    )
+    trainer.fit(recipe, Digits(recipe))
+    limit = users if users is not None else 1e-3 if regime == "sqrt-lr" else None
+    assert norms
+    assert all(norm <= limit * 1.001 for norm in norms) if limit else max(norms) > 0.5
 
 
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
         ("small", {}),
-        ("ghost-lr", {}),
+        ("ghost-lr", {"gradient_clip": 5.0}),
         ("augmented", {"augmentation": "affine"}),
-        ("goyal", {"zero_last_gammas": True, "decay_all": False, "batch_norm": "recomputed"}),
+        ("goyal", {"decay_all": False, "batch_norm": "recomputed"}),  # no residual block to start at zero
         ("longer", {"epochs": 88, "learning_rate_steps": {40: 0.1, 72: 0.02}}),
         ("growing", {"learning_rate_steps": {}}),
     ],
 )
-def test_a_regime_replaces_the_numbers_that_it_is_about(name, changed):
-    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={5: 0.1, 9: 0.02})
-    assert REGIMES[name](numbers).numbers == dataclasses.replace(numbers, **changed)
+def test_a_regime_changes_the_hyperparameters_that_it_is_about(name, changed):
+    recipe = Tiny(name, learning_rate_steps={5: 0.1, 9: 0.02})
+    given = {"gradient_clip": None} | {
+        key: recipe.hparams[key] for key in recipe.hparams if key not in ("regime", "gradient_clip")
+    }
+    assert {key: getattr(recipe, key) for key in given} == given | changed
 
 
 def test_a_batch_grows_where_the_rate_would_decay_and_the_rate_takes_over_at_the_limit():
     # Smith et al. (2018), section 5.1: 128, 640, 3200, and 5120 in place of 16000, which leaves 0.32 of the rate.
     steps = {60: 0.2, 120: 0.04, 160: 0.008}
-    numbers = dataclasses.replace(
-        NUMBERS, epochs=200, small_batch_size=128, large_batch_size=5120, learning_rate_steps=steps
-    )
-    regime = REGIMES["growing"](numbers)
-    assert regime.batch_sizes == {0: 128, 60: 640, 120: 3200, 160: 5120}
-    (growth,) = regime.callbacks
+    given = {"epochs": 200, "small_batch_size": 128, "large_batch_size": 5120, "learning_rate_steps": steps}
+    recipe, decaying = Tiny("growing", **given), Tiny(**given)
+    assert sizes(recipe) == {0: 128, 60: 640, 120: 3200, 160: 5120}
+    (growth,) = recipe.configure_callbacks()
     factors = [growth.schedule(epoch).learning_rate_factor for epoch in (0, 60, 120, 160)]
     assert factors == pytest.approx([1, 1, 1, 0.32])
     for epoch in range(200):  # rate / batch, the noise scale, is that of the decaying schedule
         stage = growth.schedule(epoch)
-        decayed = numbers.learning_rate_factor(epoch) / 128
+        decayed = decaying.learning_rate_factor(epoch) / 128
         assert stage.learning_rate_factor / stage.batch_size == pytest.approx(decayed)
 
 
-def test_a_step_after_the_run_neither_grows_the_batch_nor_warns():
-    numbers = dataclasses.replace(NUMBERS, epochs=7, learning_rate_steps={5: 0.5, 9: 0.1})
-    assert REGIMES["growing"](numbers).batch_sizes == {0: 8, 5: 16}
-
-
-def test_a_rate_that_would_rise_after_the_run_hinders_no_growth():
-    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={11: 0.5, 5: 0.25})
-    assert REGIMES["growing"](numbers).batch_sizes == {0: 8, 5: 32}
-
-
-def test_steps_given_in_any_order_grow_the_batch_in_that_of_the_epochs():
-    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={9: 0.25, 5: 0.5})
-    assert list(REGIMES["growing"](numbers).batch_sizes.items()) == [(0, 8), (5, 16), (9, 32)]
-
-
-IN_STEPS = {"learning_rate_steps": {5: 0.25, 9: 0.0625}}  # the second leaves half of the rate to the batch of 64
-SCALED = "rate x 8 (linear from 8) after a warmup of 2 epochs"
-RECOMPUTED = "accuracies with BatchNorm statistics recomputed over the training samples"
-
-
 @pytest.mark.parametrize(
-    ("name", "changed", "told"),
+    ("changed", "expected"),
     [
-        ("small", {}, ""),
-        ("large", {}, ""),
-        ("linear-lr", {}, SCALED),
-        ("linear-lr", {"warmup_epochs": 1}, "rate x 8 (linear from 8) after a warmup of 1 epoch"),
-        ("linear-lr", {"warmup_epochs": 0}, "rate x 8 (linear from 8)"),
-        ("linear-lr", {"large_batch_size": 4}, "rate x 0.5 (linear from 8)"),  # what shrinks is not warmed up to
-        ("linear-lr", {"epochs": 1}, f"{SCALED}, of which the run has 1"),
-        ("sqrt-lr", {}, "rate x 2.83 (root, from 8)"),
-        ("ghost", {}, "ghosts of 16"),
-        ("ghost-lr", {}, "ghosts of 16, rate x 2.83 (root, from 8)"),
-        ("longer", {}, "epochs stretched 8 times, to 88 epochs"),
-        ("longer", {"learning_rate_steps": {20: 0.1}}, "epochs stretched 8 times, to 88 epochs"),
-        ("longer", IN_STEPS, "epochs and rate steps stretched 8 times, to 88 epochs"),
-        ("growing", {}, "batch 8, 16 from epoch 2, 32 from epoch 5, 64 from epoch 8, optimizer's state kept"),
-        (
-            "growing",
-            IN_STEPS,
-            "batch 8, 32 from epoch 5, 64 from epoch 9, optimizer's state kept, in place of the rate steps but for "
-            "rate x 0.5 from epoch 9",
-        ),
-        (
-            "growing",
-            {"learning_rate_steps": {5: 0.125, 9: 0.0125}},
-            "batch 8, 64 from epoch 5, optimizer's state kept, in place of the rate steps but for rate x 0.1 from "
-            "epoch 9",
-        ),
-        ("piggyback", {}, "batch 8, 64 from epoch 3, optimizer's state kept"),
-        ("augmented", {}, "augmentation affine"),
-        ("goyal", {}, f"{SCALED}, {RECOMPUTED}"),
-        ("goyal", {"weight_decay": 1e-4}, f"{SCALED}, no decay of BatchNorm and biases, {RECOMPUTED}"),
+        ({"epochs": 7, "learning_rate_steps": {5: 0.5, 9: 0.1}}, {0: 8, 5: 16}),  # a step after the run
+        ({"learning_rate_steps": {11: 0.5, 5: 0.25}}, {0: 8, 5: 32}),  # a rise after the run
+        ({"learning_rate_steps": {9: 0.25, 5: 0.5}}, {0: 8, 5: 16, 9: 32}),  # in any order
+        ({"large_batch_size": 40}, {0: 8, 2: 16, 5: 32, 8: 40}),  # a doubling stops at the large batch
     ],
 )
-def test_a_regime_tells_what_it_does_with_its_numbers(name, changed, told):
-    assert REGIMES[name](dataclasses.replace(NUMBERS, **changed)).told == told
-
-
-def test_the_first_line_of_goyal_is_short_and_counts_what_the_others_name():
-    first, _, others = REGIMES["goyal"].__doc__.partition("\n\n")
-    assert first == "Large batch, linear-lr and three more (Goyal et al. 2017)."
-    assert others.replace(", and accuracies", ", accuracies").count(",") == 2  # three things
+def test_a_batch_grows_inside_the_run_and_up_to_the_large_one(changed, expected):
+    assert sizes(Tiny("growing", **changed)) == expected
 
 
 def test_the_rate_follows_its_steps():
-    numbers = dataclasses.replace(NUMBERS, learning_rate_steps={9: 0.01, 5: 0.1})
-    assert [numbers.learning_rate_factor(epoch) for epoch in (0, 4, 5, 8, 9, 100)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    recipe = Tiny(learning_rate_steps={9: 0.01, 5: 0.1})
+    assert [recipe.learning_rate_factor(epoch) for epoch in (0, 4, 5, 8, 9, 100)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
 
 
-def test_numbers_reach_the_other_callbacks():
-    (swap,), (growth,), (switch,) = (REGIMES[name](NUMBERS).callbacks for name in ("ghost", "growing", "piggyback"))
+def test_hyperparameters_reach_the_other_callbacks():
+    (swap,), (switch,) = (Tiny(name).configure_callbacks() for name in ("ghost", "piggyback"))
     assert swap.ghost_batch_size == 16
-    assert growth.schedule == {0: 8, 2: 16, 5: 32, 8: 64}
     assert (switch.switch_epoch, switch.large_batch_size, switch.optimizer_state) == (3, 64, "keep")
 
 
-@pytest.mark.parametrize(("name", "data"), [(name, data) for name in FILES for data in recipe(name).numbers])
-def test_every_regime_suits_the_numbers_of_every_recipe(name, data):
-    numbers = recipe(name).numbers[data]
-    check_numbers(numbers)
-    growing, piggyback, longer = (REGIMES[regime](numbers) for regime in ("growing", "piggyback", "longer"))
-    assert growing.batch_sizes[0] == numbers.small_batch_size
-    assert growing.last_batch_size == numbers.large_batch_size
-    assert list(piggyback.batch_sizes) == [0, numbers.epochs / 5]
-    assert longer.epochs == math.ceil(numbers.epochs * numbers.large_batch_size / numbers.small_batch_size)
-    for regime in REGIMES.values():
-        regime(numbers)
-
-
-def test_a_batch_that_doubles_stops_at_the_large_one():
-    regime = REGIMES["growing"](dataclasses.replace(NUMBERS, large_batch_size=40))
-    assert list(regime.batch_sizes.values()) == [8, 16, 32, 40]
+@pytest.mark.parametrize("name", bundled())
+def test_every_regime_suits_every_recipe_on_each_of_its_data_sets(name):
+    kind = load_recipe(name)
+    for data in kind.data_sets:
+        with torch.device("meta"):
+            recipes = {regime: kind.on(data, regime) for regime in kind.regimes}
+        small, growing, piggyback = (recipes[regime] for regime in ("small", "growing", "piggyback"))
+        assert list(sizes(growing).values())[:: len(sizes(growing)) - 1] == [
+            small.small_batch_size,
+            small.large_batch_size,
+        ]
+        assert list(sizes(piggyback)) == [0, small.epochs / 5]
+        assert recipes["longer"].epochs == math.ceil(small.epochs * small.large_batch_size / small.small_batch_size)
 
 
 @pytest.mark.parametrize(
@@ -228,25 +230,12 @@ def test_a_batch_that_doubles_stops_at_the_large_one():
         ("ghost", {"ghost_batch_size": 65}, "ghost_batch_size=65 is larger than the batch, large_batch_size=64; use"),
     ],
 )
-def test_numbers_that_a_regime_cannot_work_with_are_refused(name, changed, message):
+def test_hyperparameters_that_a_regime_cannot_work_with_are_refused(name, changed, message):
     with pytest.raises(ValueError, match=message):
-        REGIMES[name](dataclasses.replace(NUMBERS, **changed))
+        Tiny(name, **changed)
 
 
 # In a real Trainer, on digits
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10)
-    )
-
-
-def data(regime):
-    splits = DATASETS["digits"](Path("nowhere"))
-    augmentation = make_augmentation(regime.numbers.augmentation, splits)
-    return InMemoryData(splits, batch_size=regime.batch_size, validation_size=157, augmentation=augmentation)
 
 
 class Batches(Callback):
@@ -260,53 +249,45 @@ class Batches(Callback):
 
 
 def fit(name):
-    regime, batches = REGIMES[name](ON_DIGITS), Batches()
+    torch.manual_seed(0)
+    recipe, batches, watch = Tiny(name, **ON_DIGITS), Batches(), Watch(progress_bar(shown=False), name)
     trainer = Trainer(
-        max_epochs=regime.epochs,
+        max_epochs=recipe.epochs,
         accelerator="cpu",
-        callbacks=[batches],
+        callbacks=[watch, batches],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **regime.trainer,
     )
-    trainer.fit(Classifier(network(), regime.numbers, regime.callbacks), data(regime))
-    return trainer, batches.seen
+    trainer.fit(recipe, Digits(recipe))
+    return trainer, batches.seen, watch
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"),
+    ("name", "sizes", "factor"),
     [
-        ("small", [160] * 5),
-        ("large", [640] * 5),
-        ("linear-lr", [640] * 5),
-        ("sqrt-lr", [640] * 5),
-        ("ghost", [640] * 5),
-        ("ghost-lr", [640] * 5),
-        ("augmented", [640] * 5),
-        ("goyal", [640] * 5),
-        ("growing", [160, 320, 320, 640, 640]),
-        ("piggyback", [160, 640, 640, 640, 640]),
-        ("longer", [640] * 20),
+        ("small", [160] * 5, 1),
+        ("large", [640] * 5, 1),
+        ("linear-lr", [640] * 5, 4),
+        ("sqrt-lr", [640] * 5, 2),
+        ("ghost", [640] * 5, 1),
+        ("ghost-lr", [640] * 5, 2),
+        ("augmented", [640] * 5, 1),
+        ("goyal", [640] * 5, 4),
+        ("growing", [160, 320, 320, 640, 640], 1),
+        ("piggyback", [160, 640, 640, 640, 640], 1),
+        ("longer", [640] * 20, 1),
     ],
 )
-def test_every_epoch_has_the_planned_batches(name, sizes):
-    trainer, seen = fit(name)
+def test_every_epoch_has_the_planned_batches_and_the_rate_ends_scaled(name, sizes, factor):
+    trainer, seen, watch = fit(name)
     assert seen == {epoch: [size] * (1280 // size) for epoch, size in enumerate(sizes)}
     assert trainer.global_step == sum(1280 // size for size in sizes)
     assert float(trainer.callback_metrics["validation/accuracy"]) > 0.6  # it learns; chance is 0.1
-
-
-def test_longer_makes_the_updates_of_the_small_batch():
-    assert fit("longer")[0].global_step == fit("small")[0].global_step == 40
-
-
-@pytest.mark.parametrize(("name", "factor"), [("linear-lr", 4.0), ("sqrt-lr", 2.0)])
-def test_the_rate_ends_scaled_by_the_ratio_of_the_batches(name, factor):
-    trainer, _ = fit(name)
-    (scaling,) = (callback for callback in trainer.callbacks if isinstance(callback, LearningRateScaling))
-    assert scaling.current_scale == pytest.approx(factor)
+    assert watch.learning_rate == pytest.approx(0.01 * factor)
+    began = {epoch: size for epoch, size in enumerate(sizes) if epoch == 0 or sizes[epoch - 1] != size}
+    assert watch.batch_sizes == began
 
 
 class StopsAt(Callback):
@@ -320,19 +301,29 @@ class StopsAt(Callback):
             raise RuntimeError("power cut")
 
 
-def run(regime, folder):
-    outcome = train(
-        network(),
-        data(regime),
-        regime,
+def run(name, folder, *callbacks):
+    """A run of the command line's, with callbacks of the recipe's own beside the regime's."""
+
+    class Own(Tiny):
+        def configure_callbacks(self):
+            return [*super().configure_callbacks(), *callbacks]
+
+    settings = Settings(
+        "f1",
+        (name,),
+        "digits",
+        trainer={"accelerator": "cpu"},
         epsilon=(1e-3,),
         measure_every_n_epochs=2,
-        folder=folder,
-        logger=TensorBoardLogger(folder / "tensorboard", default_hp_metric=False),
-        progress=EpochProgress(progress_bar(), "run"),
-        trainer={"accelerator": "cpu"},
+        output=folder,
+        hyperparameters={key: value for key, value in F1.on("digits", **ON_DIGITS).hparams.items() if key != "regime"},
     )
-    return dataclasses.replace(outcome, seconds=0.0), torch.load(folder / "weights.pt", weights_only=True)
+    plan = replace(make_plan(settings), recipe_class=Own)
+    plan = replace(plan, settings=replace(plan.settings, hyperparameters=ON_DIGITS))
+    (one,) = plan.runs()
+    train(plan, one, progress_bar())
+    found = RunResult.load(one.result, (1e-3,))
+    return replace(found, seconds=0.0), torch.load(one.folder / WEIGHTS, weights_only=True)
 
 
 @pytest.mark.parametrize(
@@ -349,43 +340,42 @@ def run(regime, folder):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_numbers(name, epoch, batch, tmp_path):
-    whole, cut = REGIMES[name](ON_DIGITS), REGIMES[name](ON_DIGITS)
+def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_result(name, epoch, batch, tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
-        run(dataclasses.replace(cut, callbacks=(*cut.callbacks, StopsAt(epoch, batch))), tmp_path / "cut")
-    assert list((tmp_path / "cut").glob("epoch=*.ckpt"))
-    expected, weights = run(whole, tmp_path / "whole")
-    found, resumed = run(REGIMES[name](ON_DIGITS), tmp_path / "cut")
+        run(name, tmp_path / "cut", StopsAt(epoch, batch))
+    assert list(tmp_path.glob("cut/runs/*/*/epoch=*.ckpt"))
+    expected, weights = run(name, tmp_path / "whole")
+    found, resumed = run(name, tmp_path / "cut")
     assert found == expected
-    assert (found.epochs, found.last_batch_size) == (whole.epochs, whole.last_batch_size)
+    planned = Tiny(name, **ON_DIGITS)
+    assert (found.epochs, found.last_batch_size) == (planned.epochs, list(sizes(planned).values())[-1])
     assert weights.keys() == resumed.keys()
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
 @pytest.mark.parametrize(("name", "epoch", "batch"), [("small", 2, 5), ("growing", 1, 2), ("ghost-lr", 3, 1)])
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_run_saved_by_the_clock_goes_on_inside_its_epoch(name, epoch, batch, tmp_path, monkeypatch):
+def test_a_run_saved_by_the_clock_resumes_inside_its_epoch(name, epoch, batch, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SAVED_EVERY", timedelta(microseconds=1))
     monkeypatch.setattr(checkpoints, "ASKED_EVERY", 1)
-    cut = REGIMES[name](ON_DIGITS)
     with pytest.raises(RuntimeError, match="power cut"):
-        run(dataclasses.replace(cut, callbacks=(*cut.callbacks, StopsAt(epoch, batch))), tmp_path / "cut")
-    saved = max((tmp_path / "cut").glob("epoch=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        run(name, tmp_path / "cut", StopsAt(epoch, batch))
+    saved = max(tmp_path.glob("cut/runs/*/*/epoch=*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     inside = torch.load(saved, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert inside["processed"] == batch  # the one that failed was not saved
-    seen = Batches()
-    again = REGIMES[name](ON_DIGITS)
-    found, resumed = run(dataclasses.replace(again, callbacks=(*again.callbacks, seen)), tmp_path / "cut")
-    assert len(seen.seen.get(epoch, [])) == 1280 // again.batch_sizes.get(epoch, again.last_batch_size) - batch
-    expected, weights = run(REGIMES[name](ON_DIGITS), tmp_path / "whole")
+    seen, planned = Batches(), sizes(Tiny(name, **ON_DIGITS))
+    found, resumed = run(name, tmp_path / "cut", seen)
+    size = planned[max(start for start in planned if start <= epoch)]
+    assert len(seen.seen.get(epoch, [])) == 1280 // size - batch
+    expected, weights = run(name, tmp_path / "whole")
     assert found == expected
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
-def test_the_papers_numbers_for_f1_on_mnist():
-    numbers = recipe("f1").numbers["mnist"]  # Keskar et al.: 256 against 10 % of 60,000, 100 epochs, ADAM's default
-    assert (numbers.small_batch_size, numbers.large_batch_size, numbers.epochs) == (256, 6000, 100)
-    assert (numbers.learning_rate, numbers.validation_size) == (1e-3, 0)
+def test_the_papers_hyperparameters_for_f1_on_mnist():
+    recipe = F1()  # Keskar et al.: 256 against 10 % of 60,000, 100 epochs, ADAM's default
+    assert (recipe.small_batch_size, recipe.large_batch_size, recipe.epochs) == (256, 6000, 100)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.validation_size) == ("adam", 1e-3, 0)
 
 
 @pytest.mark.parametrize("kind", ["recipe", "regime", "data set"])
@@ -393,9 +383,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(kind):
     with pytest.raises(
         ValueError, match=f"unknown {kind} 'lineer-lr'; did you mean 'linear-lr'\\? known: small, linear-lr"
     ):
-        chosen(kind, "lineer-lr", ["small", "linear-lr"])
+        lookup(kind, "lineer-lr", ["small", "linear-lr"])
 
 
 def test_a_name_near_to_nothing_is_refused_with_all():
     with pytest.raises(ValueError, match="unknown recipe 'xyz'; known: f1, c1"):
-        chosen("recipe", "xyz", ["f1", "c1"])
+        lookup("recipe", "xyz", ["f1", "c1"])

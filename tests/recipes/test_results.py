@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,92 +10,101 @@ import pytest
 import torch
 import yaml
 
-from lightning_gap.recipes.catalogue import recipe
-from lightning_gap.recipes.cli import main
-from lightning_gap.recipes.plan import Settings, make_plan
-from lightning_gap.recipes.regimes import REGIMES
-from lightning_gap.recipes.results_folder import claim_folder
-from lightning_gap.recipes.terms import terms
-from lightning_gap.recipes.training import Outcome
+from lightning_gap.recipes import F1
+from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.notes import table_notes
+from lightning_gap.recipes.runner.plan import make_plan
+from lightning_gap.recipes.runner.results_folder import claim_folder
+from lightning_gap.recipes.runner.run_result import RunResult
+from lightning_gap.recipes.runner.settings import Settings
 
-TINY = {"width": 8, "depth": 2}
-QUICK = ["--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]", "--network.width", "8"]
-
-
-# The terms of the table
+QUICK = ["--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]", "--width", "8"]
 
 
-def told(*regimes, **settings):
-    return terms(make_plan(Settings("f1", regimes, **{"network": TINY, **settings})))
+def settings(*regimes, changed=None, **others):
+    hyperparameters = dict(F1.on("digits", width=8, depth=2, **(changed or {})).hparams)
+    del hyperparameters["regime"]
+    return Settings("f1", regimes, "digits", hyperparameters=hyperparameters, **others)
 
 
-def test_terms_tell_what_each_regime_does_with_its_numbers():
-    found = told("small", "large", "linear-lr", "ghost-lr", "goyal", "longer", "augmented")
+# The notes below the table
+
+
+def notes(*regimes, **others):
+    return table_notes(make_plan(settings(*regimes, **others)))
+
+
+def test_notes_tell_what_each_regime_changes_and_the_arguments_of_its_callbacks():
+    found = notes("small", "large", "linear-lr", "ghost-lr", "goyal", "longer", "augmented", "piggyback")
     for clause in (
-        "; linear-lr: rate x 20 (linear from 32) after a warmup of 5 epochs; ",
-        "; ghost-lr: ghosts of 32, rate x 4.47 (root, from 32), gradients clipped to norm 5; ",
-        "; goyal: rate x 20 (linear from 32) after a warmup of 5 epochs, accuracies with BatchNorm statistics "
-        "recomputed over the training samples; ",
-        "; longer: epochs stretched 20 times, to 600 epochs; ",
-        "; augmented: augmentation affine; ",
+        "linear-lr: LearningRateScaling(base_batch_size 32",
+        "ghost-lr: gradient_clip 5, GhostBatchNormSwap(ghost_batch_size 32), LearningRateScaling(",
+        "longer: epochs 600; ",
+        "augmented: augmentation affine; ",
+        "piggyback: PiggybackWarmStart(switch_epoch 6, large_batch_size 640",
     ):
         assert clause in found
-    for no_prose in ("decay_all", "zero_last_gammas", "none", "identity", "small:", "large:"):
-        assert no_prose not in found
+    assert "batch_norm recomputed" in found.partition("goyal: ")[2]
+    for nothing in ("small:", "large:", "none", "None", "zero_last_gammas"):
+        assert nothing not in found
 
 
-@pytest.mark.parametrize("name", REGIMES)
-def test_terms_tell_of_every_regime_in_its_own_words(name):
-    plan = make_plan(Settings("f1", (name,), network=TINY))
-    words = plan.regime(name).told
-    assert f"{name}: {words}" in terms(plan) if words else f"{name}:" not in terms(plan)
+def test_notes_tell_the_users_arguments_of_the_trainer():
+    assert "Trainer: gradient_clip_val 1.5; " in notes("sqrt-lr", trainer={"gradient_clip_val": 1.5})
 
 
-def with_network(plan, name):
-    """The plan with another recipe's network, whose data set is not here."""
-    return dataclasses.replace(plan, recipe=recipe(name), settings=dataclasses.replace(plan.settings, network={}))
-
-
-@pytest.mark.parametrize(("name", "has"), [("resnet44", True), ("wrn16-4", False), ("f1", False)])
-def test_blocks_that_begin_as_the_identity_are_told_of_networks_that_have_such_blocks(name, has):
-    identity = "residual blocks begin as the identity"
-    plan = with_network(make_plan(Settings("f1", ("small", "goyal"), network=TINY)), name)
-    before, _, after = terms(plan).partition("goyal:")
-    assert identity not in before
-    assert (identity in after) == has
-    all_regimes = dataclasses.replace(plan, numbers=dataclasses.replace(plan.numbers, zero_last_gammas=True))
-    before, _, after = terms(all_regimes).partition("goyal:")
-    assert (identity in before) == has
-    assert identity not in after
-
-
-def test_a_users_clipping_is_told_in_place_of_the_regimes():
-    ours = told("sqrt-lr")
-    assert "sqrt-lr: rate x 4.47 (root, from 32), gradients clipped to norm 5;" in ours
-    users = told("sqrt-lr", trainer={"gradient_clip_val": 1.5})
-    assert "sqrt-lr: rate x 4.47 (root, from 32); Trainer's gradient_clip_val=1.5;" in users
-    assert "clipped" not in users
-    assert "clipped to value 5;" in told("sqrt-lr", trainer={"gradient_clip_algorithm": "value"})
-
-
-def test_only_the_steps_of_the_rate_that_a_run_reaches_are_told():
-    steps = {"learning_rate_steps": {30: 0.001, 20: 0.01, 10: 0.1}}
-    assert "adam 0.001, rate times 0.1 from epoch 10, 0.01 from epoch 20;" in told("small", numbers=steps)
-    assert "adam 0.001;" in told("small", numbers={**steps, "epochs": 10})
-
-
-def test_terms_tell_samples_device_and_threads():
-    found = told("small")
+def test_notes_tell_samples_seeds_device_and_threads():
+    found = notes("small", trials=2, seed=4)
     assert "1,280 training, 157 validation (drawn with seed 0) and 360 test samples." in found
-    kind = make_plan(Settings("f1", ("small",), network=TINY)).device.type
-    assert f"on {kind}, 1 thread. " in found
-    without = told("small", numbers={"validation_size": 0}, trainer={"accelerator": "cpu"})
-    assert "1,437 training and 360 test samples, no validation samples." in without
-    assert "drawn with" not in without
+    assert "seeds 4, 5, " in found
+    assert ", 1 thread. " in found
+    without = notes("small", changed={"validation_size": 0}, trainer={"accelerator": "cpu"})
+    assert "1,437 training, no validation and 360 test samples." in without
     assert "on cpu, 1 thread. " in without
 
 
 # The settings of a folder
+
+
+def test_of_two_that_claim_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
+    plan = make_plan(settings("small", output=tmp_path / "run"))
+    link, refused = os.link, []
+
+    def slow(source, target):  # the other comes in between the look and the claim
+        monkeypatch.setattr(os, "link", link)
+        claim_folder(plan)
+        first = config(tmp_path / "run")
+        try:
+            link(source, target)
+        finally:
+            assert config(tmp_path / "run") == first
+            refused.append(True)
+
+    monkeypatch.setattr(os, "link", slow)
+    with pytest.raises(FileExistsError, match="is not empty and nothing in it is overwritten"):
+        claim_folder(plan)
+    assert refused
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+def test_folders_that_no_one_named_never_meet():
+    first, second = (make_plan(settings("small")).output for _ in range(2))
+    assert first.parent == second.parent == Path("results")
+    assert first.name.startswith("f1-digits-")
+    assert first != second
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "mine")
+    with pytest.raises(NotADirectoryError, match="is a link; choose another --output"):
+        claim_folder(make_plan(settings("small", output=tmp_path / "run")))
+    plan = make_plan(settings("small", output=tmp_path / "other"))
+    claim_folder(plan)
+    (tmp_path / "other" / "runs").symlink_to(tmp_path / "mine")
+    with pytest.raises(NotADirectoryError, match="has a link, 'runs', through which nothing is written"):
+        claim_folder(dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=True)))
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def config(folder):
@@ -102,10 +112,10 @@ def config(folder):
 
 
 def test_a_run_that_goes_on_with_fewer_regimes_keeps_the_others_in_the_settings(tmp_path):
-    settings = Settings("f1", ("small", "large"), network=TINY, trials=2, output=tmp_path / "run")
-    claim_folder(make_plan(settings))
+    asked = settings("small", "large", trials=2, output=tmp_path / "run")
+    claim_folder(make_plan(asked))
     first = config(tmp_path / "run")
-    again = dataclasses.replace(settings, resume=True)
+    again = dataclasses.replace(asked, resume=True)
     claim_folder(make_plan(dataclasses.replace(again, regimes=("ghost", "small"), trials=1)))
     assert config(tmp_path / "run") == first | {"regimes": ["small", "large", "ghost"]}
     claim_folder(make_plan(dataclasses.replace(again, regimes=("large",), trials=3)))
@@ -114,25 +124,24 @@ def test_a_run_that_goes_on_with_fewer_regimes_keeps_the_others_in_the_settings(
 
 
 def test_settings_that_a_kill_cuts_short_are_not_there_at_all(tmp_path, monkeypatch):
-    folder, write = tmp_path / "run", Path.write_text
-    settings = Settings("f1", ("small",), network=TINY, output=folder)
+    folder = tmp_path / "run"
+    asked = settings("small", output=folder)
 
-    def half(path, text, **options):
-        write(path, text[: len(text) // 2], **options)
+    def half(*given, **options):
         raise KeyboardInterrupt
 
     def killed(plan):
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "write_text", half)
+            patched.setattr(yaml, "safe_dump", half)
             with pytest.raises(KeyboardInterrupt):
                 claim_folder(plan)
 
-    killed(make_plan(settings))
+    killed(make_plan(asked))
     assert not (folder / "config.yaml").exists()
-    claim_folder(make_plan(settings))  # nothing is lost: the folder is as good as new
-    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    claim_folder(make_plan(asked))  # nothing is lost: the folder is as good as new
+    assert (folder / "config.yaml").exists()
     whole = config(folder)
-    killed(make_plan(dataclasses.replace(settings, regimes=("large",), resume=True)))
+    killed(make_plan(dataclasses.replace(asked, regimes=("large",), resume=True)))
     assert config(folder) == whole
 
 
@@ -160,8 +169,8 @@ def test_settings_that_cannot_be_read_are_named_in_one_line(text, tmp_path, caps
 
 def altered(**values):
     """An outcome as `save` writes it, with some of it altered by hand."""
-    numbers = {field.name: 1 for field in dataclasses.fields(Outcome) if field.type == "int"}
-    numbers |= {field.name: 0.5 for field in dataclasses.fields(Outcome) if field.type == "float"}
+    numbers = {field.name: 1 for field in dataclasses.fields(RunResult) if field.type == "int"}
+    numbers |= {field.name: 0.5 for field in dataclasses.fields(RunResult) if field.type == "float"}
     return json.dumps(numbers | {"sharpness": {"1e-3": 2.5}, "sharpness_batch": {"1e-3": float("nan")}} | values)
 
 
@@ -179,14 +188,14 @@ def altered(**values):
         ({"sharpness_batch": {"1e-3": "flat"}}, "sharpness_batch must be numbers, got {'1e-3': 'flat'}"),
     ],
 )
-def test_an_outcome_that_was_altered_by_hand_is_named_in_one_line(values, reason, tmp_path):
+def test_a_result_that_was_altered_by_hand_is_named_in_one_line(values, reason, tmp_path):
     file = tmp_path / "outcome.json"
     file.write_text(altered())
-    assert Outcome.load(file, [1e-3]).sharpness == {"1e-3": 2.5}
+    assert RunResult.load(file, [1e-3]).sharpness == {"1e-3": 2.5}
     file.write_text(altered(**values))
     with pytest.raises(ValueError, match=re.escape(reason)) as error:
-        Outcome.load(file, [1e-3])
-    assert f"{str(file)!r} cannot be read as the outcome of a run" in str(error.value)
+        RunResult.load(file, [1e-3])
+    assert f"{str(file)!r} cannot be read as the result of a run" in str(error.value)
     assert "\n" not in str(error.value)
 
 

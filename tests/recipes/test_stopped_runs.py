@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lightning_gap.recipes.checkpoints import WholeFiles, newest_checkpoint
-from lightning_gap.recipes.cli import main
-from lightning_gap.recipes.plan import Settings, make_plan
-from lightning_gap.recipes.stopping import StoppedError, exit_status, kept, stoppable
+from lightning_gap.recipes import Digits
+from lightning_gap.recipes.runner.checkpoints import WholeFiles, newest_checkpoint
+from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.stopping import StoppedError, exit_status, kept, stoppable
 
 QUICK = [
     "--epochs",
@@ -24,9 +25,9 @@ QUICK = [
     "256",
     "--epsilon",
     "[1e-3]",
-    "--network.width",
+    "--width",
     "8",
-    "--network.depth",
+    "--depth",
     "1",
 ]
 
@@ -41,14 +42,14 @@ def outcome(folder):
 
 def stopped_after(monkeypatch, epochs, folder, how):
     """A run that is told to stop in an epoch's first batch; its status."""
-    from lightning_gap.recipes.progress import EpochProgress
+    from lightning_gap.recipes.runner.watch import Watch
 
     def on_train_batch_end(self, trainer, *rest):
         if trainer.current_epoch == epochs:
             how()
 
     with monkeypatch.context() as patched:
-        patched.setattr(EpochProgress, "on_train_batch_end", on_train_batch_end)
+        patched.setattr(Watch, "on_train_batch_end", on_train_batch_end)
         return main(run(folder))
 
 
@@ -96,16 +97,15 @@ def test_a_run_that_is_told_to_stop_says_what_is_kept_does_not_look_finished_and
 
 def test_a_folder_with_a_space_can_be_resumed_by_the_line_as_it_stands(tmp_path):
     folder = tmp_path / "it's my run"
-    made = make_plan(Settings("f1", ("small",), network={"width": 8, "depth": 1}, output=folder))
     folder.mkdir()
-    options = kept(made).rpartition("the same command and ")[2]
+    options = kept(SimpleNamespace(output=folder, runs=list)).rpartition("the same command and ")[2]
     assert shlex.split(options) == ["--output", str(folder), "--resume"]
 
 
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("how", [terminate, interrupt])
 def test_stopped_before_it_trains_it_leaves_nothing(how, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lightning_gap.recipes.plan.DATASETS", {"digits": lambda *_, **__: how()})
+    monkeypatch.setattr(Digits, "read", lambda self: how())
     assert main(run(tmp_path / "run")) in (130, 143)
     assert capsys.readouterr().err == "lightning-gap run: stopped before anything was trained\n"
     assert not (tmp_path / "run").exists()
@@ -132,7 +132,7 @@ def test_a_forked_worker_dies_of_the_signal_itself():
 @pytest.mark.slow
 def test_a_real_process_that_is_terminated_while_it_trains_or_measures_exits_with_143(tmp_path):
     long = ["--epochs", "500", "--measure_every_n_epochs", "1"]
-    command = [sys.executable, "-m", "lightning_gap.recipes.cli", *run(tmp_path / "run"), *long]
+    command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", *run(tmp_path / "run"), *long]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.rglob("*.ckpt")):
         time.sleep(0.1)
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path, monkeypatch, capsys)
     folder, other = tmp_path / "run", tmp_path / "other"
     stopped_after(monkeypatch, 2, folder, terminate)
     with monkeypatch.context() as wider:
-        wider.setattr(sys.modules[__name__], "QUICK", [*QUICK, "--network.width", "9"])
+        wider.setattr(sys.modules[__name__], "QUICK", [*QUICK, "--width", "9"])
         stopped_after(monkeypatch, 2, other, terminate)
     file = folder / "runs/small/trial-1/epoch=1.ckpt"
     file.write_bytes((other / "runs/small/trial-1/epoch=1.ckpt").read_bytes())
@@ -203,7 +203,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"epoch=1.ckpt' cannot be written .*; make room, and go on with --resume"):
+    with pytest.raises(OSError, match=r"epoch=1.ckpt' cannot be written .*; make room, and resume with --resume"):
         writer.save_checkpoint({"value": torch.zeros(3)}, file)
     monkeypatch.undo()
     assert [path.name for path in file.parent.iterdir()] == ["epoch=1.ckpt"]
