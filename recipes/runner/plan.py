@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_gap import BatchPlan, BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.functional import stage_at
+from lightning_gap.functional import epoch_batch_at
 
 from ..catalogue import load_recipe
 from ..datasets import DATASETS, ClassificationData
@@ -158,7 +158,7 @@ def sizes_planned(recipe: Recipe, callbacks: Sequence[Callback]) -> list[int]:
     found = [recipe.batch_size]
     for callback in callbacks:
         if isinstance(callback, BatchSizeScheduler):
-            found += [stage_at(callback.schedule, epoch).batch_size for epoch in range(recipe.epochs)]
+            found += [epoch_batch_at(callback.schedule, epoch).batch_size for epoch in range(recipe.epochs)]
         elif isinstance(callback, PiggybackWarmStart):
             found.append(callback.large_batch_size)
     return list(dict.fromkeys(found))

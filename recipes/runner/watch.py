@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.optim import Optimizer
 
 
 def is_first_process() -> bool:
@@ -42,7 +43,7 @@ class Watch(Callback):
     Attributes:
         batch_sizes: Samples of the largest optimizer step by epoch, over all processes and micro-batches; only epochs
             in which another size began. An epoch's last step may be smaller.
-        learning_rate: Of the last optimizer step and the first parameter group, scaled as callbacks log it.
+        learning_rate: Of the last optimizer step and the first parameter group, as callbacks have scaled it.
         trained: Whether a batch was trained on in this process.
     """
 
@@ -80,6 +81,8 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
+        # An optimizer's own hook comes before those by which callbacks take their factor back.
+        self._handle = trainer.optimizers[0].register_step_post_hook(self._note_rate)
         done = trainer.current_epoch
         self.task = self.bar.add_task(self.description, total=trainer.max_epochs, completed=done, loss="")
 
@@ -98,6 +101,7 @@ class Watch(Callback):
         self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._handle.remove()
         self.bar.remove_task(self.task)
 
     def _note_step(self, trainer: Trainer) -> None:
@@ -111,5 +115,6 @@ class Watch(Callback):
             else:
                 self.batch_sizes[self._epoch] = self._largest
         self._samples = 0
-        effective = trainer.callback_metrics.get("lr/effective")
-        self.learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"] if effective is None else effective)
+
+    def _note_rate(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.learning_rate = float(optimizer.param_groups[0]["lr"])

@@ -17,7 +17,7 @@ from lightning_gap.recipes.runner.plan import make_plan
 from lightning_gap.recipes.runner.run_result import WEIGHTS, RunResult
 from lightning_gap.recipes.runner.settings import Settings
 from lightning_gap.recipes.runner.training import train
-from lightning_gap.recipes.runner.watch import progress_bar
+from lightning_gap.recipes.runner.watch import Watch, progress_bar
 
 
 class Tiny(Recipe):
@@ -250,18 +250,18 @@ class Batches(Callback):
 
 def fit(name):
     torch.manual_seed(0)
-    recipe, batches = Tiny(name, **ON_DIGITS), Batches()
+    recipe, batches, watch = Tiny(name, **ON_DIGITS), Batches(), Watch(progress_bar(shown=False), name)
     trainer = Trainer(
         max_epochs=recipe.epochs,
         accelerator="cpu",
-        callbacks=[batches],
+        callbacks=[watch, batches],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(recipe, Digits(recipe))
-    return trainer, batches.seen
+    return trainer, batches.seen, watch
 
 
 @pytest.mark.parametrize(
@@ -281,11 +281,13 @@ def fit(name):
     ],
 )
 def test_every_epoch_has_the_planned_batches_and_the_rate_ends_scaled(name, sizes, factor):
-    trainer, seen = fit(name)
+    trainer, seen, watch = fit(name)
     assert seen == {epoch: [size] * (1280 // size) for epoch, size in enumerate(sizes)}
     assert trainer.global_step == sum(1280 // size for size in sizes)
     assert float(trainer.callback_metrics["validation/accuracy"]) > 0.6  # it learns; chance is 0.1
-    assert float(trainer.callback_metrics.get("lr/scale", 1.0)) == pytest.approx(factor)
+    assert watch.learning_rate == pytest.approx(0.01 * factor)
+    began = {epoch: size for epoch, size in enumerate(sizes) if epoch == 0 or sizes[epoch - 1] != size}
+    assert watch.batch_sizes == began
 
 
 class StopsAt(Callback):
