@@ -28,6 +28,12 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
         module: Any module. Its BatchNorm layers are in training mode inside the block, and ghost layers take the
             whole batch as one ghost; modes, sizes and buffers are as before after it.
 
+    Raises:
+        ValueError: If ``module`` is no module.
+
+    Reference:
+        Keskar et al. (2017), whose networks evaluate like this.
+
     Example:
         >>> layer = nn.BatchNorm1d(2).eval()
         >>> with batch_statistics(layer), torch.no_grad():
@@ -54,6 +60,10 @@ def recomputed_statistics(
         module: Any module; ghost layers take a batch as one ghost. Buffers and modes are as before after the block.
         run: Evaluates the module on every batch, or on this process's share of them.
         process_group: Processes that run a share each.
+
+    Raises:
+        ValueError: If ``module`` is no module or ``run`` no function.
+        FailedElsewhereError: If ``run`` failed on another process.
 
     Example:
         >>> layer = nn.BatchNorm1d(1).eval()

@@ -20,6 +20,7 @@ from .batch_statistics import batch_statistics, recomputed_statistics
 from .fixed_subset import FixedSubset
 
 BatchNormMode = Literal["running", "batch", "recomputed"]
+"""Statistics with which BatchNorm is evaluated; see `DatasetLoss`."""
 
 
 class DatasetLoss(AbstractContextManager["DatasetLoss"]):

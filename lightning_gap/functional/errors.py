@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UndefinedSharpnessError(ValueError):
-    """The loss at the weights is not finite, or its relative rise has no meaning, or the search said nothing of it."""
+    """Sharpness has no value: the loss at the weights is not finite or not above -1, or the search did not start."""
 
 
 class UndefinedCurvatureError(ValueError):
@@ -20,4 +20,4 @@ class RandomLossError(ValueError):
 
 
 class FailedElsewhereError(RuntimeError):
-    """What was computed together failed on another process, which has raised the error."""
+    """A measurement that processes share failed on another process; that process raises the cause."""

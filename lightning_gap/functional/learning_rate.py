@@ -38,7 +38,7 @@ def learning_rate_scale(batch_size: int, base_batch_size: int, *, rule: Rule = "
 
     Args:
         batch_size: Samples per optimizer step.
-        base_batch_size: Samples per step for which the unscaled rate was chosen.
+        base_batch_size: Samples per optimizer step for which the unscaled learning rate was chosen.
         rule: ``"linear"``, ``"sqrt"``, ``"none"``, or a function of both sizes that returns the factor.
 
     Returns:

@@ -55,6 +55,9 @@ def layer_distances(weights: Mapping[str, Tensor], reference: Mapping[str, Tenso
     Raises:
         ValueError: If the two differ in names or shapes.
 
+    Reference:
+        Hoffer, Hubara and Soudry (2017), section 3, here for one layer at a time.
+
     Example:
         >>> start = {"first.weight": torch.zeros(2), "first.bias": torch.zeros(1), "last.weight": torch.zeros(1)}
         >>> now = start | {"first.weight": torch.tensor([3.0, 0.0]), "first.bias": torch.tensor([4.0])}
@@ -100,6 +103,10 @@ class LogFit:
         slope: Distance gained per e-fold of steps.
         intercept: Distance at step 1.
         r_squared: Share of the variance explained, at most 1.
+
+    Example:
+        >>> LogFit(slope=0.5, intercept=2.0, r_squared=1.0).intercept
+        2.0
     """
 
     slope: float

@@ -20,6 +20,9 @@ def weight_quantiles(weights: Iterable[Tensor], levels: Sequence[float] = (0.05,
         weights: Tensors of any shapes.
         levels: Between 0 and 1. The quantile at q is the smallest entry that at least a share q does not exceed.
 
+    Returns:
+        One quantile for each level, in their order, in units of the weights.
+
     Raises:
         ValueError: If there are no weights, or a level is out of range.
 

@@ -13,6 +13,16 @@ class AccumulationWindow:
     and there are ``k`` of them on every process. It always is if each loss is multiplied by the weight that `add`
     returns, and at the last micro-batch of the window everything, what is accumulated already included, by `finish`.
 
+    Attributes:
+        samples: Samples of this process in the window so far.
+        micro_batches: Micro-batches of this process in the window so far.
+
+    Raises:
+        ValueError: From `add` and `finish`, if a number is out of range.
+
+    Reference:
+        Goyal et al. (2017), section 3, remark 3: the loss is normalised by the whole batch.
+
     Example:
         >>> window = AccumulationWindow()  # 8, 8 and 4 samples in a loop that divides by 4
         >>> [window.add(samples, divisor=4) for samples in (8, 8, 4)]

@@ -20,16 +20,16 @@ class BatchSizeTest:
     - ``norm``: ``tr Sigma / (theta^2 |g|^2)`` (Byrd et al., 2012)
     - ``inner_product``: ``Var(g_i . g) / (theta^2 |g|^4)`` (Bollapragada et al., 2018)
     - ``augmented``: the larger of it and the orthogonality test's, ``(tr Sigma - along) / (nu^2 |g|^2)``
-    - ``cabs``: ``rate tr Sigma / loss`` (Balles et al., 2017)
+    - ``cabs``: ``learning_rate tr Sigma / loss`` (Balles et al., 2017)
     - ``noise_scale``: ``tr Sigma / |G|^2`` (McCandlish et al., 2018)
 
     Here g is the gradient of the batch, G that of all samples, and Sigma the covariance of a single sample's.
 
     Args:
-        test: Which.
-        theta: Noise allowed, relative to the gradient's length. Bollapragada et al. use 0.9.
+        test: ``"norm"``, ``"inner_product"``, ``"augmented"``, ``"cabs"`` or ``"noise_scale"``.
+        theta: Noise allowed, relative to the norm of the gradient. Bollapragada et al. use 0.9.
         nu: Noise allowed across the gradient. Bollapragada et al. use 5.84.
-        smoothing: Weight of what is known against a new measurement, from 0 to below 1. Balles et al. use 0.95.
+        smoothing: Weight of the average against a new measurement, from 0 to below 1. Balles et al. use 0.95.
 
     Raises:
         ValueError: If the test is unknown or a number out of range.
@@ -68,12 +68,12 @@ class BatchSizeTest:
         learning_rate: float = math.nan,
         loss: float = math.nan,
     ) -> None:
-        """Take in one step. What is not finite, for instance after an overflow in half precision, is left out.
+        """Add one step's measurement; one that is not finite, for instance after an overflow, is left out.
 
         Args:
             statistics: Of the small gradients measured, which may be fewer than the batch had.
             batch_size: Samples of the step.
-            learning_rate: SGD's rate in this step, for ``cabs``.
+            learning_rate: Learning rate of SGD in this step, for ``cabs``.
             loss: Mean loss of the batch, for ``cabs``.
         """
         instance("statistics", statistics, GradientStatistics, hint="as gradient_statistics gives them")
@@ -98,7 +98,7 @@ class BatchSizeTest:
         return {"main": self._main.state_dict(), "across": self._across.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from these averages."""
+        """Restore the averages."""
         self._main.load_state_dict(state["main"])
         self._across.load_state_dict(state["across"])
 
@@ -125,7 +125,10 @@ def next_batch_size(
         monotone: Never shrink.
 
     Returns:
-        Samples per step.
+        Samples per optimizer step.
+
+    Raises:
+        ValueError: If a size is not a whole number of at least 1, or ``max_growth`` is below 1.
 
     Example:
         >>> [next_batch_size(wanted, 64, smallest=32, largest=1000, multiple_of=8) for wanted in (10, 70, 900)]

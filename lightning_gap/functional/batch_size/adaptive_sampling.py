@@ -27,6 +27,14 @@ class GradientStatistics:
         sum_of_norms_squared: Sum of ``|g_i|^2``.
         mean_norm_squared: ``|g|^2``.
         sum_of_products_squared: Sum of ``(g_i . g)^2``.
+
+    Raises:
+        ValueError: If there are fewer than two gradients, or ``samples_each`` is below 1.
+
+    Example:
+        >>> statistics = GradientStatistics(2, 8, 14.0, 5.0, 50.0)  # of the example of `gradient_statistics`
+        >>> statistics.batch_size, statistics.variance
+        (16, 32.0)
     """
 
     gradients: int
@@ -69,7 +77,7 @@ class GradientStatistics:
 
     @property
     def noise(self) -> GradientNoise:
-        """The noise of the gradient: lengths at the two batch sizes b and M b."""
+        """The noise of the gradient, from its norms at the two batch sizes b and M b."""
         small = self.sum_of_norms_squared / self.gradients
         sizes = {"small_batch_size": self.samples_each, "large_batch_size": self.batch_size}
         return noise_from_norms(small, self.mean_norm_squared, **sizes)
@@ -82,12 +90,17 @@ class GradientStatistics:
 
 @dataclass(frozen=True)
 class BatchTest:
-    """Outcome of a test.
+    """Result of a test.
 
     Attributes:
         statistic: Left side of the test over its right side, at most 1 where it passes.
         batch_size: Samples with which it would just pass by these estimates, also where it passes now; None where the
             gradient is zero or not finite, which tells nothing.
+
+    Example:
+        >>> found = BatchTest(statistic=1.6, batch_size=26)
+        >>> found.passes, found.batch_size
+        (False, 26)
     """
 
     statistic: float
@@ -109,6 +122,9 @@ def gradient_statistics(
             tensor or a list of tensors for each, in the shapes of the weights. On several processes each has its own.
         samples_each: Samples in each.
         process_group: Processes whose gradients count together; one sum of all weights is exchanged.
+
+    Returns:
+        The sums that the tests need, equal on all processes.
 
     Raises:
         ValueError: If there are fewer than two gradients, their shapes differ, or ``samples_each`` is below 1.
@@ -144,16 +160,19 @@ def gradient_statistics(
 
 
 def norm_test(statistics: GradientStatistics, *, theta: float = 0.9, population: int | None = None) -> BatchTest:
-    """The norm test: is the noise of the batch's gradient small against its length?
+    """The norm test: is the noise of the batch's gradient small against its norm?
 
     ``variance / |S| <= theta^2 |g|^2``, for a batch of ``|S|`` samples.
 
     Args:
         statistics: Of the batch.
-        theta: Noise allowed, relative to the length of the gradient. The paper leaves it free between 0 and 1; this
+        theta: Noise allowed, relative to the norm of the gradient. The paper leaves it free between 0 and 1; this
             is the value of `inner_product_test`.
         population: Samples in the training set, from which the batch was drawn without repetition: multiplies the left
             side by ``(N - |S|) / (N - 1)``. None for a set without end.
+
+    Returns:
+        Left side over right side, and the batch size, in samples, that would just pass.
 
     Raises:
         ValueError: If ``theta`` is not positive, or the population is smaller than the batch.
@@ -180,8 +199,14 @@ def inner_product_test(
 
     Args:
         statistics: Of the batch.
-        theta: Noise allowed along the gradient, relative to its length. Default: the paper's.
-        population: As in `norm_test`, like the errors.
+        theta: Noise allowed along the gradient, relative to its norm. Default: the paper's.
+        population: As in `norm_test`.
+
+    Returns:
+        As `norm_test`.
+
+    Raises:
+        ValueError: As in `norm_test`.
 
     Reference:
         Bollapragada, Byrd and Nocedal (2018), section 2.
@@ -203,8 +228,14 @@ def orthogonality_test(statistics: GradientStatistics, *, nu: float = 5.84, popu
 
     Args:
         statistics: Of the batch.
-        nu: Noise allowed across the gradient, relative to its length. Default: the paper's, the tangent of 80 degrees.
-        population: As in `norm_test`, like the errors.
+        nu: Noise allowed across the gradient, relative to its norm. Default: the paper's, the tangent of 80 degrees.
+        population: As in `norm_test`.
+
+    Returns:
+        As `norm_test`.
+
+    Raises:
+        ValueError: If ``nu`` is not positive, or the population is smaller than the batch.
 
     Reference:
         Bollapragada, Byrd and Nocedal (2018), section 2.
@@ -222,7 +253,22 @@ def orthogonality_test(statistics: GradientStatistics, *, nu: float = 5.84, popu
 def augmented_inner_product_test(
     statistics: GradientStatistics, *, theta: float = 0.9, nu: float = 5.84, population: int | None = None
 ) -> BatchTest:
-    """Both `inner_product_test` and `orthogonality_test`, with their arguments: the one that asks for the larger batch.
+    """The augmented inner-product test: `inner_product_test` and `orthogonality_test` must both pass.
+
+    Args:
+        statistics: Of the batch.
+        theta: As in `inner_product_test`.
+        nu: As in `orthogonality_test`.
+        population: As in `norm_test`.
+
+    Returns:
+        The result of the test that asks for the larger batch.
+
+    Raises:
+        ValueError: As in the two tests.
+
+    Reference:
+        Bollapragada, Byrd and Nocedal (2018), section 2.
 
     Example:
         >>> statistics = gradient_statistics([torch.tensor([3.0, 0.0]), torch.tensor([1.0, 2.0])], samples_each=8)
@@ -237,16 +283,19 @@ def augmented_inner_product_test(
 def cabs(statistics: GradientStatistics, *, learning_rate: float, loss: float) -> BatchTest:
     """The batch size that fits the learning rate: ``learning_rate * variance / loss``, rounded up.
 
-    For SGD with one rate and without momentum, and a loss whose lowest value is 0. The authors smooth variance and
-    loss over the steps, and keep the batch within bounds; that is left to the caller.
+    For SGD with one learning rate and without momentum, and a loss whose lowest value is 0. The authors smooth variance
+    and loss over the steps, and keep the batch within bounds; that is left to the caller.
 
     Args:
         statistics: Of the batch.
-        learning_rate: SGD's rate.
-        loss: Mean loss of the batch.
+        learning_rate: Learning rate of SGD.
+        loss: Mean loss of the batch; one that is not finite, as of a run that has diverged, gives no batch size.
+
+    Returns:
+        The wanted size over the batch's, and the wanted size in samples.
 
     Raises:
-        ValueError: If rate or loss is not positive.
+        ValueError: If learning rate or loss is not positive.
 
     Reference:
         Balles, Romero and Hennig (2017).
@@ -277,7 +326,7 @@ def _test(statistics: GradientStatistics, noise: float, bound: float, population
 
 
 def _row(name: str, gradient: object) -> Tensor:
-    """All numbers of a gradient, in float32 at least."""
+    """All entries of a gradient in one row, in float32 at least."""
     parts = [gradient] if isinstance(gradient, Tensor) else gradient
     if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
         raise ValueError(refusal(name, "must be tensors, or lists of tensors, one for each small batch", gradient))

@@ -1,4 +1,4 @@
-"""Schedules by which the batch grows: where the rate would decay, at intervals, or a little each epoch."""
+"""Schedules by which the batch grows: where the learning rate would decay, at intervals, or a little each epoch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from .schedule import EpochBatch, checked_epochs
 
 @dataclass(frozen=True)
 class SmithGrowth:
-    """Multiply the batch where a schedule would divide the learning rate, up to a limit; from there divide the rate.
+    """Multiply the batch where a schedule would divide the learning rate; at the limit, divide the learning rate.
 
-    After i milestones the noise scale, rate / batch size, is divided by ``factor**i``, as in the schedule that this
-    one replaces: by a larger batch as far as ``max_batch_size`` allows, by a smaller rate for the rest.
+    After i milestones the noise scale, learning rate / batch size, is divided by ``factor**i``, as in the schedule that
+    this one replaces: by a larger batch as far as ``max_batch_size`` allows, by a smaller learning rate for the rest.
 
     Args:
         batch_size: Samples per optimizer step in epoch 0.
-        milestones: Epochs at which the rate would be divided.
-        max_batch_size: Limit. In the paper a tenth of the training samples.
-        factor: By what. 5 for the paper's Wide ResNet.
+        milestones: Epochs at which the learning rate would be divided, in rising order.
+        max_batch_size: Largest batch, in samples. In the paper a tenth of the training samples.
+        factor: Factor on the batch at each milestone. 5 for the paper's Wide ResNet.
+
+    Raises:
+        ValueError: If a size is below 1, the limit is below ``batch_size``, ``factor`` is not above 1, or the
+            milestones do not rise.
 
     Reference:
         Smith, Kindermans, Ying and Le (2018), sections 3 and 5.1.
@@ -49,17 +53,21 @@ class SmithGrowth:
 
 @dataclass(frozen=True)
 class AdaBatch:
-    """Double the batch at fixed intervals, with a milder decay of the rate.
+    """Double the batch at fixed intervals, with a milder decay of the learning rate.
 
-    Batch times ``factor`` and rate times ``learning_rate_factor`` stands for a fixed batch with the rate times
-    ``learning_rate_factor / factor``. At ``max_batch_size`` the rate takes over what the batch cannot.
+    Batch times ``factor`` and learning rate times ``learning_rate_factor`` stands for a fixed batch with the learning
+    rate times ``learning_rate_factor / factor``. At ``max_batch_size`` the learning rate takes over the rest.
 
     Args:
         batch_size: Samples per optimizer step in epoch 0.
-        max_batch_size: Limit.
-        every_n_epochs: Length of an interval. The paper: 20 of 100 epochs.
-        factor: On the batch, after each interval. The paper: 2.
-        learning_rate_factor: On the rate. The paper: 0.75, beside a baseline of 0.375.
+        max_batch_size: Largest batch, in samples.
+        every_n_epochs: Epochs of an interval. The paper: 20 of 100.
+        factor: Factor on the batch after each interval. The paper: 2.
+        learning_rate_factor: Factor on the learning rate. The paper: 0.75, beside a baseline of 0.375.
+
+    Raises:
+        ValueError: If a size or interval is below 1, the limit is below ``batch_size``, ``factor`` is not above 1, or
+            ``learning_rate_factor`` is not positive.
 
     Reference:
         Devarakonda, Naumov and Garland (2017), section 3.
@@ -99,9 +107,13 @@ class GeometricGrowth:
 
     Args:
         batch_size: Samples per optimizer step in epoch 0.
-        max_batch_size: Limit; the paper's is the whole training set.
-        factor: By what. 1.1 in the paper, there for each step of a batch method.
-        multiple_of: For what the size must be divisible by: processes, micro-batches, ghosts.
+        max_batch_size: Largest batch, in samples; the paper's is the whole training set.
+        factor: Factor on the batch in each epoch. 1.1 in the paper, there for each step of a batch method.
+        multiple_of: What the size must be divisible by: processes, micro-batches, ghosts.
+
+    Raises:
+        ValueError: If a size is below 1 or no multiple of ``multiple_of``, the limit is below ``batch_size``, or
+            ``factor`` is not above 1.
 
     Reference:
         Friedlander and Schmidt (2012), section 5; Byrd et al. (2012), section 4, for geometric growth.
@@ -138,7 +150,7 @@ class GeometricGrowth:
 
 
 def _capped(wanted: float, limit: int) -> EpochBatch:
-    """The size nearest to the wanted one, and the rate that makes up for the difference."""
+    """The size nearest to the wanted one, and the learning-rate factor that makes up for the difference."""
     size = min(round(wanted), limit)
     return EpochBatch(size, size / wanted)
 

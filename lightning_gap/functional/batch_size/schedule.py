@@ -17,6 +17,11 @@ class EpochBatch:
     Attributes:
         batch_size: Samples per optimizer step.
         learning_rate_factor: Factor on the learning rate, for schedules that say what becomes of it.
+
+    Example:
+        >>> schedule = lambda epoch: EpochBatch(64 if epoch < 30 else 256, learning_rate_factor=0.9**epoch)
+        >>> schedule(30).batch_size
+        256
     """
 
     batch_size: int
@@ -24,6 +29,7 @@ class EpochBatch:
 
 
 Schedule = Callable[[int], int | EpochBatch]
+"""A function of the epoch, from 0, that returns a batch size in samples or an `EpochBatch`."""
 
 
 def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int) -> EpochBatch:
@@ -35,7 +41,7 @@ def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int) -> EpochB
         epoch: From 0.
 
     Returns:
-        The stage.
+        Batch size in samples and learning-rate factor, as plain numbers.
 
     Raises:
         ValueError: If the schedule is neither, the size is not a whole number of at least 1, or the factor of the
@@ -76,11 +82,16 @@ def checked_milestones(milestones: Mapping[int, int]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class MicroBatching:
-    """How one optimizer step's batch is worked off.
+    """How the batch of one optimizer step is split into micro-batches.
 
     Attributes:
-        micro_batch_size: Samples per batch and process.
-        accumulate: Batches per optimizer step.
+        micro_batch_size: Samples per micro-batch and process.
+        accumulate: Micro-batches per optimizer step and process.
+
+    Example:
+        >>> split = MicroBatching(micro_batch_size=512, accumulate=4)
+        >>> split.micro_batch_size * split.accumulate * 2  # the batch of two processes
+        4096
     """
 
     micro_batch_size: int
@@ -99,7 +110,7 @@ def split_batch(
         max_micro_batch: Most samples that one process works on at a time; ``None`` for no limit.
 
     Returns:
-        The smallest split in equal parts that keeps to the limit.
+        The fewest equal micro-batches that keep to the limit.
 
     Raises:
         ValueError: If the batch cannot be split in equal parts, or only in parts below half of what the limit allows.
@@ -137,6 +148,10 @@ class LongerTraining:
     Attributes:
         epochs: Epochs of the run.
         milestones: Epochs at which its learning rate changes.
+
+    Example:
+        >>> LongerTraining(epochs=3200, milestones=(1296,)).epochs
+        3200
     """
 
     epochs: int
@@ -183,17 +198,20 @@ def planned_optimizer_steps(
 ) -> int:
     """Optimizer steps of a whole run under a batch-size schedule.
 
-    What a step-wise rate scheduler needs to know; Lightning's `estimated_stepping_batches` takes every epoch to be as
-    long as the present one.
+    A learning-rate scheduler that counts steps needs this number; Lightning's `estimated_stepping_batches` takes every
+    epoch to be as long as the present one.
 
     Args:
         schedule: As in `epoch_batch_at`.
         samples: Training samples.
         epochs: Epochs of the run.
-        drop_last: Whether the loader leaves out what does not fill a batch.
+        drop_last: Whether the loader leaves out the remainder that does not fill a batch.
 
     Returns:
         Steps, with ``drop_last=False`` the smaller last batch of each epoch included.
+
+    Raises:
+        ValueError: If a count is not a whole number of at least 1, or as in `epoch_batch_at`.
 
     Example:
         >>> planned_optimizer_steps({0: 32, 2: 64}, samples=100, epochs=3)

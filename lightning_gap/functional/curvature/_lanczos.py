@@ -15,9 +15,9 @@ class Ritz:
 
     Attributes:
         alphas: Diagonal of the tridiagonal matrix in that space, shape (k,).
-        betas: The numbers beside the diagonal, and last the length of what leads out of the space; shape (k,).
+        betas: The entries beside the diagonal, and last the norm of the rest outside the space; shape (k,).
         values: Its eigenvalues, ascending, shape (k,).
-        residuals: Length of ``A v - value * v``, v the unit vector that belongs to each value; shape (k,). An
+        residuals: Norm of ``A v - value * v``, v the unit vector that belongs to each value; shape (k,). An
             eigenvalue of A lies within this distance. After the last product all are 0 if there is no way out.
         weights: Share of the start in each v, squared; shape (k,), sums to 1. With the values they are the Gauss
             quadrature of the start's spectral measure: exact for polynomials up to degree 2 k - 1.

@@ -80,7 +80,7 @@ class HessianProducts:
 
     Attributes:
         loss: Loss at the weights; known, like the following, after the first product.
-        gradient_norm: Euclidean length of the gradient there.
+        gradient_norm: Euclidean norm of the gradient there.
         exact: Whether products are by double backward.
         products: How many there were.
     """

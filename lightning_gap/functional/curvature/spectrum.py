@@ -26,13 +26,18 @@ class Eigenvalues:
     Attributes:
         largest: Largest algebraic eigenvalue, not the largest by magnitude.
         smallest: Smallest algebraic eigenvalue; negative where the loss curves down.
-        largest_residual: Length of ``H v - largest * v``, v of length 1: an eigenvalue lies within this distance.
+        largest_residual: Norm of ``H v - largest * v``, v of norm 1: an eigenvalue lies within this distance.
         smallest_residual: The same for the smallest.
         loss: Loss at the weights.
-        gradient_norm: Euclidean length of the gradient there.
+        gradient_norm: Euclidean norm of the gradient there.
         products: Products with the Hessian.
         converged: Whether the ends that were asked for are within the tolerance.
         exact: Whether the products are from double backward; otherwise from finite differences.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> hessian_eigenvalues(lambda: 2 * weight.square().sum(), [weight]).largest
+        4.0
     """
 
     largest: float
@@ -55,8 +60,13 @@ class Trace:
         standard_error: Of the estimate, by the spread of the probes; NaN for a single one.
         probes: Random vectors used.
         loss: Loss at the weights.
-        gradient_norm: Euclidean length of the gradient there.
+        gradient_norm: Euclidean norm of the gradient there.
         exact: Whether the products are from double backward; otherwise from finite differences.
+
+    Example:
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> hessian_trace(lambda: weight.square().sum(), [weight], probes=1).trace
+        6.0
     """
 
     trace: float
@@ -75,6 +85,11 @@ class SpectralDensity:
         nodes: Where, ascending, float64 on the CPU, shape (m,).
         weights: Share of the eigenvalues there, shape (m,); they sum to 1.
         exact: Whether the products are from double backward; otherwise from finite differences.
+
+    Example:
+        >>> found = SpectralDensity(torch.tensor([-3.0, 1.0]).double(), torch.tensor([0.5, 0.5]).double(), exact=True)
+        >>> float(found.nodes @ found.weights)  # the mean of the eigenvalues
+        -1.0
     """
 
     nodes: Tensor
@@ -117,6 +132,9 @@ def hessian_eigenvalues(
         ends: Which has to converge: "both", "largest" or "smallest". Both are always reported.
         generator: Source of the start vector, on the CPU; seed 0 by default.
         process_group: Processes that share the loss.
+
+    Returns:
+        Both ends of the spectrum with their residuals, in units of the loss over those of the weights squared.
 
     Raises:
         ValueError: If an argument is out of range; and as in `hessian_vector_product`.
@@ -171,6 +189,9 @@ def hessian_trace(
         probes: Random vectors. Four times as many halve the standard error.
         generator: Source of the random vectors, on the CPU; seed 0 by default.
         process_group: Processes that share the loss.
+
+    Returns:
+        The estimate with its standard error, in units of the loss over those of the weights squared.
 
     Raises:
         ValueError: If ``probes`` is not a whole number, at least 1; and as in `hessian_vector_product`.

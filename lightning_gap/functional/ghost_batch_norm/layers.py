@@ -156,7 +156,13 @@ class _BlockwiseGhosts(_GhostBatchNorm):
 
 
 class GhostBatchNorm1d(_BlockwiseGhosts, nn.BatchNorm1d):
-    """BatchNorm1d over ghosts of ``ghost_batch_size`` samples; input (N, C) or (N, C, L). See `GhostBatchNorm2d`."""
+    """BatchNorm1d over ghosts of ``ghost_batch_size`` samples; input (N, C) or (N, C, L). See `GhostBatchNorm2d`.
+
+    Example:
+        >>> layer = GhostBatchNorm1d(1, ghost_batch_size=2)
+        >>> layer(torch.tensor([[1.0], [3.0], [10.0], [30.0]])).detach().flatten().round(decimals=3).tolist()
+        [-1.0, 1.0, -1.0, 1.0]
+    """
 
 
 class GhostBatchNorm2d(_BlockwiseGhosts, nn.BatchNorm2d):
@@ -169,9 +175,10 @@ class GhostBatchNorm2d(_BlockwiseGhosts, nn.BatchNorm2d):
     Args:
         num_features: Channels C of an input of shape (N, C, H, W).
         ghost_batch_size: Samples per ghost. Hoffer et al. use 128. May be changed at any time.
-        leftover: The N mod ghost_batch_size last samples: ``"merge"`` makes them a shorter ghost, which joins the one
-            before where it would hold a single value per channel; ``"balance"`` makes N / ghost_batch_size ghosts,
-            rounded half up, whose sizes differ by at most one; ``"error"`` refuses them in training.
+        leftover: How to handle the remainder, the last N mod ghost_batch_size samples: ``"merge"`` makes them a shorter
+            ghost, which joins the one before where it would hold a single value per channel; ``"balance"`` makes
+            N / ghost_batch_size ghosts, rounded half up, whose sizes differ by at most one; ``"error"`` refuses them in
+            training.
         running_stats: How k ghosts enter the running statistics. ``"sequential"``: k ordinary updates, first ghost
             first, with the unchanged momentum, as in the authors' code. ``"mean"``: one update with the mean over
             the samples' ghosts, quieter by about sqrt(k) where k is large.
@@ -185,7 +192,7 @@ class GhostBatchNorm2d(_BlockwiseGhosts, nn.BatchNorm2d):
 
     Raises:
         ValueError: If a number is out of range, ``leftover`` or ``running_stats`` is unknown, a ghost would
-            hold a single value per channel, or ``leftover="error"`` meets a leftover.
+            hold a single value per channel, or ``leftover="error"`` meets a remainder.
 
     Reference:
         Hoffer, Hubara and Soudry (2017), section 4 and Algorithm 1. Its printed running-statistics line does not
@@ -200,7 +207,13 @@ class GhostBatchNorm2d(_BlockwiseGhosts, nn.BatchNorm2d):
 
 
 class GhostBatchNorm3d(_BlockwiseGhosts, nn.BatchNorm3d):
-    """BatchNorm3d over ghosts of ``ghost_batch_size`` samples; input (N, C, D, H, W). See `GhostBatchNorm2d`."""
+    """BatchNorm3d over ghosts of ``ghost_batch_size`` samples; input (N, C, D, H, W). See `GhostBatchNorm2d`.
+
+    Example:
+        >>> layer = GhostBatchNorm3d(2, ghost_batch_size=4)
+        >>> layer(torch.rand(8, 2, 3, 3, 3)).numel()
+        432
+    """
 
 
 def checked_running_stats(running_stats: RunningStats) -> RunningStats:

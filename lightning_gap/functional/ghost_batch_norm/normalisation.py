@@ -57,6 +57,9 @@ def ghost_batch_norm(
     Returns:
         The output in the input's shape, type and memory format, and the statistics, which carry no gradient.
 
+    Raises:
+        ValueError: If ``runs`` do not add up to N, the input is empty, or a tensor has another shape.
+
     Reference:
         Hoffer, Hubara and Soudry (2017), Algorithm 1.
 

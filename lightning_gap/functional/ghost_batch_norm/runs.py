@@ -18,8 +18,8 @@ def ghost_runs(samples: int, ghost_batch_size: int, leftover: Leftover = "merge"
     Args:
         samples: Samples in the batch, N.
         ghost_batch_size: Samples per ghost, g.
-        leftover: What happens to the N mod g samples that do not fill a ghost. ``"merge"``: they make a shorter last
-            ghost, and join the one before where they would hold a single value per channel. ``"balance"``: as many
+        leftover: How to handle the remainder of N mod g samples. ``"merge"``: they make a shorter last ghost, and join
+            the one before where they would hold a single value per channel. ``"balance"``: as many
             ghosts as N / g, rounded half up, whose sizes differ by at most one. ``"error"``: refused.
         positions: Values per channel of one sample, such as H x W of an image.
 
@@ -29,6 +29,9 @@ def ghost_runs(samples: int, ghost_batch_size: int, leftover: Leftover = "merge"
     Raises:
         ValueError: If a count is no whole number, or too small, ``leftover`` is unknown or is ``"error"`` and there
             is a remainder, or ghosts would hold one value per channel, whose variance is zero whatever the value.
+
+    Reference:
+        Hoffer, Hubara and Soudry (2017), Algorithm 1, which leaves the remainder open.
 
     Example:
         >>> ghost_runs(1000, 128), ghost_runs(1000, 128, "balance"), ghost_runs(129, 128)

@@ -30,6 +30,11 @@ class SwapReport:
         changed: Name and former settings of the layers that were ghost layers before and took the new settings; the
             settings are arguments of `swap_batch_norm`.
         skipped: Name and reason of each batch-norm layer that was left alone.
+
+    Example:
+        >>> report = swap_batch_norm(nn.Sequential(nn.BatchNorm1d(4), nn.SyncBatchNorm(4)), 32)
+        >>> len(report.converted), list(report.skipped)
+        (1, ['1'])
     """
 
     converted: tuple[str, ...]
@@ -67,6 +72,9 @@ def swap_batch_norm(
     Raises:
         ValueError: If ``ghost_batch_size`` is no whole number of at least 1, or ``leftover`` or ``running_stats`` is
             unknown.
+
+    Reference:
+        Hoffer, Hubara and Soudry (2017), section 4.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
@@ -110,6 +118,15 @@ def restore_batch_norm(module: nn.Module) -> tuple[str, ...]:
 
     Returns:
         The names of the restored layers.
+
+    Raises:
+        ValueError: If ``module`` is no module.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+        >>> _ = swap_batch_norm(model, 32)
+        >>> restore_batch_norm(model), type(model[1]).__name__
+        (('1',), 'BatchNorm1d')
     """
     restored: list[str] = []
     for name, layer in instance("module", module, nn.Module).named_modules():

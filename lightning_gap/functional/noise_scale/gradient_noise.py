@@ -56,6 +56,9 @@ def gradient_noise(
         generator: Source of the signs, on the CPU; seed 0 by default.
         process_group: Processes that share the loss; parts are dealt out in turn, as `DatasetLoss` does.
 
+    Returns:
+        The estimates, equal on all processes; the two of the curvature are NaN without ``probes``.
+
     Raises:
         ValueError: If there are fewer than two parts, ``sizes`` are not those of the parts, a count is out of range,
             or the loss cannot be used; see `hessian_vector_product`.

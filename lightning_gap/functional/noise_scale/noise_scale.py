@@ -24,6 +24,13 @@ class GradientNoise:
         curvature_variance: ``tr(H Sigma)``; NaN where it was not measured.
         measured_norm_squared: ``|g|^2`` of the gradient g of all samples measured, with its noise: never negative.
             Where it is not given, the magnitude of the first.
+
+    Reference:
+        McCandlish, Kaplan and Amodei (2018), equations 2.7 and 2.8.
+
+    Example:
+        >>> GradientNoise(gradient_norm_squared=2.0, variance=12.0).simple_scale  # samples
+        6.0
     """
 
     gradient_norm_squared: float
@@ -71,13 +78,16 @@ class GradientNoise:
 def noise_from_norms(
     small_norm_squared: float, large_norm_squared: float, *, small_batch_size: int, large_batch_size: int
 ) -> GradientNoise:
-    """The noise of the gradient from its lengths at two batch sizes.
+    """The noise of the gradient from its norms at two batch sizes.
 
     Args:
         small_norm_squared: Squared norm of the gradient of a small batch, best the mean over many of them.
         large_norm_squared: The same of a large batch.
         small_batch_size: Samples in each small batch.
         large_batch_size: Samples in each large batch.
+
+    Returns:
+        Unbiased estimates of ``|G|^2`` and ``tr Sigma``; the curvatures are NaN.
 
     Raises:
         ValueError: If a size is not a whole number, at least 1, the large batch is not the larger one, or a squared
@@ -116,8 +126,8 @@ class RatioAverage:
     were left out in between, and its size does not decide how much it counts.
 
     Args:
-        decay: Weight of what is known against what is new after one unit of time, from 0 (only the newest counts) to
-            below 1.
+        decay: Weight of the average against a new measurement after one unit of time, from 0 (only the newest counts)
+            to below 1.
 
     Raises:
         ValueError: If ``decay`` is out of range; from `update`, if a number is not finite.
@@ -177,7 +187,10 @@ def optimal_learning_rate(batch_size: int, *, noise_scale: float, max_learning_r
     Args:
         batch_size: B, samples per optimizer step.
         noise_scale: Samples.
-        max_learning_rate: The best rate without noise, that of a very large batch.
+        max_learning_rate: The best learning rate without noise, that of a very large batch.
+
+    Returns:
+        The learning rate, in units of ``max_learning_rate``.
 
     Raises:
         ValueError: If a number is not positive.
@@ -197,6 +210,22 @@ def optimal_learning_rate(batch_size: int, *, noise_scale: float, max_learning_r
 
 def learning_rate_gain(batch_size: int, base_batch_size: int, *, noise_scale: float) -> float:
     """Factor on SGD's `optimal_learning_rate` between batch sizes: linear far below the noise scale, 1 far above.
+
+    ``(1 + noise_scale / base_batch_size) / (1 + noise_scale / batch_size)``.
+
+    Args:
+        batch_size: Samples per optimizer step.
+        base_batch_size: Samples per optimizer step for which the learning rate was chosen.
+        noise_scale: Samples, for instance `GradientNoise.simple_scale`.
+
+    Returns:
+        The factor, dimensionless.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Reference:
+        McCandlish, Kaplan and Amodei (2018), equation 2.6.
 
     Example:
         >>> learning_rate_gain(900, 100, noise_scale=900.0)  # linear would be 9

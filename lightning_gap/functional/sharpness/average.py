@@ -25,7 +25,11 @@ class AverageSharpness:
         rise: Mean of ``f(x + d) - f(x)`` over the directions; may be negative. Infinite or NaN where a loss was.
         standard_error: Of that mean; NaN for a single direction.
         loss: Loss at the weights.
-        directions: How many were drawn.
+        directions: Random directions used.
+
+    Example:
+        >>> AverageSharpness(rise=0.25, standard_error=0.01, loss=1.0, directions=10).rise
+        0.25
     """
 
     rise: float
@@ -55,8 +59,12 @@ def average_sharpness(
         generator: Source of the directions, on the CPU; seed 0 by default.
         process_group: As in `sharpness`.
 
+    Returns:
+        The mean rise, in units of the loss, with its standard error.
+
     Raises:
         ValueError: As in `sharpness`, or if ``directions`` is below 1.
+        UndefinedSharpnessError: A ValueError, if the loss at ``params`` is not finite.
 
     Example:
         >>> weight = torch.zeros(1000, requires_grad=True)

@@ -34,6 +34,13 @@ class RandomSubspace:
 
     Reference:
         Keskar et al. (2017), Metric 2.1 and Table 4.
+
+    Example:
+        >>> from lightning_gap.functional import sharpness
+        >>> weight = torch.ones(200, requires_grad=True)
+        >>> found = sharpness(lambda: weight.square().mean(), [weight], subspace=RandomSubspace(10), method="corner")
+        >>> found.subspace.dimension
+        10
     """
 
     dimension: int = 100

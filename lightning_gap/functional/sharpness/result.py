@@ -40,9 +40,9 @@ class Sharpness:
         gradients: Those of them with gradient.
         stopped_because: What ended the search.
         at_bound: Share of the coordinates at the wall of the box; in a ball, 1 if the point lies on its surface.
-        offset_norm: Euclidean length of the step from the weights to the highest point.
-        weight_norm: Euclidean length of the weights.
-        gradient_norm: Euclidean length of the gradient at the weights.
+        offset_norm: Euclidean norm of the step from the weights to the highest point.
+        weight_norm: Euclidean norm of the weights.
+        gradient_norm: Euclidean norm of the gradient at the weights.
         largest_gradient: Its largest entry by magnitude. Below 1e-5 SciPy's default settings report no sharpness.
         random_start: Whether the gradient was exactly zero, so that the search had to start from a random point.
         non_finite: Evaluations inside the neighbourhood whose loss or gradient was not finite, those of the loss to
@@ -50,7 +50,17 @@ class Sharpness:
         samples: Samples the loss was measured on, where ``loss_fn`` says: `DatasetLoss` does.
         batch_norm: How BatchNorm was evaluated, where ``loss_fn`` says.
         dtype: Precision of the weights.
-        seconds: Wall time, the shared evaluation at the weights included.
+        seconds: Wall time in seconds, the shared evaluation at the weights included.
+
+    Reference:
+        Keskar, Mudigere, Nocedal, Smelyanskiy and Tang (2017), Metric 2.1.
+
+    Example:
+        >>> from lightning_gap.functional import sharpness
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> found = sharpness(lambda: (weight**2).sum(), [weight], epsilon=0.5)
+        >>> found.loss, found.highest_loss, found.at_bound, round(found.percent, 3)
+        (1.0, 4.0, 1.0, 150.0)
     """
 
     percent: float
@@ -84,10 +94,10 @@ class Start:
     Attributes:
         loss: The loss that is climbed.
         reported_loss: The loss that is reported; the same one, unless another was given.
-        gradient_norm: Euclidean length of the gradient.
+        gradient_norm: Euclidean norm of the gradient.
         largest_gradient: Its largest entry by magnitude.
-        weight_norm: Euclidean length of the weights.
-        seconds: Time it took to find out.
+        weight_norm: Euclidean norm of the weights.
+        seconds: Time that it took, in seconds.
     """
 
     loss: float

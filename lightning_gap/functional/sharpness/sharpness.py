@@ -138,7 +138,10 @@ def sharpness_profile(
         One result for each epsilon, in their order.
 
     Raises:
-        ValueError: As in `sharpness`.
+        ValueError: As in `sharpness`, or if an epsilon is there twice.
+
+    Reference:
+        Keskar et al. (2017), Table 3, which gives both.
 
     Example:
         >>> weight = torch.ones(1, requires_grad=True)
@@ -167,6 +170,15 @@ def checked_epsilons(epsilons: Sequence[float], name: str = "epsilon") -> tuple[
 
 def epsilon_name(epsilon: float) -> str:
     """``epsilon`` as it is written in keys and tables.
+
+    Args:
+        epsilon: Size of the neighbourhood, positive.
+
+    Returns:
+        The number in scientific notation, without padding.
+
+    Raises:
+        ValueError: If ``epsilon`` is not a positive number.
 
     Example:
         >>> epsilon_name(0.001), epsilon_name(0.00025)

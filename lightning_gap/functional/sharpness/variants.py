@@ -45,6 +45,9 @@ def layer_sharpness(
     Raises:
         ValueError: As in `sharpness`.
 
+    Reference:
+        Metric 2.1 of Keskar et al. (2017), here for one layer at a time.
+
     Example:
         >>> import torch
         >>> w = {"first.weight": torch.ones(1, requires_grad=True), "second.weight": torch.ones(1, requires_grad=True)}
@@ -80,6 +83,13 @@ class SubspaceSharpness:
         percent: Mean over the draws; infinite or NaN where one of them is.
         standard_deviation: Sample standard deviation over the draws, in percent; NaN for a single one.
         draws: Each draw's own result.
+
+    Reference:
+        Keskar et al. (2017), Table 4.
+
+    Example:
+        >>> SubspaceSharpness(percent=1.5, standard_deviation=0.5, draws=()).percent
+        1.5
     """
 
     percent: float
@@ -100,7 +110,7 @@ def subspace_sharpness(
     restarts: int = 0,
     process_group: ProcessGroup | None = None,
 ) -> SubspaceSharpness:
-    """Sharpness in several random subspaces: their mean, and their spread, which is large.
+    """Sharpness in several random subspaces: mean and standard deviation, which is large.
 
     Args:
         loss_fn: As in `sharpness`.
@@ -114,6 +124,9 @@ def subspace_sharpness(
         max_iterations: Iterations of "lbfgsb".
         restarts: Further ascents in each subspace from random points.
         process_group: As in `sharpness`.
+
+    Returns:
+        Mean and sample standard deviation over the draws, in percent, and each draw's result.
 
     Raises:
         ValueError: As in `sharpness`, or if ``draws`` is below 1.
@@ -152,6 +165,13 @@ class GroupedSharpness:
         rise: Mean over the groups of ``max f_group(x + y) - f_group(x)``; infinite or NaN where one of them is.
         standard_error: Of that mean; NaN for a single group.
         groups: Each group's own result.
+
+    Reference:
+        Foret, Kleiner, Mobahi and Neyshabur (2021), section 4.1.
+
+    Example:
+        >>> GroupedSharpness(rise=0.2, standard_error=0.1, groups=()).rise
+        0.2
     """
 
     rise: float
@@ -178,6 +198,9 @@ def m_sharpness(
         norm: "l2" for the ball, "max" for a box.
         max_evaluations: Evaluations for each group; 2 is SAM's own single step.
         relative: Relative to ``|x_i|`` alone.
+
+    Returns:
+        Mean over the groups, in units of the loss, its standard error, and each group's result.
 
     Raises:
         ValueError: As in `sharpness`, or if there is no group.

@@ -51,7 +51,7 @@ def test_a_function_that_returns_no_size_is_refused(asked):
         epoch_batch_at(lambda epoch: EpochBatch(8, 0.0), 3)
 
 
-@settings(max_examples=500)
+@settings(max_examples=400)
 @given(st.integers(1, 5000), st.integers(1, 8), st.integers(1, 6), st.none() | st.integers(1, 600))
 def test_a_split_makes_up_the_batch_in_equal_parts_within_the_limit(size, processes, accumulate, limit):
     try:

@@ -308,8 +308,15 @@ def test_hessian_vector_products_are_those_of_the_slices():
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("rule", ["sequential", "mean"])
+@pytest.mark.parametrize(
+    ("rule", "momentum"),
+    [
+        ("sequential", 0.1),
+        ("mean", None),
+        pytest.param("sequential", None, marks=pytest.mark.slow),
+        pytest.param("mean", 0.1, marks=pytest.mark.slow),
+    ],
+)
 def test_it_compiles_whole_with_its_running_statistics(momentum, rule):
     torch.compiler.reset()
     layer = GhostBatchNorm2d(3, ghost_batch_size=4, momentum=momentum, running_stats=rule)

@@ -385,8 +385,15 @@ def test_the_memory_of_forward_and_backward_is_below_batch_norms(dtype, strategy
     assert ours < (2.2 if dtype == torch.float32 else 2.7) * x.numel() * x.element_size()
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("spatial", [(), (2, 2)])
+@pytest.mark.parametrize(
+    ("spatial", "backend"),
+    [
+        ((), "aot_eager"),
+        ((2, 2), "eager"),
+        pytest.param((), "eager", marks=pytest.mark.slow),
+        pytest.param((2, 2), "aot_eager", marks=pytest.mark.slow),
+    ],
+)
 def test_it_compiles_whole_and_seldom(backend, spatial):
     torch.compiler.reset()
     graphs = []
