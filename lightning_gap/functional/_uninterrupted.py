@@ -28,6 +28,7 @@ class uninterrupted(AbstractContextManager[None]):
     whole context manager with `uninterrupted_exit`.
 
     Example:
+        >>> _ = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
         >>> try:
         ...     with uninterrupted():
         ...         signal.raise_signal(signal.SIGINT)
