@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..functional._validation import check_counts as check_counts
 from ..functional._validation import function
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -12,12 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ..functional._loss_surface import checked_params, loss_surface
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss
 from ..trainer.optimizers import trained_weights as weights_of_optimizers
 from ..trainer.processes import process_group
 from ..trainer.refusals import refuse_sync_batch_norm
 from ..trainer.state import same_tensor
-from ._arguments import check_batches, check_counts
 from ._evaluations import Evaluations, LossFunction, Seeded
 from ._fixed_subset import Batches, Count, checked_count, draw_subset, fixed_subsets, subset
 from ._loader_subset import one_line
@@ -39,11 +38,7 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
 
 
 class MeasuredLoss:
-    """The loss that a monitor measures, from its arguments to the end of training: checked, drawn, tried, let go.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
+    """The loss that a monitor measures, with the monitor's arguments: drawn, tried, let go at the end of training."""
 
     def __init__(
         self,
@@ -56,9 +51,6 @@ class MeasuredLoss:
         seed: int,
         count: Count | None = None,
     ) -> None:
-        check_counts(samples=samples, chunk_size=chunk_size)
-        check_batches(data=data)
-        check_batch_norm(batch_norm)
         self._data = data
         self._loss_fn = loss_fn
         self._samples = samples

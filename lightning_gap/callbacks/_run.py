@@ -96,7 +96,7 @@ class Run:
 
     def start(self, trainer: Trainer) -> None:
         """Training begins; called once, by the first of the callbacks, before any of them reads."""
-        saved, self.saved_epoch = self.saved_epoch, None
+        saved, self.saved_epoch, self._samples_at_a_time = self.saved_epoch, None, None
         if self._fixes_resume:
             fix_resume_progress(trainer, saved)
         if self._begin_batch_size is not None:

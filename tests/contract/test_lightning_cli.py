@@ -114,8 +114,8 @@ def test_the_arguments_that_monitors_share_are_seen_with_their_types_and_descrip
     parser.add_class_arguments(monitor, "monitor")
     described = " ".join(parser.format_help().split())
     for argument, text in (
-        ("samples", r"Samples to measure on"),
-        ("every_n_epochs", r"Measure at the end of every n-th epoch"),
+        ("chunk_size", "Most samples in memory at a time"),
+        ("every_n_epochs", "Measure at the end of every n-th epoch"),
         ("suffix", "Appended to the keys"),
     ):
         assert re.search(rf"--monitor\.{argument} \S+ {text}.*?\(type: ", described), argument
