@@ -207,6 +207,6 @@ def _scale_gradients(trainer: Trainer, scale: float) -> None:
 
 
 def _weights_of_optimizers(trainer: Trainer) -> Iterator[Tensor]:
-    """What the optimizers train, each once; the gradients of other weights are nobody's."""
+    """The weights that optimizers hold, each once; nothing uses the gradients of others."""
     groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
     yield from {id(weight): weight for group in groups for weight in group["params"]}.values()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.optim import SGD, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..functional.batch_size.schedule import MicroBatching
@@ -57,6 +58,26 @@ def sizes_to_prove(trainer: Trainer, planned: Sequence[MicroBatching], present: 
     following = [size for size in sizes if size != now][:1]
     known = (nominal_size(trainer.train_dataloader), None if present is None else present.micro_batch_size)
     return [size for size in dict.fromkeys([*following, max(sizes), min(sizes)]) if size not in known]
+
+
+def check_largest(trainer: Trainer, max_batch_size: int) -> None:
+    """Raise if the largest batch would be larger than the training set."""
+    samples = samples_per_process(trainer)
+    if samples is not None and max_batch_size > samples * trainer.world_size:
+        raise ValueError(
+            f"max_batch_size={max_batch_size} is larger than the {samples * trainer.world_size} samples to train on; "
+            "use a smaller one"
+        )
+
+
+def check_plain_sgd(optimizer: Optimizer) -> None:
+    """Raise if the optimizer is not the one that the test of Balles et al. is defined for."""
+    plain = isinstance(optimizer, SGD) and len(optimizer.param_groups) == 1
+    if not plain or optimizer.param_groups[0]["momentum"]:
+        raise ValueError(
+            "test='cabs' is defined for SGD without momentum and with one learning rate, got "
+            f"{type(optimizer).__name__}; use test='norm'"
+        )
 
 
 class FirstBatchChecks:

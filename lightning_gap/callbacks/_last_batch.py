@@ -14,7 +14,13 @@ from torch.utils.hooks import RemovableHandle
 
 from ..data._planned_loader import PlannedLoader
 from ..functional.batch_size.schedule import MicroBatching
-from ..trainer.batches import last_micro_batch_size, micro_batch_size, samples_of_last_batch, samples_per_process
+from ..trainer.batches import (
+    drops_last_batch,
+    last_micro_batch_size,
+    micro_batch_size,
+    samples_of_last_batch,
+    samples_per_process,
+)
 from ..trainer.loader import collected_train_loaders
 from ..trainer.stated_batches import stated_batches
 
@@ -69,6 +75,14 @@ def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[MicroBatching
         if size > 1 and within and samples_of_last_batch(trainer, size) == 1:
             return size
     return None
+
+
+def leaves_one_sample(trainer: Trainer, micro_batch_size: int) -> bool:
+    """Whether an epoch's last micro-batch would hold a single sample, of which BatchNorm makes no statistics."""
+    samples = samples_per_process(trainer)
+    if samples is None or drops_last_batch(trainer) or micro_batch_size == 1:
+        return False
+    return samples % micro_batch_size == 1
 
 
 def batch_norm_layers(module: nn.Module) -> dict[nn.Module, str]:

@@ -1,4 +1,4 @@
-"""The gradient of each micro-batch of a step, told apart as they accumulate."""
+"""The gradient of each micro-batch of a step, separated while they accumulate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..trainer.progress import ends_accumulation
 
 
 class MicroBatchGradients:
-    """Tells the micro-batches' gradients apart by what each adds to the sum.
+    """Separates the micro-batches' gradients by what each adds to the sum.
 
     On several processes the last micro-batch is left out, because its backward pass averages over them.
     """

@@ -19,7 +19,7 @@ from ..trainer.refusals import refuse_sync_batch_norm
 from ..trainer.state import same_tensor
 from ._arguments import check_batches, check_counts
 from ._evaluations import Evaluations, LossFunction, Seeded
-from ._fixed_subset import Batches, Count, counted, drawn, fixed_subsets, subset
+from ._fixed_subset import Batches, Count, checked_count, draw_subset, fixed_subsets, subset
 from ._loader_subset import one_line
 from ._undisturbed import undisturbed
 
@@ -95,12 +95,14 @@ class MeasuredLoss:
 
     def draw_more(self, trainer: Trainer, samples: int) -> Batches:
         """Other samples of the training set, more of them."""
-        return drawn(trainer.train_dataloader, "data", samples, self.chunk_size, self._seed, self._count)
+        return draw_subset(trainer.train_dataloader, "data", samples, self.chunk_size, self._seed, self._count)
 
     def everything(self, trainer: Trainer) -> Batches:
         """All training samples, read whenever they are evaluated."""
         found = subset(trainer.train_dataloader, "data", None, self.chunk_size, self._seed)
-        return Batches(found, found.sizes if self._count is None else [counted(self._count, batch) for batch in found])
+        return Batches(
+            found, found.sizes if self._count is None else [checked_count(self._count, batch) for batch in found]
+        )
 
     def halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
         """Measure the same samples in chunks of half the size; whether that is possible and the same measurement."""

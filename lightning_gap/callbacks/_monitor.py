@@ -31,9 +31,9 @@ class Monitor(GapCallback, ABC):
     ``<area>/<name><suffix>``. Arguments are fields, checked in `check_arguments`, when they are given and again when
     fit begins, so that one that was set in between counts.
 
-    A value that is not there for no fault of the run, since the loss is not finite or a batch has none, does not end
-    it: NaN is logged with the reason. Where memory runs out the chunks are halved, three times at most. A measurement
-    that was due when a checkpoint was saved at the end of an epoch is made up for after resuming.
+    A missing value does not end the run: where the loss is not finite, or a batch has none, NaN is logged with the
+    reason. Where memory runs out the chunks are halved, three times at most. A measurement that was due when a
+    checkpoint was saved at the end of an epoch is made after resuming.
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
@@ -190,7 +190,7 @@ class Monitor(GapCallback, ABC):
         super().on_exception(trainer, pl_module, exception)
 
     def epochs_begun(self, trainer: Trainer) -> int:
-        """Epochs that the training up to this measurement has taken; one that is made up for belongs to the last."""
+        """Epochs of training up to this measurement; one that is made after resuming belongs to the epoch before."""
         if self._owed_epoch is not None and self._schedule.measured_step < trainer.global_step == self._resumed_step:
             return self._owed_epoch + 1
         progress: Any = trainer.fit_loop.epoch_progress.current

@@ -12,7 +12,7 @@ from ._run import run_of
 
 
 class RateScalingCallback(GapCallback):
-    """Multiplies every learning rate by its `factor`, together with the others of the Trainer; see `ScaledRates`."""
+    """Multiplies every learning rate by its `factor`, and those of other callbacks; see `HyperparameterFactors`."""
 
     _factor = 1.0
 
@@ -28,11 +28,11 @@ class RateScalingCallback(GapCallback):
     def multiply(self, trainer: Trainer, *, certain: bool) -> None:
         """Begin, or tell anew how certain it is that the factor is not 1 throughout."""
 
-        def factor() -> float:
+        def factors() -> dict[str, float]:
             self._factor = self.factor(trainer)
-            return self._factor
+            return {"lr": self._factor}
 
-        run_of(trainer).rates_of(trainer).multiply(self, factor, certain=certain)
+        run_of(trainer).factors_of(trainer).multiply(self, factors, certain=certain)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)

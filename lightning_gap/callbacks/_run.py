@@ -20,7 +20,7 @@ from ..trainer.processes import sum_over_processes
 from ..trainer.resume import SavedEpoch, fix_resume_progress
 from ._accumulation import SampleWeightedAccumulation
 from ._extra_pass import GradientChange, TwoPassStep
-from ._rates import ScaledRates
+from ._hyperparameter_factors import HyperparameterFactors
 from ._sample_counter import Count
 from ._unscaled import UnscaledUpdates
 
@@ -32,7 +32,7 @@ class Run:
         split: How this epoch's batches are split, where a callback sets the batch size; else ``None``.
         planned: The same for the epochs to come, as far as they are known.
         accumulation: Weighs micro-batches by their samples.
-        rates: Multiplies learning rates around each step; ``None`` while no callback does.
+        factors: Multiplies hyperparameters around each step; ``None`` while no callback does.
         unscaled: Finds updates that the factor on the learning rate did not reach.
         saved_epoch: What the checkpoint that is resumed from tells of its epoch, until it has been used.
         two_pass_step: Takes further passes over the batch of a step for plugins; ``None`` without one.
@@ -42,7 +42,7 @@ class Run:
         self.split: MicroBatching | None = None
         self.planned: list[MicroBatching] = []
         self.accumulation = SampleWeightedAccumulation()
-        self.rates: ScaledRates | None = None
+        self.factors: HyperparameterFactors | None = None
         self.unscaled: UnscaledUpdates | None = None
         self.saved_epoch: SavedEpoch | None = None
         self.two_pass_step: TwoPassStep | None = None
@@ -85,13 +85,13 @@ class Run:
         self._fixes_resume.discard(owner)
         self._gradient_changes.pop(owner, None)
         self._stated_micro_batch_size.pop(owner, None)
-        if self.rates is not None and not self.rates.stop(owner):
-            self.rates = self.unscaled = None
+        if self.factors is not None and not self.factors.stop(owner):
+            self.factors = self.unscaled = None
 
     # The course of a fit
 
     def claim_exact_resume(self, owner: Callback) -> None:
-        """Ask for the progress of a resumed run to be fixed, which is done once whoever asks."""
+        """Ask for the progress of a resumed run to be fixed, which is done once for all who ask."""
         self._fixes_resume.add(owner)
 
     def start(self, trainer: Trainer) -> None:
@@ -189,25 +189,25 @@ class Run:
 
     # The factors on hyperparameters
 
-    def rates_of(self, trainer: Trainer) -> ScaledRates:
-        """The one object that multiplies the learning rates of this fit."""
-        if self.rates is None:
-            self.rates = ScaledRates(trainer)
-            self.unscaled = UnscaledUpdates(self.rates)
-        return self.rates
+    def factors_of(self, trainer: Trainer) -> HyperparameterFactors:
+        """The one object that multiplies the hyperparameters of this fit."""
+        if self.factors is None:
+            self.factors = HyperparameterFactors(trainer)
+            self.unscaled = UnscaledUpdates(self.factors)
+        return self.factors
 
     def multiplies_first(self, owner: Callback) -> bool:
         """Whether this is the one of the callbacks that multiply which speaks for all."""
-        return self.rates is not None and self.rates.first_owner is owner
+        return self.factors is not None and self.factors.speaks_for_all(owner)
 
     @property
     def learning_rate_scale(self) -> float:
         """What callbacks multiplied the learning rates by in the last step."""
-        return 1.0 if self.rates is None else self.rates.factor
+        return 1.0 if self.factors is None else self.factors.learning_rate_factor
 
     def used_rates(self, optimizer: Optimizer) -> list[float]:
         """The learning rates of the last update by parameter group; none where nothing multiplies them."""
-        return [] if self.rates is None else self.rates.used(optimizer)
+        return [] if self.factors is None else self.factors.record.used(optimizer)
 
 
 SET_BATCH_SIZE = "set the batch size"

@@ -38,7 +38,7 @@ def undisturbed(
         trainer: In a fit.
         module: Its module.
         batch_norm_apart: Leave BatchNorm layers alone between evaluations, because something else sets them.
-        weights: Put the trained weights back too. Otherwise they are left to whoever moves them.
+        weights: Put the trained weights back too; otherwise what moves them does so.
     """
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers())

@@ -1,4 +1,4 @@
-"""Change the batch size between epochs, and everything that must follow."""
+"""Set the batch size of each epoch and adjust what depends on it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..functional.batch_size.schedule import MicroBatching, Schedule, checked_mi
 from ..trainer.progress import is_trial
 from ..trainer.saved_progress import epochs_begun
 from ._batch_size import BatchSizeCallback
+from ._learning_rate_checks import check_rates
 from ._rate_scaling import RateScalingCallback
-from ._rates import check_rates
 from ._run import RESCALE, run_of
 from ._sample_counter import Count
 
@@ -23,8 +23,8 @@ from ._sample_counter import Count
 class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
     """Train each epoch with the batch size that a schedule says, whatever loader, process count and micro-batch.
 
-    A size is samples per optimizer step, over all processes. What follows it by itself: the loader, epoch length,
-    progress bar, validation, schedulers, shuffling, and on a resumed run all of them. Past ``max_micro_batch`` a
+    A size is samples per optimizer step, over all processes. The loader, epoch length, progress bar, validation,
+    schedulers and shuffling follow by themselves, also in a resumed run. Past ``max_micro_batch`` a
     batch is split into micro-batches, whose gradient is that of the whole batch to rounding; see `ExactAccumulation`.
     Logs ``batch/size`` and ``batch/accumulate``, and ``batch/lr_factor`` where the schedule is a function.
 
@@ -42,7 +42,7 @@ class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
             not a whole number of at least 1. Before the first step, if a size cannot be split equally, exceeds the
             training set, leaves epochs shorter than `val_check_interval` or BatchNorm a last batch of one sample, the
             loader has no batch size to set or does not follow one that comes later, batches are to be accumulated
-            whose samples cannot be told, a step-wise scheduler was made for fewer steps, an optimizer has no learning
+            whose samples are not known, a step-wise scheduler was made for fewer steps, an optimizer has no learning
             rate for the schedule to change, or something else sets the batch size. On resuming, if the schedule says
             something else of the epochs that the checkpoint has begun; for those to come it may be another.
 

@@ -28,6 +28,7 @@ from ..trainer.processes import uses_sync_batch_norm
 from ._callback import GapCallback
 from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
 from ._run import run_of
+from ._swap_report import left_alone, table_of_layers
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,6 @@ class GhostBatchNormSwap(GapCallback):
             ``"mean"``; see `GhostBatchNorm2d`.
 
     Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
         ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown. At fit start,
             if the ghost exceeds the batch of one process, ``leftover="error"`` and a batch leaves one, the model has
             no BatchNorm layer, a lazy one, or more that cannot be swapped than can, the Trainer has
@@ -59,7 +59,7 @@ class GhostBatchNormSwap(GapCallback):
         Hoffer, Hubara and Soudry (2017), section 4.
     """
 
-    may_change = ("ghost_batch_size", "leftover", "running_stats")  # told in words of their own
+    may_change = ("ghost_batch_size", "leftover", "running_stats")  # a warning of its own names them all
 
     def __init__(
         self,
@@ -95,10 +95,10 @@ class GhostBatchNormSwap(GapCallback):
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
         self._refuse_unswappable(pl_module)
         if self._skipped:
-            rank_zero_warn(f"GhostBatchNormSwap {self._left_alone()[2:]}")
+            rank_zero_warn(f"GhostBatchNormSwap {left_alone(self._skipped)[2:]}")
         rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
         if trainer.is_global_zero:
-            _log.debug(self._table())
+            _log.debug(table_of_layers(self._layers, self._settings))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -170,7 +170,9 @@ class GhostBatchNormSwap(GapCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("GhostBatchNormSwap", self._settings)
         if saved != self._settings:
-            rank_zero_warn(f"the checkpoint was trained with ghosts of {saved}, this run goes on with {self._settings}")
+            rank_zero_warn(
+                f"the checkpoint was trained with ghosts of {saved}, this run continues with {self._settings}"
+            )
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -217,27 +219,16 @@ class GhostBatchNormSwap(GapCallback):
                 raise ValueError(f"GhostBatchNormSwap cannot swap {name}: {reason}")
         if not self._layers:
             raise ValueError(
-                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{self._left_alone()}; "
+                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{left_alone(self._skipped)}; "
                 "remove the callback or use a model with torch.nn.BatchNorm1d, 2d or 3d"
             )
         left, swapped = len(self._skipped), len(self._layers)
         if left > swapped:
             raise ValueError(
                 f"GhostBatchNormSwap would change {swapped} of {left + swapped} BatchNorm layers only"
-                f"{self._left_alone()}; remove the callback, use torch.nn.BatchNorm1d, 2d or 3d instead, or call "
-                "swap_batch_norm on the part of the model that is to be changed"
+                f"{left_alone(self._skipped)}; remove the callback, use torch.nn.BatchNorm1d, 2d or 3d instead, or "
+                "call swap_batch_norm on the part of the model that is to be changed"
             )
-
-    def _left_alone(self) -> str:
-        """The layers left alone, those of one reason together."""
-        names: dict[str, list[str]] = {}
-        for name, reason in self._skipped.items():
-            names.setdefault(reason, []).append(name)
-        parts = []
-        for reason, some in names.items():
-            more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-            parts.append(f"; left {', '.join(some[:3])}{more} alone: {reason}")
-        return "".join(parts)
 
     def _check_batch(self, size: int) -> None:
         if self.ghost_batch_size > size:
@@ -250,11 +241,3 @@ class GhostBatchNormSwap(GapCallback):
                 f"ghost_batch_size={self.ghost_batch_size} makes one ghost of the batch of {size} samples that each "
                 "process normalises at a time, which is plain BatchNorm; use a smaller size"
             )
-
-    def _table(self) -> str:
-        rows = [("layer", "class", "channels")]
-        rows += [(name, type(layer).__name__, str(layer.num_features)) for layer, name in self._layers.items()]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-        return "\n".join([f"ghost batch norm, {settings}", *lines])

@@ -6,7 +6,6 @@ import math
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
@@ -17,17 +16,14 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ..trainer.batches import changes_batches, stated_micro_batch_size
 from ..trainer.logs import writes_logs_now
-from ..trainer.optimizers import schedulers_that_warm_up
 from ..trainer.progress import (
-    is_trial,
     optimizer_steps_per_epoch,
     optimizer_steps_planned_before,
     optimizer_steps_taken,
 )
+from ._learning_rate_checks import check_micro_batch_size, check_optimizer, check_warmup
 from ._rate_scaling import RateScalingCallback
-from ._rates import check_rates
 from ._run import RESCALE, run_of
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
@@ -137,17 +133,19 @@ class LearningRateScaling(RateScalingCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._refuse_other_micro_batch_size(trainer)
+        if self.micro_batch_size is not None and run_of(trainer).split is None:
+            check_micro_batch_size(trainer, self.micro_batch_size)
         self._is_first_batch = True
         size = self._batch_size(trainer)
         self._first_batch_size = size if self._first_batch_size is None else self._first_batch_size
-        self._check_warmup(trainer)
+        if self._warms_up(self._scales(trainer)[0]):
+            check_warmup(trainer, epochs=self.warmup_epochs, steps=self.warmup_steps)
         for optimizer in trainer.optimizers:
-            self._check_optimizer(optimizer)
-        rates = run_of(trainer).rates_of(trainer)
-        rates.corrects_momentum = self.momentum_correction
+            check_optimizer(optimizer, momentum_correction=self.momentum_correction)
+        factors = run_of(trainer).factors_of(trainer)
+        factors.corrects_momentum = self.momentum_correction
         for optimizer, used in zip(trainer.optimizers, self._rates_before, strict=False):
-            rates.remember(optimizer, used)
+            factors.record.remember(optimizer, used)
         self.multiply(trainer, certain=self._changes_rates)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,22 +202,6 @@ class LearningRateScaling(RateScalingCallback):
             scale = ramp(step, length, scale, start=self.warmup_start)
         return scale * growth
 
-    def _refuse_other_micro_batch_size(self, trainer: Trainer) -> None:
-        set_by_other = self.micro_batch_size is None or run_of(trainer).split is not None
-        stated = None if set_by_other else stated_micro_batch_size(trainer)
-        if stated in (None, self.micro_batch_size):
-            return
-        text = (
-            f"micro_batch_size={self.micro_batch_size} is not what {type(trainer.train_dataloader).__name__} "
-            f"states, {stated} samples per batch and process"
-        )
-        if stated == 1 or changes_batches(trainer):  # ready batches; a collate function may make several of one
-            rank_zero_warn(f"{text}; it is taken, in case a sample of the loader is several to the module")
-        else:
-            raise ValueError(
-                f"{text}; leave micro_batch_size out, or give the loader batches of {self.micro_batch_size}"
-            )
-
     def _batch_size(self, trainer: Trainer) -> int:
         size = run_of(trainer).batch_size(trainer)
         if size is None:
@@ -254,50 +236,13 @@ class LearningRateScaling(RateScalingCallback):
         per_epoch = optimizer_steps_per_epoch(trainer) or 0
         return optimizer_steps_planned_before(trainer), self.warmup_epochs * per_epoch
 
-    def _check_warmup(self, trainer: Trainer) -> None:
-        if not self._warms_up(self._scales(trainer)[0]):
-            return
-        if self.warmup_steps is None and optimizer_steps_per_epoch(trainer) is None:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs} has no length in steps: the train loader has no len(); "
-                "give it one, set Trainer(limit_train_batches=<int>), or use warmup_steps=... or warmup_epochs=0"
-            )
-        if not is_trial(trainer):
-            name, limit = ("epochs", trainer.max_epochs) if self.warmup_steps is None else ("steps", trainer.max_steps)
-            length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
-            if limit is not None and 0 <= limit < length:
-                rank_zero_warn(
-                    f"warmup_{name}={length} is longer than the run, max_{name}={limit}, so that the scaled rate is "
-                    f"never reached; use at most {limit}"
-                )
-        for scheduler in schedulers_that_warm_up(trainer):
-            rank_zero_warn(
-                f"{scheduler} warms up too, and the rate is the product of both warmups; use warmup_epochs=0 if one "
-                "is enough"
-            )
-
-    def _check_optimizer(self, optimizer: Any) -> None:
-        name = type(optimizer).__name__
-        check_rates(optimizer, "LearningRateScaling")
-        for group in optimizer.param_groups:
-            if self.momentum_correction and not group.get("momentum"):
-                raise ValueError(
-                    f"momentum_correction=True corrects the buffer of an optimizer with momentum, and {name} has none; "
-                    "use momentum_correction=False"
-                )
-        if self.momentum_correction and type(optimizer).__module__.startswith("torch.optim"):
-            raise ValueError(
-                f"momentum_correction=True would be wrong for torch's {name}, whose momentum buffer does not hold the "
-                "rate; use momentum_correction=False"
-            )
-
     def _rates_used(self, trainer: Trainer) -> list[float]:
         """By parameter group: the Trainer's optimizers first, then those that the module steps by hand."""
-        rates = run_of(trainer).rates_of(trainer)
-        used = [rates.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
-        return [rate for group in used for rate in group] + rates.used_by_others()
+        record = run_of(trainer).factors_of(trainer).record
+        used = [record.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
+        return [rate for group in used for rate in group] + record.used_by_others()
 
     def _remember_rates(self, trainer: Trainer) -> None:
-        rates = run_of(trainer).rates
-        if rates is not None and rates.multiplies_for(self):  # a checkpoint may be saved after the fit
-            self._rates_before = [rates.used(optimizer) for optimizer in trainer.optimizers]
+        factors = run_of(trainer).factors
+        if factors is not None and factors.multiplies_for(self):  # a checkpoint may be saved after the fit
+            self._rates_before = [factors.record.used(optimizer) for optimizer in trainer.optimizers]

@@ -90,7 +90,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
         super().draw(trainer, module)
         self._check_parts()
         if self.data is None and self.count is None:
-            # The gradient to be told from its noise is that of the whole training set.
+            # The noise is that around the gradient of the whole training set.
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
             self._population = served.population
 

@@ -1,4 +1,4 @@
-"""Train with the small batch first, then go on with the large one from where it stood."""
+"""Train with the small batch first, then continue with the large one from its weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from ..functional._validation import one_of, shown, whole_number
 from ..functional.batch_size.schedule import MicroBatching
-from ..trainer.checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
+from ..trainer.checkpoint_file import load_weights, read_checkpoint, short_error, stored_beside, weights_in
 from ..trainer.progress import is_trial
 from ..trainer.refusals import refuse_sharded_weights
-from ..trainer.resume import go_on_from
+from ..trainer.resume import continue_from
 from ..trainer.saved_progress import ends_epoch
 from ._batch_size import BatchSizeCallback
 from ._run import run_of
@@ -29,7 +29,7 @@ class PiggybackWarmStart(BatchSizeCallback):
 
     In one run: the loader's own batch size until ``switch_epoch``, then ``large_batch_size``. Or the large batch
     alone, from a checkpoint that a small-batch run has saved: with ``mode="weights"`` as a new run that
-    begins at epoch 0 from those weights, as in the paper's figure; with ``mode="continue"`` as the same run going on,
+    begins at epoch 0 from those weights, as in the paper's figure; with ``mode="continue"`` as the same run,
     epochs and steps counted from where they stood. Logs ``piggyback/switched``, 0 or 1, ``batch/size`` and
     ``batch/accumulate``.
 
@@ -125,7 +125,7 @@ class PiggybackWarmStart(BatchSizeCallback):
                 _check_continues(checkpoint, self.source_checkpoint, optimizers=self.optimizer_state == "keep")
                 if self.optimizer_state == "keep":
                     _check_optimizers(checkpoint["optimizer_states"], trainer, self.source_checkpoint)
-                go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
+                continue_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -199,20 +199,20 @@ def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool)
     missing = [name for name in needed if name not in checkpoint]
     if missing or not isinstance(checkpoint["loops"], dict):
         raise ValueError(
-            f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run goes "
-            "on; use one that Lightning saved with save_weights_only=False, or mode='weights'"
+            f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run "
+            "continues; use one that Lightning saved with save_weights_only=False, or mode='weights'"
         )
     try:
         ended = ends_epoch(checkpoint)
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"source_checkpoint={path!r} holds loops that are not Lightning's ({told(error)}); use one that Lightning "
-            "saved, or mode='weights'"
+            f"source_checkpoint={path!r} holds loops that are not Lightning's ({short_error(error)}); use one that "
+            "Lightning saved, or mode='weights'"
         ) from error
     if not ended:
         raise ValueError(
-            f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
-            "from the end of an epoch, or mode='weights'"
+            f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot continue in larger batches; use "
+            "one from the end of an epoch, or mode='weights'"
         )
 
 

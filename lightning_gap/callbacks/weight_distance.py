@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
-from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, told
+from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, short_error
 from ..trainer.logs import log_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import is_last_planned
@@ -31,7 +31,7 @@ class WeightDistanceMonitor(GapCallback):
     ``weights/log_r2``: slope and R squared of distance against the logarithm of the optimizer step, the law that
     Hoffer et al. found in the early, high-rate phase. Points of that line are the measured epochs and, unlogged, the
     optimizer steps 1, 2, 4, 8, ... The starting weights and the points are part of the checkpoint, so that a resumed
-    run goes on measuring from the same start.
+    run measures from the same start.
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, or with ``"log"`` of epochs 1, 2, 4, 8, ...; in both
@@ -212,7 +212,7 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
             raise ValueError(f"its distance from the start of this run is {distance}")
     except Exception as error:  # an unreadable file raises whatever its bytes lead to
         own = isinstance(error, ValueError | FileNotFoundError)
-        reason = " ".join(str(error).split()) if own else told(error)
+        reason = " ".join(str(error).split()) if own else short_error(error)
         raise ValueError(
             f"compare_with={os.fspath(path)!r} cannot be compared with this run: {reason}; give the final weights of a "
             "run of the same network from the same start: a Lightning checkpoint, or what "

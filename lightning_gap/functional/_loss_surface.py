@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
-from ._validation import function
+from ._validation import checked_group, function
 from .errors import RandomLossError
 
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
@@ -176,7 +176,7 @@ def loss_surface(
             "there are no gradients under torch.inference_mode; measure inside `with torch.inference_mode(False):`, "
             "or give the Trainer inference_mode=False"
         )
-    surface = LossSurface(function("loss_fn", loss_fn, "no arguments"), weights, process_group)
+    surface = LossSurface(function("loss_fn", loss_fn, "no arguments"), weights, checked_group(process_group))
     enabled = torch.is_grad_enabled()
     try:
         with entered(loss_fn):
@@ -200,7 +200,7 @@ def checked_params(params: Params) -> dict[str, Tensor]:
     Raises:
         ValueError: If there is none, or one is not float32 or float64, is sharded or lazy, or does not require grad.
     """
-    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+    if isinstance(params, Tensor | str | bytes) or not isinstance(params, Iterable) or getattr(params, "ndim", 1) == 0:
         raise ValueError(f"params must be several tensors or a mapping from names to them, got {type(params).__name__}")
     named = params.items() if isinstance(params, Mapping) else ((f"params[{i}]", p) for i, p in enumerate(params))
     chosen: dict[int, tuple[str, Tensor]] = {}

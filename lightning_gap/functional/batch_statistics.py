@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
+from ._validation import checked_group, function, instance
 from .ghost_batch_norm.layers import _GhostBatchNorm
 
 
@@ -60,16 +61,19 @@ def recomputed_statistics(
         ...     float(layer.running_mean), layer.training
         (5.0, False)
     """
+    function("run", run, "no arguments")
+    group = checked_group(process_group)
     layers = [layer for layer in _layers(module) if layer.running_mean is not None]
     with _same_buffers(layers):
         with _averaging_over_batches(layers), _normalising_by_batch(layers):
-            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=process_group)
-        if process_group is not None:
-            _average(layers, process_group)
+            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=group)
+        if group is not None:
+            _average(layers, group)
         yield
 
 
 def _layers(module: nn.Module) -> list[_BatchNorm]:
+    instance("module", module, nn.Module)
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 

@@ -43,10 +43,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             raise ValueError(
                 "it is damaged, not written by torch.save, or it holds objects other than tensors and plain values"
             ) from error
-        raise ValueError(f"it is damaged or was not written by torch.save ({told(error)})") from error
+        raise ValueError(f"it is damaged or was not written by torch.save ({short_error(error)})") from error
 
 
-def told(error: BaseException, most: int = 160) -> str:
+def short_error(error: BaseException, most: int = 160) -> str:
     """An error in one short line."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:most]}{'...' * (len(words) > most)}" if words else type(error).__name__
@@ -100,7 +100,7 @@ def check_values(weights: Mapping[str, Any], module: nn.Module) -> None:
             try:
                 fault = _fault(weights[name].detach(), own[name])
             except Exception as error:  # of whatever type a rare kind of tensor ends with
-                fault = f"is a {weights[name].dtype} that cannot be read ({told(error)})"
+                fault = f"is a {weights[name].dtype} that cannot be read ({short_error(error)})"
             if fault:
                 raise ValueError(f"its {name} {fault}")
 
@@ -156,7 +156,7 @@ def load_weights(weights: Mapping[str, Any], module: nn.Module, *, strict: bool)
     try:
         module.load_state_dict(weights, strict=strict)
     except Exception as error:  # of whatever type the module's own way to load raises
-        raise ValueError(told(error, most=400)) from error
+        raise ValueError(short_error(error, most=400)) from error
 
 
 def stored_beside(path: str | os.PathLike[str]) -> str:

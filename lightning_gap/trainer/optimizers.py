@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
     """The weights that require grad and that an optimizer of the Trainer holds, by name.
 
-    A backbone of which only the head is given to the optimizer is not trained, and its gradients, which nothing clears,
-    are nobody's. All weights that require grad where the Trainer has no optimizer: the module steps its own by hand.
+    A backbone of which only the head is given to the optimizer is not trained, and nothing clears its gradients. All
+    weights that require grad where the Trainer has no optimizer: the module steps its own by hand.
 
     Raises:
         ValueError: If the optimizers hold none of the module's weights, but copies of them.
@@ -43,7 +43,7 @@ def largest_learning_rate(trainer: Trainer) -> float:
 
 
 def schedulers_that_warm_up(trainer: Trainer) -> list[str]:
-    """Names of the learning-rate schedulers that raise the rate at the beginning."""
+    """Names of the schedulers that raise the learning rate at the beginning."""
     found, waiting = [], [config.scheduler for config in trainer.lr_scheduler_configs]
     while waiting:
         scheduler = waiting.pop()

@@ -1,4 +1,4 @@
-"""Resuming: where a checkpoint goes on, and what Lightning needs to be helped with."""
+"""Resume exactly where a checkpoint was saved, where Lightning alone would not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SavedEpoch:
     loaders: Sequence[Any] = ()
 
 
-def go_on_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
+def continue_from(trainer: Trainer, checkpoint: dict[str, Any], *, optimizers: bool) -> None:
     """Let Lightning restore epochs and steps, and if asked optimizers and schedulers, right after `on_fit_start`."""
     left_out = () if optimizers else ("optimizer_states", "lr_schedulers")
     kept = {name: value for name, value in checkpoint.items() if name not in left_out}
@@ -46,7 +46,7 @@ def fix_resume_progress(trainer: Trainer, saved: SavedEpoch | None = None) -> No
 
     - With ``max_steps`` it runs an epoch that was over again, without batches, and counts it twice; one that was
       stopped inside it takes to be over.
-    - After a checkpoint that was saved with the last batch of an epoch it goes on with the next epoch, but neither
+    - After a checkpoint that was saved with the last batch of an epoch it continues with the next epoch, but neither
       counts nor announces its beginning; and skips batches if that epoch is longer.
     - It forgets what `log(..., on_epoch=True)` had gathered of the epoch, so that its mean is that of the rest alone;
       after a checkpoint that was saved with the last batch it does not log the epoch at all.
@@ -107,7 +107,7 @@ def saved_epoch(checkpoint: Mapping[str, Any]) -> SavedEpoch:
 
 @contextmanager
 def _in_the_epoch_before(trainer: Trainer) -> Iterator[None]:
-    """So that loggers are told the epoch whose values these are."""
+    """Let loggers find the epoch whose values these are."""
     current = trainer.fit_loop.epoch_progress.current
     current.completed -= 1
     yield

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def epoch_of(checkpoint: dict[str, Any]) -> int:
-    """The epoch that a checkpoint goes on in; one that was saved at the end of an epoch, in the next."""
+    """The epoch that a checkpoint continues in; one that was saved at the end of an epoch, in the next."""
     loops = checkpoint.get("loops", {}).get("fit_loop", {})
     epochs = loops.get("epoch_progress", {}).get("current", {})
     if "processed" not in epochs:

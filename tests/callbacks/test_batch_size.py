@@ -345,7 +345,10 @@ def test_a_schedule_that_is_none_is_refused(schedule, message):
 def test_sizes_that_cannot_work_are_refused_before_the_first_step():
     refused("a batch of 96 samples is larger than the 48 samples", BatchSizeScheduler({0: 8, 3: 96}))
     refused("a batch of 9 cannot be shared equally", BatchSizeScheduler({0: 8, 3: 9}), accumulate_grad_batches=2)
-    refused("schedule gives 0 in epoch 3", BatchSizeScheduler(lambda epoch: 8 if epoch < 3 else 0))
+    refused(
+        "schedule in epoch 3 must be a whole number of samples, at least 1, got 0",
+        BatchSizeScheduler(lambda epoch: 8 if epoch < 3 else 0),
+    )
     refused(
         "val_check_interval=4 is more batches than an epoch has once a batch holds 24 samples, 2",
         BatchSizeScheduler({0: 8, 3: 24}),

@@ -187,7 +187,7 @@ def test_a_run_with_all_monitors_ends_as_without_them_whatever_a_step_keeps(kind
     for added in ([], monitors()):
         torch.manual_seed(0)
         module, calls = Keeps(kind), Calls()
-        trainer = tiny.trainer(calls, *added, max_epochs=3)
+        trainer = tiny.trainer(calls, *added, max_epochs=2)
         trainer.fit(module, tiny.loader(shuffle=True), tiny.loader(24, seed=2))
         own = {name: value for name, value in trainer.callback_metrics.items() if "/" not in name}
         ends.append(

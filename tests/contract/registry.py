@@ -75,7 +75,7 @@ REGISTRY = {
     ),
     "ResumeExactly": Entry(lambda: ResumeExactly(), second=None, keys=frozenset()),
     "SharpnessMonitor": Entry(
-        lambda: SharpnessMonitor(samples=20, chunk_size=8),
+        lambda: SharpnessMonitor(samples=20, chunk_size=8, max_time_share=None),
         second=lambda: SharpnessMonitor(samples=20, batch_norm="batch", suffix="_batch"),
         keys=frozenset(
             f"sharpness/{name}"
@@ -92,7 +92,7 @@ REGISTRY = {
         is_monitor=True,
     ),
     "CurvatureMonitor": Entry(
-        lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2),
+        lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2, max_time_share=None),
         second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, suffix="_batch"),
         keys=frozenset(
             f"curvature/{name}"
@@ -111,7 +111,7 @@ REGISTRY = {
         is_monitor=True,
     ),
     "GradientNoiseScaleMonitor": Entry(
-        lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=8),
+        lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=8, max_time_share=None),
         second=lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=12, probes=0, suffix="_twelve"),
         keys=frozenset(
             {
@@ -128,7 +128,7 @@ REGISTRY = {
         is_monitor=True,
     ),
     "GeneralizationGapMonitor": Entry(
-        lambda: GeneralizationGapMonitor(samples=20, chunk_size=8),
+        lambda: GeneralizationGapMonitor(samples=20, chunk_size=8, max_time_share=None),
         second=lambda: GeneralizationGapMonitor(samples=10, suffix="_ten"),
         keys=frozenset({"gap/loss", "gap/accuracy"}),
         is_monitor=True,

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lightning_gap
 
-EPOCHS = 4
+EPOCHS = 3
 
 
 @pytest.fixture(params=sorted(REGISTRY))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from .._validation import real_number, whole_number
 
 
 class AccumulationWindow:
@@ -39,10 +39,9 @@ class AccumulationWindow:
             The weight, dimensionless; 1 for the first micro-batch with samples, 0 for one without.
 
         Raises:
-            ValueError: If ``samples`` is negative, infinite or NaN.
+            ValueError: If ``samples`` is negative, infinite or NaN, or ``divisor`` is no whole number of at least 1.
         """
-        if not 0 <= samples < math.inf:
-            raise ValueError(f"samples must be a number of at least 0, got {samples!r}")
+        samples, divisor = real_number("samples", samples, at_least=0), whole_number("divisor", divisor)
         if self._unit == 0:
             self._unit = samples * divisor
         self.micro_batches += 1
@@ -59,7 +58,12 @@ class AccumulationWindow:
         Returns:
             The factor, dimensionless; 1 where all micro-batches are equal and none is missing, 0 where no process has
             a sample.
+
+        Raises:
+            ValueError: If ``samples_of_all`` is negative, infinite or NaN, or ``processes`` is below 1.
         """
+        samples_of_all = real_number("samples_of_all", samples_of_all, at_least=0)
+        processes = whole_number("processes", processes)
         if samples_of_all == 0:
             return 0.0
         return processes * self._unit / samples_of_all

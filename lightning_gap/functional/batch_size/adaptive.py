@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from .._validation import flag, one_of, real_number, whole_number
+from .._validation import check_counts, flag, instance, one_of, real_number, whole_number
 from ..noise_scale.noise_scale import RatioAverage
 from .adaptive_sampling import GradientStatistics
 
@@ -51,8 +51,8 @@ class BatchSizeTest:
         self.test: TestName = one_of("test", test, get_args(TestName))
         self.theta = real_number("theta", theta, above=0)
         self.nu = real_number("nu", nu, above=0)
-        self._main = RatioAverage(smoothing)
-        self._across = RatioAverage(smoothing)
+        smoothing = real_number("smoothing", smoothing, at_least=0, below=1)
+        self._main, self._across = RatioAverage(smoothing), RatioAverage(smoothing)
 
     @property
     def batch_size(self) -> float:
@@ -76,7 +76,10 @@ class BatchSizeTest:
             learning_rate: SGD's rate in this step, for ``cabs``.
             loss: Mean loss of the batch, for ``cabs``.
         """
+        instance("statistics", statistics, GradientStatistics, hint="as gradient_statistics gives them")
         batch_size = whole_number("batch_size", batch_size, unit="samples")
+        learning_rate = real_number("learning_rate", learning_rate, finite=False)
+        loss = real_number("loss", loss, finite=False)
         noise = statistics.noise
         length = noise.gradient_norm_squared + noise.variance / batch_size  # |g|^2 of the whole batch
         pairs = {
@@ -128,14 +131,9 @@ def next_batch_size(
         >>> [next_batch_size(wanted, 64, smallest=32, largest=1000, multiple_of=8) for wanted in (10, 70, 900)]
         [64, 72, 128]
     """
-    current, smallest, largest, multiple_of = (
-        whole_number(name, value)
-        for name, value in {
-            "current": current,
-            "smallest": smallest,
-            "largest": largest,
-            "multiple_of": multiple_of,
-        }.items()
+    wanted = real_number("wanted", wanted, finite=False)
+    current, smallest, largest, multiple_of = check_counts(
+        current=current, smallest=smallest, largest=largest, multiple_of=multiple_of
     )
     max_growth, monotone = real_number("max_growth", max_growth, at_least=1), flag("monotone", monotone)
     if math.isnan(wanted) or (monotone and wanted <= current):

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .._processes import sum_over_processes
-from .._validation import real_number, whole_number
+from .._validation import checked_group, each, instance, real_number, refusal, set_plain, whole_number
 from ..noise_scale.noise_scale import GradientNoise, noise_from_norms
+
+_HINT = "as gradient_statistics gives them"
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,15 @@ class GradientStatistics:
     sum_of_products_squared: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gradients", whole_number("gradients", self.gradients, 2))
-        object.__setattr__(self, "samples_each", whole_number("samples_each", self.samples_each))
+        set_plain(
+            self,
+            gradients=whole_number("gradients", self.gradients, 2),
+            samples_each=whole_number("samples_each", self.samples_each),
+            **{
+                name: real_number(name, getattr(self, name), finite=False)
+                for name in ("sum_of_norms_squared", "mean_norm_squared", "sum_of_products_squared")
+            },
+        )
 
     @property
     def batch_size(self) -> int:
@@ -110,7 +119,8 @@ def gradient_statistics(
         (5.0, 32.0)
     """
     samples_each = whole_number("samples_each", samples_each)
-    rows = [_row(gradient) for gradient in gradients]
+    group = checked_group(process_group)
+    rows = each("gradients", gradients, _row)
     device = rows[0].device if rows else None
 
     def add_up() -> tuple[list[float], list[Tensor]]:
@@ -118,7 +128,7 @@ def gradient_statistics(
             raise ValueError(f"gradients must all have the same shapes, got {[len(row) for row in rows]} numbers")
         return [len(rows)], [sum(rows[1:], rows[0].clone())]
 
-    (count,), (total,) = sum_over_processes(add_up, numbers=1, process_group=process_group, device=device)
+    (count,), (total,) = sum_over_processes(add_up, numbers=1, process_group=group, device=device)
     if count < 2:
         raise ValueError(
             f"gradients must be at least 2 to tell their noise, got {count:.0f}; use smaller micro-batches"
@@ -129,7 +139,7 @@ def gradient_statistics(
         norms = math.fsum(float(row @ row) for row in rows)
         return [norms, math.fsum(float(row @ mean) ** 2 for row in rows)], []
 
-    (norms, products), _ = sum_over_processes(compare, numbers=2, process_group=process_group, device=device)
+    (norms, products), _ = sum_over_processes(compare, numbers=2, process_group=group, device=device)
     return GradientStatistics(int(count), samples_each, norms, float(mean @ mean), products)
 
 
@@ -156,6 +166,7 @@ def norm_test(statistics: GradientStatistics, *, theta: float = 0.9, population:
         >>> norm_test(statistics, theta=0.5)  # 32 / 16 against 0.25 * 5
         BatchTest(statistic=1.6, batch_size=26)
     """
+    instance("statistics", statistics, GradientStatistics, hint=_HINT)
     theta = real_number("theta", theta, above=0)
     return _test(statistics, statistics.variance, theta**2 * statistics.mean_norm_squared, population)
 
@@ -180,6 +191,7 @@ def inner_product_test(
         >>> inner_product_test(statistics, theta=0.1).batch_size  # 8 * 2 along, against 0.01 * 25
         64
     """
+    instance("statistics", statistics, GradientStatistics, hint=_HINT)
     theta = real_number("theta", theta, above=0)
     return _test(statistics, statistics.variance_along, theta**2 * statistics.mean_norm_squared**2, population)
 
@@ -202,6 +214,7 @@ def orthogonality_test(statistics: GradientStatistics, *, nu: float = 5.84, popu
         >>> orthogonality_test(statistics, nu=0.5).batch_size  # 8 * 3.6 across, against 0.25 * 5
         24
     """
+    instance("statistics", statistics, GradientStatistics, hint=_HINT)
     nu = real_number("nu", nu, above=0)
     return _test(statistics, statistics.variance_across, nu**2 * statistics.mean_norm_squared, population)
 
@@ -243,7 +256,10 @@ def cabs(statistics: GradientStatistics, *, learning_rate: float, loss: float) -
         >>> cabs(statistics, learning_rate=0.5, loss=0.25)  # 0.5 * 32 / 0.25 = 64 samples, four times the 16
         BatchTest(statistic=4.0, batch_size=64)
     """
-    learning_rate, loss = _positive("learning_rate", learning_rate), _positive("loss", loss)
+    instance("statistics", statistics, GradientStatistics, hint=_HINT)
+    learning_rate = real_number("learning_rate", learning_rate, above=0)
+    loss = real_number("loss", loss, above=0, finite=False)
+    loss = loss if math.isfinite(loss) else math.nan  # of a run that has diverged
     return _test(statistics, learning_rate * statistics.variance, loss, None)
 
 
@@ -260,12 +276,9 @@ def _test(statistics: GradientStatistics, noise: float, bound: float, population
     return BatchTest(statistic, max(1, math.ceil(needed)) if math.isfinite(needed) else None)
 
 
-def _row(gradient: Tensor | Sequence[Tensor]) -> Tensor:
+def _row(name: str, gradient: object) -> Tensor:
     """All numbers of a gradient, in float32 at least."""
     parts = [gradient] if isinstance(gradient, Tensor) else gradient
+    if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise ValueError(refusal(name, "must be tensors, or lists of tensors, one for each small batch", gradient))
     return torch.cat([p.detach().flatten().to(torch.promote_types(p.dtype, torch.float32)) for p in parts])
-
-
-def _positive(name: str, value: float) -> float:
-    """A positive number; NaN, as the loss of a run that has diverged, stays NaN."""
-    return value if isinstance(value, float) and math.isnan(value) else real_number(name, value, above=0)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .._validation import check_counts
-from .schedule import EpochBatch, check_epochs
+from .._validation import check_counts, real_number, set_plain, whole_number
+from .schedule import EpochBatch, checked_epochs
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class SmithGrowth:
     factor: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_growth(self.batch_size, self.max_batch_size, self.factor)
-        check_epochs(self.milestones)
+        _check_growth(self)
+        set_plain(self, milestones=checked_epochs("milestones", self.milestones))
 
     def __call__(self, epoch: int) -> EpochBatch:
-        """The stage of an epoch, from 0."""
+        """Batch size and learning-rate factor of an epoch, from 0."""
+        epoch = whole_number("epoch", epoch, 0)
         return _capped(self.batch_size * self.factor ** _passed(self.milestones, epoch), self.max_batch_size)
 
 
@@ -76,16 +77,18 @@ class AdaBatch:
     learning_rate_factor: float = 0.75
 
     def __post_init__(self) -> None:
-        _check_growth(self.batch_size, self.max_batch_size, self.factor)
-        check_counts(every_n_epochs=self.every_n_epochs)
-        if not 0 < self.learning_rate_factor < math.inf:
-            raise ValueError(f"learning_rate_factor must be positive, got {self.learning_rate_factor!r}")
+        _check_growth(self)
+        set_plain(
+            self,
+            every_n_epochs=whole_number("every_n_epochs", self.every_n_epochs),
+            learning_rate_factor=real_number("learning_rate_factor", self.learning_rate_factor, above=0),
+        )
 
     def __call__(self, epoch: int) -> EpochBatch:
-        """The stage of an epoch, from 0."""
-        intervals = epoch // self.every_n_epochs
-        stage = _capped(self.batch_size * self.factor**intervals, self.max_batch_size)
-        return EpochBatch(stage.batch_size, stage.learning_rate_factor * self.learning_rate_factor**intervals)
+        """Batch size and learning-rate factor of an epoch, from 0."""
+        intervals = whole_number("epoch", epoch, 0) // self.every_n_epochs
+        capped = _capped(self.batch_size * self.factor**intervals, self.max_batch_size)
+        return EpochBatch(capped.batch_size, capped.learning_rate_factor * self.learning_rate_factor**intervals)
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,19 @@ class GeometricGrowth:
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
-        _check_growth(self.batch_size, self.max_batch_size, self.factor)
-        check_counts(multiple_of=self.multiple_of)
+        _check_growth(self)
+        set_plain(self, multiple_of=whole_number("multiple_of", self.multiple_of))
         for name, size in (("batch_size", self.batch_size), ("max_batch_size", self.max_batch_size)):
             if size % self.multiple_of:
-                raise ValueError(f"{name}={size} is no multiple of multiple_of={self.multiple_of}")
+                raise ValueError(
+                    f"{name}={size} must be a multiple of multiple_of={self.multiple_of}; use for instance "
+                    f"{(size // self.multiple_of + 1) * self.multiple_of}"
+                )
 
     def __call__(self, epoch: int) -> int:
         """The batch size of an epoch, from 0."""
         size = self.batch_size
-        for _ in range(epoch):
+        for _ in range(whole_number("epoch", epoch, 0)):
             grown = math.ceil(round(self.factor * size + 1, 9) / self.multiple_of) * self.multiple_of
             size = min(grown, self.max_batch_size)
             if size == self.max_batch_size:
@@ -141,9 +147,11 @@ def _passed(milestones: Sequence[int], epoch: int) -> int:
     return sum(milestone <= epoch for milestone in milestones)
 
 
-def _check_growth(batch_size: int, max_batch_size: int, factor: float) -> None:
-    check_counts(unit="samples", batch_size=batch_size, max_batch_size=max_batch_size)
+def _check_growth(growth: SmithGrowth | AdaBatch | GeometricGrowth) -> None:
+    """Check what all three have, and keep it as plain numbers."""
+    sizes = {"batch_size": growth.batch_size, "max_batch_size": growth.max_batch_size}
+    batch_size, max_batch_size = check_counts(unit="samples", **sizes)
     if max_batch_size < batch_size:
-        raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
-    if not 1 < factor < math.inf:
-        raise ValueError(f"factor must be larger than 1 for the batch to grow, got {factor!r}")
+        raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}; raise it, or start lower")
+    factor = real_number("factor", growth.factor, above=1, hint="the batch is to grow")
+    set_plain(growth, batch_size=batch_size, max_batch_size=max_batch_size, factor=factor)

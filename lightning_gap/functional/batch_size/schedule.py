@@ -6,10 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
 
-from .._validation import check_counts
+from .._validation import check_counts, each, flag, real_number, refusal, whole_number
 
 
 @dataclass(frozen=True)
@@ -40,25 +38,24 @@ def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int) -> EpochB
         The stage.
 
     Raises:
-        TypeError: If the schedule returns neither.
-        ValueError: If the size is not a whole number of at least 1, or the rate's factor is not positive.
+        ValueError: If the schedule is neither, the size is not a whole number of at least 1, or the factor of the
+            learning rate is not positive.
 
     Example:
         >>> [epoch_batch_at({0: 32, 2: 64}, epoch).batch_size for epoch in range(4)]
         [32, 32, 64, 64]
     """
+    epoch = whole_number("epoch", epoch, 0)
     if isinstance(schedule, Mapping):
-        asked: int | EpochBatch = schedule[max(begin for begin in schedule if begin <= epoch)]
-    else:
-        asked = schedule(epoch)
-    stage = asked if isinstance(asked, EpochBatch) else EpochBatch(asked)
-    size: Any = stage.batch_size
-    factor: Any = stage.learning_rate_factor
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"schedule gives {size!r} in epoch {epoch}; it must be a whole number of samples, at least 1")
-    if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < float(factor) < math.inf:
-        raise ValueError(f"schedule multiplies the learning rate by {factor!r} in epoch {epoch}; it must be positive")
-    return EpochBatch(int(size), float(factor))  # NumPy's numbers become plain ones, which checkpoints can hold
+        sizes = checked_milestones(schedule)
+        return EpochBatch(sizes[max(begin for begin in sizes if begin <= epoch)])
+    if not callable(schedule):
+        raise ValueError(refusal("schedule", "must be a dict of batch sizes by epoch or a function of it", schedule))
+    asked = schedule(epoch)
+    found = asked if isinstance(asked, EpochBatch) else EpochBatch(asked)
+    size = whole_number(f"schedule in epoch {epoch}", found.batch_size, unit="samples")
+    factor = real_number(f"schedule in epoch {epoch}: learning_rate_factor", found.learning_rate_factor, above=0)
+    return EpochBatch(size, factor)
 
 
 def checked_milestones(milestones: Mapping[int, int]) -> dict[int, int]:
@@ -68,18 +65,13 @@ def checked_milestones(milestones: Mapping[int, int]) -> dict[int, int]:
         ValueError: If there are none, they do not begin at epoch 0, an epoch is no whole number, or the epochs do
             not rise.
     """
-    epochs = list(milestones)
-    if not epochs:
+    if not milestones:
         raise ValueError("schedule is empty; give batch sizes by epoch, for instance {0: 128, 30: 512}")
-    number: Any  # NumPy's too
-    for number in epochs:
-        if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
-            raise ValueError(f"schedule has epoch {number!r}; epochs are whole numbers from 0")
+    epochs = checked_epochs("schedule", list(milestones))
     if epochs[0] != 0:
         raise ValueError(f"schedule begins at epoch {epochs[0]}; say the batch size of epoch 0 too")
-    if epochs != sorted(epochs):
-        raise ValueError(f"schedule has its epochs in the order {epochs}; write them in rising order")
-    return {int(epoch): epoch_batch_at(milestones, epoch).batch_size for epoch in epochs}
+    sizes = zip(epochs, milestones.values(), strict=True)
+    return {epoch: whole_number(f"schedule in epoch {epoch}", size, unit="samples") for epoch, size in sizes}
 
 
 @dataclass(frozen=True)
@@ -116,14 +108,17 @@ def split_batch(
         >>> split_batch(4096, processes=2, max_micro_batch=512)
         MicroBatching(micro_batch_size=512, accumulate=4)
     """
+    batch_size, processes, accumulate = check_counts(batch_size=batch_size, processes=processes, accumulate=accumulate)
     parts = processes * accumulate
     if max_micro_batch is None:
         if batch_size % parts:
             raise ValueError(
                 f"a batch of {batch_size} cannot be shared equally by {processes} processes in {accumulate} "
-                f"micro-batches each; use a multiple of {parts}, for instance {_multiple(batch_size, parts)}"
+                f"micro-batches each (accumulate); use a batch_size that is a multiple of {parts}, for instance "
+                f"{_multiple(batch_size, parts)}"
             )
         return MicroBatching(batch_size // parts, accumulate)
+    max_micro_batch = whole_number("max_micro_batch", max_micro_batch, unit="samples")
     fewest = max(accumulate, math.ceil(batch_size / (processes * max_micro_batch)))
     equal = (k for k in range(fewest, 2 * fewest + 1) if batch_size % (processes * k) == 0)
     found = next(equal, None)
@@ -174,11 +169,11 @@ def train_longer(
         >>> train_longer(200, (81, 122, 164), batch_size=2048, base_batch_size=128)
         LongerTraining(epochs=3200, milestones=(1296, 1952, 2624))
     """
-    check_counts(epochs=epochs, batch_size=batch_size, base_batch_size=base_batch_size)
-    check_epochs(milestones)
+    epochs, large, small = check_counts(epochs=epochs, batch_size=batch_size, base_batch_size=base_batch_size)
+    milestones = checked_epochs("milestones", milestones)
 
     def stretched(epoch: int) -> int:
-        return -(-epoch * batch_size // base_batch_size)
+        return -(-epoch * large // small)
 
     return LongerTraining(stretched(epochs), tuple(stretched(epoch) for epoch in milestones))
 
@@ -204,17 +199,18 @@ def planned_optimizer_steps(
         >>> planned_optimizer_steps({0: 32, 2: 64}, samples=100, epochs=3)
         10
     """
+    samples, epochs = check_counts(samples=samples, epochs=epochs)
+    drop_last = flag("drop_last", drop_last)
     sizes = (epoch_batch_at(schedule, epoch).batch_size for epoch in range(epochs))
     return sum(samples // size if drop_last else math.ceil(samples / size) for size in sizes)
 
 
-def check_epochs(milestones: Sequence[int]) -> None:
-    """Raise if milestones are no epochs, or do not rise."""
-    for epoch in milestones:
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"milestones must be epochs, whole numbers from 0, got {epoch!r}")
-    if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
-        raise ValueError(f"milestones must rise, each named once, got {tuple(milestones)}")
+def checked_epochs(name: str, epochs: Sequence[int]) -> tuple[int, ...]:
+    """Epochs as plain ints; raise if one is not a whole number from 0, or they do not rise."""
+    plain = tuple(each(name, epochs, lambda name, epoch: whole_number(name, epoch, 0, unit="epochs")))
+    if any(later <= earlier for earlier, later in itertools.pairwise(plain)):
+        raise ValueError(f"{name} must have its epochs in rising order, each once, got {plain}")
+    return plain
 
 
 def _multiple(size: int, parts: int) -> int:

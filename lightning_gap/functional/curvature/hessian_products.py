@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 
 from .._loss_surface import LossFunction, LossSurface, Params, euclidean_norm, loss_surface
 from .._uninterrupted import uninterrupted_exit
+from .._validation import each, instance
 from ..errors import UndefinedCurvatureError
 
 # Length of a finite-difference step, relative to 1 + |x|. Measured on trained networks with tanh and GELU, n = 336,000:
@@ -59,6 +60,7 @@ def hessian_vector_product(
         >>> hessian_vector_product(lambda: (weight**3).sum(), [weight], [torch.tensor([1.0, 2.0])])  # 6 w v
         [tensor([ 6., 12.])]
     """
+    vector = each("vector", vector, lambda name, tensor: instance(name, tensor, Tensor))
     with hessian_at(loss_fn, params, process_group) as hessian:
         shapes, expected = ([tuple(t.shape) for t in tensors] for tensors in (vector, hessian.weights))
         if shapes != expected:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .._loss_surface import LossFunction, Params
-from .._validation import one_of, real_number, seeded, whole_number
+from .._validation import instance, one_of, real_number, seeded, whole_number
 from ._lanczos import lanczos
 from .hessian_products import hessian_at
 
@@ -87,6 +87,7 @@ class SpectralDensity:
         Raises:
             ValueError: If ``width`` is not positive.
         """
+        instance("grid", grid, Tensor)
         width = real_number("width", width, above=0, hint="it is in the unit of the eigenvalues")
         distances = (grid.detach().cpu().double()[..., None] - self.nodes) / width
         return torch.exp(-(distances**2) / 2) @ self.weights / (width * math.sqrt(2 * math.pi))

@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._validation import one_of
+from .._validation import flag, one_of, real_number, whole_number
 from .normalisation import ghost_batch_norm, is_eager
-from .runs import Leftover, Runs, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from .runs import Leftover, Runs, checked_ghost_batch_size, checked_leftover, cut, number_of_ghosts
 
 RunningStats = Literal["sequential", "mean"]
 
@@ -42,7 +42,7 @@ class _GhostBatchNorm(_BatchNorm):
             return None
         leftover = self.leftover if self.training or self.leftover != "error" else "merge"
         positions = math.prod(input.shape[2:])
-        runs = ghost_runs(input.shape[0], self.ghost_batch_size, leftover, positions=positions)
+        runs = cut(input.shape[0], self.ghost_batch_size, leftover, positions)
         return None if number_of_ghosts(runs) == 1 else runs
 
     def _is_for_batch_norm(self, input: Tensor) -> bool:
@@ -93,7 +93,11 @@ class _BlockwiseGhosts(_GhostBatchNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        without_bias = {} if bias else {"bias": False}  # a keyword of recent torch only
+        num_features = whole_number("num_features", num_features)
+        eps = real_number("eps", eps, at_least=0)
+        momentum = None if momentum is None else real_number("momentum", momentum, at_least=0, at_most=1)
+        affine, track_running_stats = flag("affine", affine), flag("track_running_stats", track_running_stats)
+        without_bias = {} if flag("bias", bias) else {"bias": False}  # a keyword of recent torch only
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **without_bias)
         self.ghost_batch_size = checked_ghost_batch_size(ghost_batch_size)
         self.leftover = checked_leftover(leftover)
@@ -180,8 +184,7 @@ class GhostBatchNorm2d(_BlockwiseGhosts, nn.BatchNorm2d):
         dtype: Type of the parameters.
 
     Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
-        ValueError: If ``ghost_batch_size`` is below 1, ``leftover`` or ``running_stats`` is unknown, a ghost would
+        ValueError: If a number is out of range, ``leftover`` or ``running_stats`` is unknown, a ghost would
             hold a single value per channel, or ``leftover="error"`` meets a leftover.
 
     Reference:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from .._validation import function, real_number, refusal
 from . import _blocks
 from .runs import Runs
 
@@ -64,13 +65,23 @@ def ghost_batch_norm(
         >>> mean.flatten().tolist(), variance.flatten().tolist()
         ([2.0, 20.0], [1.0, 100.0])
     """
+    if not isinstance(input, Tensor) or input.dim() < 2:
+        raise ValueError(refusal("input", "must be a tensor of shape (N, C, ...)", input))
+    if not isinstance(runs, tuple | list) or not all(isinstance(run, tuple) and len(run) == 2 for run in runs):
+        raise ValueError(refusal("runs", "must be pairs of a count and a size, as ghost_runs gives them", runs))
     samples = sum(count * size for count, size in runs)
     if samples != input.shape[0] or input.numel() == 0:
         raise ValueError(
             f"runs must add up to the samples of input, at least one: they hold {samples}, input has shape "
             f"{tuple(input.shape)}; use ghost_runs(len(input), ...)"
         )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (not isinstance(tensor, Tensor) or tensor.shape != input.shape[1:2]):
+            raise ValueError(refusal(name, f"must be a tensor of shape ({input.shape[1]},)", tensor))
+    if observe is not None:
+        function("observe", observe, "(mean, variance)")
     if is_eager(input, weight, bias):
+        eps = real_number("eps", eps, at_least=0)
         return Normalised(*_InBlocks.apply(input, weight, bias, runs, eps, observe))
     normalised = _by_formula(input, runs, weight, bias, eps)
     if observe is not None:

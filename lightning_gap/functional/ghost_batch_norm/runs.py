@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Literal, get_args
 
-from .._validation import one_of, shown, whole_number
+from .._validation import one_of, whole_number
 
 Leftover = Literal["merge", "balance", "error"]
 
@@ -28,14 +27,18 @@ def ghost_runs(samples: int, ghost_batch_size: int, leftover: Leftover = "merge"
         At most two runs ``(count, size)``, whose sizes add up to ``samples``.
 
     Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
-        ValueError: If ``ghost_batch_size`` is below 1, ``leftover`` is unknown or is ``"error"`` and there is one,
-            or ghosts would hold one value per channel, whose variance is zero whatever the value.
+        ValueError: If a count is no whole number, or too small, ``leftover`` is unknown or is ``"error"`` and there
+            is a remainder, or ghosts would hold one value per channel, whose variance is zero whatever the value.
 
     Example:
         >>> ghost_runs(1000, 128), ghost_runs(1000, 128, "balance"), ghost_runs(129, 128)
         (((7, 128), (1, 104)), ((8, 125),), ((1, 129),))
     """
+    return cut(whole_number("samples", samples, 0), ghost_batch_size, leftover, whole_number("positions", positions))
+
+
+def cut(samples: int, ghost_batch_size: int, leftover: Leftover, positions: int) -> Runs:
+    """`ghost_runs` for sizes that torch gives: the compiler and the tracer have their own kinds of int."""
     checked_ghost_batch_size(ghost_batch_size)
     checked_leftover(leftover)
     if leftover == "error" and samples % ghost_batch_size:
@@ -74,10 +77,6 @@ def number_of_ghosts(runs: Runs) -> int:
 
 def checked_ghost_batch_size(ghost_batch_size: int) -> int:
     """Give ``ghost_batch_size`` back, or raise the one error that names it."""
-    if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, Integral):
-        raise TypeError(
-            f"ghost_batch_size must be an integer number of samples, got {shown(ghost_batch_size)}; try 128"
-        )
     return whole_number("ghost_batch_size", ghost_batch_size, unit="samples", hint="try 128")
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from .._validation import instance
 from ._probe import find_twin
 from ._subclasses import GHOST_OF
 from .layers import MARK, RunningStats, _GhostBatchNorm, checked_running_stats
@@ -64,8 +65,8 @@ def swap_batch_norm(
         quantised layers, layers that take no settings, and subclasses whose own behaviour a swap could lose.
 
     Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
-        ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown.
+        ValueError: If ``ghost_batch_size`` is no whole number of at least 1, or ``leftover`` or ``running_stats`` is
+            unknown.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
@@ -80,7 +81,7 @@ def swap_batch_norm(
     converted: list[str] = []
     changed: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
-    for name, layer in module.named_modules():
+    for name, layer in instance("module", module, nn.Module).named_modules():
         if isinstance(layer, _GhostBatchNorm):
             former = settings_of(layer)
             if refusal := _set_settings(layer, settings):
@@ -111,7 +112,7 @@ def restore_batch_norm(module: nn.Module) -> tuple[str, ...]:
         The names of the restored layers.
     """
     restored: list[str] = []
-    for name, layer in module.named_modules():
+    for name, layer in instance("module", module, nn.Module).named_modules():
         if isinstance(layer, _GhostBatchNorm) and restore_layer(layer):
             restored.append(name)
     return tuple(restored)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._uninterrupted import uninterrupted_exit
-from .._validation import real_number
+from .._validation import each, function, instance, real_number
 
 T = TypeVar("T")
 
@@ -46,7 +46,11 @@ def along_line(
         >>> along_line(line, zero, two, [-1.0, 0.0, 1.0, 2.0], line.weight.item)
         [-2.0, 0.0, 2.0, 4.0]
     """
-    alphas = [real_number("alphas", alpha) for alpha in alphas]
+    instance("module", module, nn.Module)
+    function("measure", measure, "no arguments")
+    for name, state in (("start", start), ("end", end)):
+        instance(name, state, Mapping, hint="as state_dict() gives it")  # type: ignore[type-abstract]
+    alphas = each("alphas", alphas, real_number)
     if not alphas:
         raise ValueError("alphas is empty; pass for instance 25 positions from -1 to 2")
     if {k: v.shape for k, v in start.items()} != {k: v.shape for k, v in end.items()}:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.distributed import ProcessGroup, get_rank, get_world_size
 
 from .._loss_surface import LossFunction, LossSurface, Params, euclidean_norm, loss_surface
 from .._processes import sum_over_processes
-from .._validation import seeded, whole_number
+from .._validation import each, seeded, whole_number
 from ..curvature.hessian_products import HessianProducts
 from ..errors import UndefinedNoiseError
 from .noise_scale import GradientNoise
@@ -197,8 +196,7 @@ def _sizes_of_all(
     processes = get_world_size(group) if group else 1
 
     def count() -> tuple[list[float], list[Tensor]]:
-        if not all(isinstance(size, Integral) and not isinstance(size, bool) and size >= 1 for size in own):
-            raise ValueError(f"sizes must name at least one sample for each part of the loss, got {list(own)}")
+        each("sizes", own, lambda name, size: whole_number(name, size, unit="samples"))
         return [len(own) if process == rank else 0.0 for process in range(processes)], []
 
     counts, _ = sum_over_processes(count, numbers=processes, process_group=group, device=device)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .._validation import real_number, whole_number
+from .._validation import check_counts, one_of, real_number, whole_number
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GradientNoise:
             >>> GradientNoise(gradient_norm_squared=-0.1, variance=12.0).reason("simple_scale")
             '|G|^2 comes out as -0.1, the gradient is too small to be told from its noise'
         """
-        if not math.isnan(getattr(self, scale)):
+        if not math.isnan(getattr(self, one_of("scale", scale, ("simple_scale", "critical_batch")))):
             return ""
         if self.variance <= 0:
             return "the gradients are equal up to rounding, and show no noise"
@@ -90,8 +90,9 @@ def noise_from_norms(
         >>> noise_from_norms(13.0, 4.0, small_batch_size=1, large_batch_size=4).simple_scale  # |G|^2 = 1, tr Sigma = 12
         12.0
     """
-    small_batch_size = whole_number("small_batch_size", small_batch_size, unit="samples")
-    large_batch_size = whole_number("large_batch_size", large_batch_size, unit="samples")
+    small_batch_size, large_batch_size = check_counts(
+        unit="samples", small_batch_size=small_batch_size, large_batch_size=large_batch_size
+    )
     if large_batch_size <= small_batch_size:
         raise ValueError(
             f"large_batch_size must exceed small_batch_size={small_batch_size}, got {large_batch_size}; "
@@ -145,13 +146,11 @@ class RatioAverage:
             scale: What both are divided by: their common size, where it changes by orders of magnitude in a run.
             elapsed: Time since the measurement before, for instance in epochs.
         """
-        if not (math.isfinite(numerator) and math.isfinite(denominator)):
-            raise ValueError(
-                f"numerator and denominator must be finite, got {numerator} and {denominator}; leave it out"
-            )
+        numerator = real_number("numerator", numerator, hint="leave the measurement out")
+        denominator = real_number("denominator", denominator, hint="leave the measurement out")
         scale, elapsed = real_number("scale", scale, above=0), real_number("elapsed", elapsed, at_least=0)
         keep = self.decay**elapsed if self._sums[2] or elapsed else self.decay
-        new = (float(numerator) / scale, float(denominator) / scale, 1.0)
+        new = (numerator / scale, denominator / scale, 1.0)
         self._sums = [keep * old + (1 - keep) * n for old, n in zip(self._sums, new, strict=True)]
 
     @property
@@ -203,18 +202,15 @@ def learning_rate_gain(batch_size: int, base_batch_size: int, *, noise_scale: fl
         >>> learning_rate_gain(900, 100, noise_scale=900.0)  # linear would be 9
         5.0
     """
-    rate, base = (
-        optimal_learning_rate(size, noise_scale=noise_scale, max_learning_rate=1.0)
-        for size in (batch_size, base_batch_size)
-    )
+    sizes = check_counts(unit="samples", batch_size=batch_size, base_batch_size=base_batch_size)
+    rate, base = (optimal_learning_rate(size, noise_scale=noise_scale, max_learning_rate=1.0) for size in sizes)
     return rate / base
 
 
 def _squared(name: str, value: float) -> float:
     """A number from 0 on; what is not finite, after an overflow for instance, makes the estimates NaN."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return math.nan
-    return real_number(name, value, at_least=0)
+    number = real_number(name, value, at_least=0, finite=False)
+    return number if math.isfinite(number) else math.nan
 
 
 def _positive_ratio(numerator: float, denominator: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .._loss_surface import LossFunction, LossSurface, Params, entered, euclidean_norm, loss_surface
-from .._validation import flag, function, one_of, seeded, shown, whole_number
+from .._validation import flag, function, instance, one_of, seeded, set_plain, whole_number
 from ._gradient_ascent import Ascent, incremental_ascent, normalized_gradient_ascent, sign_gradient_ascent, signs
 from ._lbfgsb import lbfgsb_ascent, require_scipy
 from ._neighbourhood import Neighbourhood, Norm
@@ -43,17 +43,14 @@ class Search:
         for name, allowed in (("method", get_args(Method)), ("norm", get_args(Norm))):
             one_of(name, getattr(self, name), allowed)
         for name, least in (("max_evaluations", 2), ("max_iterations", 1), ("restarts", 0)):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-        object.__setattr__(self, "relative", flag("relative", self.relative))
-        object.__setattr__(self, "generator", seeded("generator", self.generator))
+            set_plain(self, **{name: whole_number(name, getattr(self, name), least)})
+        set_plain(self, relative=flag("relative", self.relative), generator=seeded("generator", self.generator))
         if self.report_on is not None:
             function("report_on", self.report_on, "no arguments")
         if self.method == "lbfgsb":
             require_scipy()
-        if self.subspace is not None and not isinstance(self.subspace, RandomSubspace):
-            raise ValueError(
-                f"subspace must be a RandomSubspace, for instance RandomSubspace(100), got {shown(self.subspace)}"
-            )
+        if self.subspace is not None:
+            instance("subspace", self.subspace, RandomSubspace, hint="for instance RandomSubspace(100)")
         if self.norm == "l2" and (self.subspace or self.method == "lbfgsb"):
             raise ValueError(
                 "norm='l2' goes with method='corner' in the full space; a subspace and L-BFGS-B need a box"

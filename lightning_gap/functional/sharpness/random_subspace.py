@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._validation import real_number, seed_number, whole_number
+from .._validation import real_number, seed_number, set_plain, whole_number
 
 _ROWS_AT_A_TIME = 2**16
 
@@ -41,13 +41,12 @@ class RandomSubspace:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        plain = {
-            "dimension": whole_number("dimension", self.dimension, hint="the paper: 100"),
-            "seed": seed_number("seed", self.seed),
-            "scale": real_number("scale", self.scale, above=0, hint="1 gives entries of unit variance"),
-        }
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        set_plain(
+            self,
+            dimension=whole_number("dimension", self.dimension, hint="the paper: 100"),
+            seed=seed_number("seed", self.seed),
+            scale=real_number("scale", self.scale, above=0, hint="1 gives entries of unit variance"),
+        )
 
     def check(self, weights: int) -> None:
         """Raise if the subspace is not smaller than the space of this many weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import torch
 from torch.distributed import ProcessGroup
@@ -86,7 +86,7 @@ def sharpness(
     return sharpness_profile(
         loss_fn,
         params,
-        (epsilon,),
+        checked_epsilons((epsilon,)),
         method=method,
         max_evaluations=max_evaluations,
         max_iterations=max_iterations,
@@ -146,21 +146,21 @@ def sharpness_profile(
         [150.0, 62.5]
     """
     search = Search(method, max_evaluations, max_iterations, subspace, relative, norm, restarts, generator, report_on)
-    return search.profile(loss_fn, params, checked_epsilons(epsilons), process_group)
+    return search.profile(loss_fn, params, checked_epsilons(epsilons, "epsilons"), process_group)
 
 
-def checked_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
+def checked_epsilons(epsilons: Sequence[float], name: str = "epsilon") -> tuple[float, ...]:
     """The sizes as plain floats; raise if there is none, one is not a positive number, or one is there twice."""
     single = not isinstance(epsilons, Iterable) or isinstance(epsilons, str | bytes) or not getattr(epsilons, "ndim", 1)
-    given = (epsilons,) if single else tuple(epsilons)
+    given = (epsilons,) if single or isinstance(epsilons, Set | Mapping) else tuple(epsilons)
     try:
-        numbers = tuple(real_number("epsilon", e, above=0) for e in given)
+        numbers = tuple(real_number(name, e, above=0) for e in given)
     except ValueError:
         numbers = ()
     if not numbers or len(set(numbers)) < len(numbers):
         told = ", ".join(map(shown, given)) or "none"
         raise ValueError(
-            f"epsilon must be a positive number, or several different ones, got {told}; the paper uses 1e-3 and 5e-4"
+            f"{name} must be a positive number, or several different ones, got {told}; the paper uses 1e-3 and 5e-4"
         )
     return numbers
 
@@ -172,5 +172,6 @@ def epsilon_name(epsilon: float) -> str:
         >>> epsilon_name(0.001), epsilon_name(0.00025)
         ('1e-3', '2.5e-4')
     """
+    epsilon = real_number("epsilon", epsilon, above=0)
     mantissa, exponent = f"{epsilon:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

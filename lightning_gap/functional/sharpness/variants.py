@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .._loss_surface import LossFunction, LossSurface, Params, checked_params, loss_surface
-from .._validation import whole_number
+from .._validation import each, function, instance, seed_number, whole_number
 from ._neighbourhood import Neighbourhood, Norm
 from ._search import Search
 from .average import mean_and_deviation
@@ -128,8 +128,9 @@ def subspace_sharpness(
         >>> len(found.draws), found.percent > 0
         (3, True)
     """
-    first = RandomSubspace() if subspace is None else subspace
+    first = RandomSubspace() if subspace is None else instance("subspace", subspace, RandomSubspace)
     draws = whole_number("draws", draws)
+    seed_number(f"subspace: seed + draws - 1 of seed={first.seed}", first.seed + draws - 1)
     (epsilon,) = checked_epsilons((epsilon,))
     Search(method, max_evaluations, max_iterations, first, restarts=restarts)  # refuses before anything is measured
     results: list[Sharpness] = []
@@ -191,12 +192,13 @@ def m_sharpness(
         >>> round(m_sharpness(groups, [weight], epsilon=0.1).rise, 3)  # the mean of 0.1 and 0.3
         0.2
     """
-    params = params if isinstance(params, Mapping) else list(params)
-    if callable(loss_fns) or not isinstance(loss_fns, Iterable):
-        raise ValueError(f"loss_fns must be several losses, one for each group of samples, got {loss_fns!r}")
+    params = checked_params(params)
+    losses: list[LossFunction] = each(
+        "loss_fns", loss_fns, lambda name, loss_fn: function(name, loss_fn, "no arguments")
+    )
     results = [
         sharpness(fn, params, epsilon=epsilon, norm=norm, max_evaluations=max_evaluations, relative=relative)
-        for fn in loss_fns
+        for fn in losses
     ]
     if not results:
         raise ValueError("loss_fns is empty; pass one loss for each group of samples")

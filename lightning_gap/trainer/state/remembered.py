@@ -30,8 +30,8 @@ class Remembered(AbstractContextManager["Remembered"]):
 
     Not followed: data sets and loaders, the Trainer, loggers, and variables of Python modules.
 
-    Why not a deep copy of the module: closures, bound hooks and the Trainer would go on referring to the module itself,
-    a compiled one would be compiled anew, and what has no copy could not be told from what has one.
+    Why not a deep copy of the module: closures, bound hooks and the Trainer would keep referring to the module itself,
+    a compiled one would be compiled anew, and what has no copy would be missed.
 
     Args:
         roots: The objects, by the names that an error shows.

@@ -34,5 +34,5 @@ def test_a_full_window_of_equal_parts_changes_nothing_at_all(samples, micro_batc
 
 @pytest.mark.parametrize("samples", [-1, float("nan"), float("inf")])
 def test_what_is_no_number_of_samples_is_refused(samples):
-    with pytest.raises(ValueError, match="samples must be a number of at least 0"):
+    with pytest.raises(ValueError, match="samples must be a number, at least 0"):
         AccumulationWindow().add(samples, divisor=1)

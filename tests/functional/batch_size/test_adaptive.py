@@ -105,7 +105,7 @@ def test_an_unknown_need_changes_nothing():
         ({"test": "gut"}, "test must be one of 'norm', 'inner_product', 'augmented', 'cabs', 'noise_scale', got 'gut'"),
         ({"theta": 0}, "theta must be a positive number, got 0"),
         ({"nu": math.nan}, "nu must be a positive number, got nan"),
-        ({"smoothing": 1.0}, "decay must be a number, at least 0 and below 1"),
+        ({"smoothing": 1.0}, "smoothing must be a number, at least 0 and below 1"),
     ],
 )
 def test_a_test_that_cannot_be_is_refused(arguments, message):

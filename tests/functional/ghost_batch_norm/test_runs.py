@@ -63,9 +63,9 @@ def test_ghosts_of_a_single_value_are_refused():
         ghost_runs(4, 1)
 
 
-@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-4, ValueError), (2.5, TypeError), (True, TypeError)])
-def test_a_size_that_cannot_be_is_refused(size, error):
-    with pytest.raises(error, match="ghost_batch_size must be"):
+@pytest.mark.parametrize("size", [0, -4, 2.5, True])
+def test_a_size_that_cannot_be_is_refused(size):
+    with pytest.raises(ValueError, match=f"ghost_batch_size must be .* got {size}"):
         ghost_runs(10, size)
 
 

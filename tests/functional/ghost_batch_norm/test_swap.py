@@ -165,7 +165,7 @@ def test_a_size_below_one_is_refused(size):
 
 @pytest.mark.parametrize("size", [True, 2.5, "32", None, float("nan")])
 def test_a_size_that_is_no_integer_is_refused(size):
-    with pytest.raises(TypeError, match="ghost_batch_size must be an integer number of samples, got"):
+    with pytest.raises(ValueError, match="ghost_batch_size must be a whole number of samples, at least 1, got"):
         GhostBatchNorm1d(3, ghost_batch_size=size)
 
 

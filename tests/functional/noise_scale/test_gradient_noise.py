@@ -213,7 +213,7 @@ def test_equal_seeds_give_equal_numbers():
     [
         ({"sizes": [40]}, r"sizes must name at least one sample for each part of the loss, got \[40\]"),
         ({"sizes": [8] * 6}, r"sizes must be those of the 5 parts of the loss, got \[8, 8, 8, 8, 8, 8\]"),
-        ({"sizes": [8, 8, 8, 8, 0]}, "sizes must name at least one sample for each part"),
+        ({"sizes": [8, 8, 8, 8, 0]}, "sizes must be a whole number of samples, at least 1, got 0"),
         ({"probes": -1}, "probes must be a whole number, at least 0, got -1"),
         ({"probes": 1.5}, "probes must be a whole number, at least 0, got 1.5"),
         ({"population": 0}, "population must be a whole number, at least 1, got 0"),

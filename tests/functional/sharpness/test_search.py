@@ -252,7 +252,7 @@ def test_the_generator_decides_the_random_starts():
         ({"max_evaluations": True}, "max_evaluations must be a whole number"),
         ({"max_iterations": 0}, "max_iterations must be a whole number, at least 1, got 0"),
         ({"restarts": -1}, "restarts must be a whole number, at least 0, got -1"),
-        ({"subspace": 100}, r"subspace must be a RandomSubspace, for instance RandomSubspace\(100\), got 100"),
+        ({"subspace": 100}, r"subspace must be a RandomSubspace, got 100; for instance RandomSubspace\(100\)"),
         ({"norm": "l2", "subspace": RandomSubspace(2)}, "norm='l2' goes with method='corner' in the full space"),
         ({"norm": "l2", "method": "lbfgsb"}, "norm='l2' goes with method='corner' in the full space"),
         ({"relative": True, "subspace": RandomSubspace(2)}, "relative=True goes with the full space"),
@@ -272,5 +272,5 @@ def test_terms_that_are_out_of_range_or_do_not_go_together_are_refused_before_th
 @pytest.mark.parametrize("epsilons", [(), (0.1, 0.1), (0.1, 0.0), (0.1, math.nan), ("0.1",), (True,), (None,)])
 def test_epsilons_that_make_no_profile_are_refused(epsilons):
     x = vector(1.0)
-    with pytest.raises(ValueError, match="epsilon must be a positive number, or several different ones"):
+    with pytest.raises(ValueError, match="epsilons must be a positive number, or several different ones"):
         sharpness_profile(lambda: x.sum(), [x], epsilons)
