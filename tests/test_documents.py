@@ -101,7 +101,7 @@ def test_the_page_for_a_worse_run_shows_what_its_script_trains(capsys):
     for name, shown in rows:
         fixed = 400 if name in ("batch 32", "batch 320 for 100 epochs") else 40
         assert int(shown) == (grown if "BatchSizeScheduler" in name or "the same" in name else fixed)
-    name = "`LearningRateScaling(32)` and `GhostBatchNormSwap(32)`"
+    name = "`GhostBatchNormSwap(32)`"
     run = script["Run"](epochs=2, callbacks=script["SGD"][name].callbacks)
     result = script["train"](run, optimizer="sgd", learning_rate=0.05, seed=0)
     assert result.steps == 2 * steps[320]
