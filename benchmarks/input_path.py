@@ -2,7 +2,7 @@
 
     python benchmarks/input_path.py --data_dir data
 
-Ours: `InMemoryLoader` over bytes, augmentation for a whole batch at once, as `InMemoryData` gives it to the Trainer.
+Ours: `InMemoryLoader` over bytes, augmentation for a whole batch at once, as `CIFAR10` gives it to the Trainer.
 The usual: a data set in the manner of torchvision's CIFAR10 (PIL image by index), the same augmentation by
 `torchvision.transforms.v2` for each image, the default `DataLoader` (no workers), and one with a worker for each core.
 The first batches of an epoch are gone through; rounds alternate, ratios are taken round by round.
@@ -24,9 +24,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from lightning_gap.recipes.augmentation import make_augmentation
-from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
-from lightning_gap.recipes.terms import versions
+from lightning_gap.recipes import CIFAR10
+from lightning_gap.recipes.runner.notes import versions
 
 BATCH = 256
 TO_TENSOR = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -41,8 +40,8 @@ USUAL: dict[str, list[Any]] = {
 class AsTorchvision(Dataset[Any]):
     """What torchvision's CIFAR10 does for an index, over the same images."""
 
-    def __init__(self, splits: Splits, transform: Callable[[Any], Any]) -> None:
-        images, targets = splits.train.whole()
+    def __init__(self, data: CIFAR10, transform: Callable[[Any], Any]) -> None:
+        images, targets = data.train.whole()
         self.data = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         self.targets = targets.tolist()
         self.transform = transform
@@ -70,14 +69,14 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    splits = DATASETS["cifar10"](given.data_dir)
     workers = os.cpu_count() or 1
     print(f"{versions()}; {torch.get_num_threads()} threads, batch {BATCH}, {given.rounds} rounds\n")
     print(f"| augmentation | usual, images/s | usual, {workers} workers | ours | ours / usual | ours / workers |")
     print("|---|---|---|---|---|---|")
     for name, transforms in USUAL.items():
-        usual = AsTorchvision(splits, v2.Compose([*transforms, *TO_TENSOR]))
-        data = InMemoryData(splits, batch_size=BATCH, augmentation=make_augmentation(name, splits))
+        data = CIFAR10(batch_size=BATCH, augmentation=name, data_dir=given.data_dir)
+        data.setup()
+        usual = AsTorchvision(data, v2.Compose([*transforms, *TO_TENSOR]))
         loaders: list[tuple[Iterable[Any], int]] = [
             (DataLoader(usual, batch_size=BATCH, shuffle=True), 15),
             (DataLoader(usual, batch_size=BATCH, shuffle=True, num_workers=workers), 30),

@@ -15,9 +15,9 @@ import time
 import torch
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.recipes.catalogue import FILES, recipe
-from lightning_gap.recipes.optimizers import optimizer_of
-from lightning_gap.recipes.terms import versions
+from lightning_gap.recipes.catalogue import bundled, load_recipe
+from lightning_gap.recipes.recipe import Recipe
+from lightning_gap.recipes.runner.notes import versions
 
 # Training samples, shape of an input, classes.
 SETS = {
@@ -32,21 +32,18 @@ SETS = {
 AT_ONCE = {"imagenet": 32}  # 256 images of this size do not fit into the memory of a small machine
 
 
-def seconds_per_sample(name: str, data: str, steps: int) -> float:
+def seconds_per_sample(recipe: Recipe, data: str, steps: int) -> float:
     """Median over steps, the first two left out."""
-    found = recipe(name)
-    numbers = found.numbers[data]
     _, shape, classes = SETS[data]
-    size = AT_ONCE.get(data, numbers.small_batch_size)
-    torch.manual_seed(0)
-    network = found.network(shape, classes)
-    optimizer = optimizer_of(numbers, network)
+    size = AT_ONCE.get(data, recipe.small_batch_size)
+    configured = recipe.configure_optimizers()
+    optimizer = configured[0][0] if isinstance(configured, tuple) else configured
     inputs, targets = torch.rand(size, *shape), torch.arange(size) % classes
     times = []
     for _ in range(steps + 2):
         start = time.perf_counter()
         optimizer.zero_grad()
-        cross_entropy(network(inputs), targets).backward()
+        cross_entropy(recipe(inputs), targets).backward()
         optimizer.step()
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:]) / size
@@ -62,16 +59,16 @@ def main() -> None:
     print(f"{versions()}; {given.threads} threads, median of {given.steps} steps\n")
     print("| recipe | data | epochs | steps small | steps large | seconds an epoch | hours a run |")
     print("|---|---|---|---|---|---|---|")
-    for name in sorted(FILES):
-        for data, numbers in recipe(name).numbers.items():
-            samples = SETS[data][0]
-            epoch = seconds_per_sample(name, data, given.steps) * samples
-            steps = [
-                numbers.epochs * -(-samples // size) for size in (numbers.small_batch_size, numbers.large_batch_size)
-            ]
-            hours = epoch * numbers.epochs / 3600
+    for name in bundled():
+        kind = load_recipe(name)
+        for data in kind.data_sets:
+            torch.manual_seed(0)
+            recipe, samples = kind.on(data), SETS[data][0]
+            epoch = seconds_per_sample(recipe, data, given.steps) * samples
+            steps = [recipe.epochs * -(-samples // size) for size in (recipe.small_batch_size, recipe.large_batch_size)]
+            hours = epoch * recipe.epochs / 3600
             print(
-                f"| {name} | {data} | {numbers.epochs} | {steps[0]:,} | {steps[1]:,} | {epoch:.3g} | {hours:.3g} |",
+                f"| {name} | {data} | {recipe.epochs} | {steps[0]:,} | {steps[1]:,} | {epoch:.3g} | {hours:.3g} |",
                 flush=True,
             )
 

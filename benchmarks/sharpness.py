@@ -1,6 +1,6 @@
 """Sharpness and curvature on F1: value, time and memory, beside SciPy's L-BFGS-B and public tools.
 
-    python benchmarks/f1_checkpoints.py DATA_DIR CHECKPOINTS --kind small    # and large
+    lightning-gap experiment keskar-tables --data_dir DATA_DIR --weights CHECKPOINTS
     python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-cpu.md
     python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows time curvature --allocator keeping
 
@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_gap.functional import Sharpness, epsilon_name, sharpness, sharpness_profile
-from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes import MNIST
 
 EPSILONS = (1e-3, 5e-4)
 BUDGETS = (3, 4, 5, 6, 7, 10, 13)
@@ -214,7 +214,7 @@ def main() -> None:
     """Measure the sections asked for; the file is written anew after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, help="folder that holds MNIST/raw")
-    parser.add_argument("checkpoints", type=Path, help="folder that f1_checkpoints.py wrote")
+    parser.add_argument("checkpoints", type=Path, help="folder that the experiment keskar-tables wrote")
     parser.add_argument("--rows", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s != "samples"])
     parser.add_argument(
         "--only", nargs="+", default=[], help="checkpoints instead of a section's own: small-0/epoch-30"
@@ -231,7 +231,9 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)  # glibc reads them at start
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    data = TensorDataset(*DATASETS["mnist"](given.data_dir).train.whole())
+    mnist = MNIST(batch_size=1, data_dir=given.data_dir)
+    mnist.setup()
+    data = TensorDataset(*mnist.train.whole())
     bench = Bench(given.checkpoints, given.only, data, given.samples, given.everything, given.rounds, given.evaluations)
     text = "# Sharpness and curvature\n\n"
     text += f"{machine(torch.device('cpu'), given.threads)}; {versions()}; allocator: {given.allocator}. F1 on MNIST, "

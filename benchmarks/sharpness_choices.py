@@ -2,7 +2,8 @@
 
     python benchmarks/sharpness_choices.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-choices.md
 
-CHECKPOINTS as written by f1_checkpoints.py; small-<seed>/epoch-30 and large-<seed>/epoch-100 are read.
+CHECKPOINTS as written by `lightning-gap experiment keskar-tables --weights`; small-<seed>/epoch-30 and
+large-<seed>/epoch-100 are read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lightning_gap.functional import (
     subspace_sharpness,
 )
 from lightning_gap.functional.sharpness_result import Method
-from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes import MNIST
 from lightning_gap.recipes.networks import F1
 
 SOLUTIONS = {"small": "epoch-30", "large": "epoch-100"}
@@ -129,7 +130,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    dataset = TensorDataset(*DATASETS["mnist"](given.data_dir).train.whole())
+    mnist = MNIST(batch_size=1, data_dir=given.data_dir)
+    mnist.setup()
+    dataset = TensorDataset(*mnist.train.whole())
     table: dict[str, list[str]] = {}
     for kind, epoch in SOLUTIONS.items():
         network = F1()

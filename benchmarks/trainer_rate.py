@@ -16,24 +16,19 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback
-from torch import nn
+from lightning.pytorch import Callback, Trainer
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.recipes.augmentation import make_augmentation
-from lightning_gap.recipes.catalogue import recipe
-from lightning_gap.recipes.classifier import Classifier
-from lightning_gap.recipes.datasets import DATASETS, InMemoryData, Splits
-from lightning_gap.recipes.optimizers import optimizer_of
-from lightning_gap.recipes.recipe import Numbers
-from lightning_gap.recipes.terms import versions
-from lightning_gap.recipes.trainer import make_trainer
+from lightning_gap.recipes import C1, F1
+from lightning_gap.recipes.datasets import DATASETS, ClassificationData
+from lightning_gap.recipes.recipe import Recipe
+from lightning_gap.recipes.runner.notes import versions
 
-CASES = {"f1": ("mnist", 200), "c1": ("cifar10", 12)}  # data set and timed steps of a round
+CASES = {F1: ("mnist", 200), C1: ("cifar10", 12)}  # data set and timed steps of a round
 WARMUP = 3
 
 
@@ -48,36 +43,29 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - getattr(self, "start", 0.0)
 
 
-def trainer_rate(network: nn.Module, splits: Splits, numbers: Numbers, steps: int, device: str) -> float:
+def trainer_rate(recipe: Recipe, data: ClassificationData[Any], steps: int, device: str) -> float:
     """Steps a second inside `fit`."""
     clock = Clock()
-    trainer = make_trainer(
-        {},
-        {
-            "accelerator": device,
-            "max_steps": steps + WARMUP,
-            "limit_val_batches": 0,
-            "enable_checkpointing": False,
-        },
+    Trainer(
+        accelerator=device,
+        devices=1,
+        max_steps=steps + WARMUP,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         callbacks=[clock],
-        logger=None,
-    )
-    data = InMemoryData(
-        splits,
-        batch_size=numbers.small_batch_size,
-        augmentation=make_augmentation(numbers.augmentation, splits),
-    )
-    trainer.fit(Classifier(network, numbers), data)
+    ).fit(recipe, data)
     return steps / clock.seconds
 
 
-def bare_rate(network: nn.Module, splits: Splits, numbers: Numbers, steps: int, device: str) -> float:
+def bare_rate(recipe: Recipe, data: ClassificationData[Any], steps: int, device: str) -> float:
     """Steps a second of a loop by hand."""
     place = torch.device("cuda" if device == "gpu" else "cpu")
-    network.to(place).train()
-    size = numbers.small_batch_size
-    ready = [splits.train.to(place)[torch.arange(k * size, (k + 1) * size)] for k in range(8)]
-    optimizer = optimizer_of(numbers, network)
+    network, size = recipe.network.to(place).train(), recipe.batch_size
+    ready = [data.train.to(place)[torch.arange(k * size, (k + 1) * size)] for k in range(8)]
+    optimizer = recipe.configure_optimizers()
     for step in range(steps + WARMUP):
         if step == WARMUP:
             if device == "gpu":
@@ -106,20 +94,20 @@ def main() -> None:
     print(f"{versions()}; {given.device}, {given.threads} threads, {given.rounds} rounds\n")
     print("| network | augmentation | bare steps/s | Trainer steps/s | Trainer / bare | of the rounds |")
     print("|---|---|---|---|---|---|")
-    for name, (data, steps) in CASES.items():
-        splits = DATASETS[data](given.data_dir)
+    for kind, (name, steps) in CASES.items():
         for augmentation in ("none", "affine"):
-            numbers = replace(recipe(name).numbers[data], augmentation=augmentation)
+            data = DATASETS[name](kind.on(name, augmentation=augmentation), data_dir=given.data_dir)
+            data.setup()
             rates: dict[Callable[..., float], list[float]] = {bare_rate: [], trainer_rate: []}
             for round_ in range(given.rounds):
                 for rate in list(rates)[:: 1 if round_ % 2 else -1]:
                     torch.manual_seed(0)
-                    network = recipe(name).network(splits.input_shape, splits.num_classes)
-                    rates[rate].append(rate(network, splits, numbers, steps, given.device))
+                    recipe = kind.on(name, augmentation=augmentation)
+                    rates[rate].append(rate(recipe, data, steps, given.device))
             ratios = [t / b for b, t in zip(*rates.values(), strict=True)]
             bare, trainer = (statistics.median(found) for found in rates.values())
             print(
-                f"| {name}, {numbers.small_batch_size} of {data} | {augmentation} | {bare:.2f} | {trainer:.2f} | "
+                f"| {kind.__name__}, {recipe.batch_size} of {name} | {augmentation} | {bare:.2f} | {trainer:.2f} | "
                 f"**{statistics.median(ratios):.3f}** | {min(ratios):.3f} to {max(ratios):.3f} |",
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""What every loader over a batch plan does: count, go on where it stopped, share out, seed."""
+"""What every loader over a batch plan does: count, resume where it stopped, share out, seed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PlannedLoader:
         self.sampler = EpochClock()
         self._batch_size = batch_size
         self._last: _HandedOut | None = None
-        self._resume: tuple[int, int] | None = None  # epoch and position to go on from
+        self._resume: tuple[int, int] | None = None  # epoch and position to resume from
         BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)  # refuses what cannot be planned
 
     @property
@@ -122,7 +122,7 @@ class PlannedLoader:
         return self._state(plan, self.sampler.epoch, self._start(plan))
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the last batch that was handed out, with what is left of its epoch.
+        """Resume after the last batch that was handed out, with the rest of its epoch.
 
         Raises:
             ValueError: If this loader would cut the rest of the epoch into other batches, or the state is of another.

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ._resampling import TRIES, bilinear, exact, positions, share_inside, stretched, turned
+from ._resampling import TRIES, bilinear, exact, positions, stretched, turned
 
 _VALUES_AT_A_TIME = 2**20  # on the CPU, of a chain: what stays in the cache between two parts is changed twice as fast
 
@@ -153,8 +153,7 @@ class RandomCrop:
 class RandomAffine:
     """Turn an image about its centre and shift it, bilinearly and with zeros outside; three numbers per sample.
 
-    Angle and shifts are uniform. As torchvision draws them, shifts are rounded to whole pixels, halves to even. As it
-    fills, a pixel partly from outside is multiplied by the share from inside once more.
+    Angle and shifts are uniform. As torchvision draws them, shifts are rounded to whole pixels, halves to even.
 
     Args:
         degrees: Largest angle, either way, up to 180.
@@ -182,8 +181,7 @@ class RandomAffine:
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         _check(images, numbers, self.numbers_per_sample)
         x, y = turned(numbers, images, degrees=self.degrees, shift=self.shift)
-        # `bilinear` weighs by this share already; torchvision with fill=0 does it once more.
-        return bilinear(images, x, y).mul_(share_inside(x, y)[:, None]).to(images.dtype)
+        return bilinear(images, x, y).to(images.dtype)
 
 
 @dataclass(frozen=True)

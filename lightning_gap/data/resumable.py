@@ -1,4 +1,4 @@
-"""Serve any data set, with workers if wanted, and go on after a crash with the batch that would have come next."""
+"""Serve any data set, with workers if wanted, and resume after a crash with the batch that would have come next."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lightning_gap.functional._validation import flag, one_of, seed_number, whole_number
-
+from ..lookup import lookup
 from .augmentations import AUGMENTATIONS
 from .integrity import explained_permissions
 from .subsets import Subsettable, split_for_training
@@ -22,9 +21,9 @@ S = TypeVar("S", bound=Subsettable)
 class ClassificationData(LightningDataModule, Generic[S]):
     """Training, validation and test samples of a data set.
 
-    No file is read before `setup`, and none is downloaded unless asked for. The samples that validate are drawn with
-    seed 0 whatever ``seed`` is, so that all trials train on the same samples. A run that is resumed, also inside an
-    epoch, goes on with the samples and the random numbers that would have come.
+    No file is read before `setup`, and none is downloaded unless asked for. The validation samples are drawn with
+    seed 0 whatever ``seed`` is, so that all trials train on the same samples. A resumed run, also inside an
+    epoch, continues with the samples and the random numbers that would have come.
 
     Args:
         recipe: Where the four arguments come from that are None: any object that has attributes of their names. A
@@ -86,17 +85,16 @@ class ClassificationData(LightningDataModule, Generic[S]):
             raise ValueError(
                 "batch_size=None: pass batch_size=..., samples per optimizer step, or a recipe that has it"
             )
-        self._step = whole_number("batch_size", step, unit="samples")
+        self._step = _whole("batch_size", step, least=1)
         self._shares = 1  # of an optimizer step, over processes and micro-batches
         named = _setting(recipe, "augmentation", augmentation, "none")
-        self.augmentation = one_of("augmentation", named, list(AUGMENTATIONS))
-        self.standardise = flag("standardise", _setting(recipe, "standardise", standardise, False))
-        found = _setting(recipe, "validation_size", validation_size, 0)
-        self.validation_size = whole_number("validation_size", found, 0, unit="samples")
+        self.augmentation = lookup("augmentation", named, AUGMENTATIONS)
+        self.standardise = _flag("standardise", _setting(recipe, "standardise", standardise, False))
+        self.validation_size = _whole("validation_size", _setting(recipe, "validation_size", validation_size, 0))
         self.data_dir = Path(data_dir)
-        self.download = flag("download", download)
-        self.num_workers = None if num_workers is None else whole_number("num_workers", num_workers, 0)
-        self.seed = seed_number("seed", seed)
+        self.download = _flag("download", download)
+        self.num_workers = None if num_workers is None else _whole("num_workers", num_workers)
+        self.seed = _whole("seed", seed)
         self._all: S | None = None  # training and validation samples, once they are read
 
     @property
@@ -125,7 +123,7 @@ class ClassificationData(LightningDataModule, Generic[S]):
         Args:
             split: Which.
             chunk: Samples in a batch.
-            most: At most so many, drawn with seed 0; all by default.
+            most: Most samples, a subset drawn with seed 0; all by default.
         """
 
     def fetch(self) -> None:
@@ -185,6 +183,18 @@ def no_validation() -> list[Any]:
     """No loader at all; Lightning asks whether an empty list is meant, and here it is."""
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     return []
+
+
+def _whole(name: str, value: Any, least: int = 0) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63:
+        return value
+    raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def _setting(recipe: Any, name: str, given: Any, otherwise: Any) -> Any:

@@ -24,7 +24,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     """Images of a folder that has a folder for each class.
 
     An image is scaled so that its shorter side has ``resize`` pixels, its middle cut out and its colours standardised.
-    `augmented` gives the same images as they are trained on, with a new look each time.
+    `augmented` gives the same images for training, varied anew each time.
 
     Args:
         folder: Holds the folders of the classes; class numbers follow their names' order.
@@ -59,9 +59,9 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             )
         # One array of bytes, not a list: worker processes copy each page of a list as they count references to it.
         self._paths = np.array([os.fsencode(path) for path, _ in found.samples])
-        self._chosen: Tensor | None = None  # of the images that were found, those that this data set has
+        self._indices: Tensor | None = None  # of the images that were found, those that this data set has
         self._crop = crop
-        self._look = v2.Compose([v2.Resize(resize), v2.CenterCrop(crop), *_to_standardised_tensor()])
+        self._transform = v2.Compose([v2.Resize(resize), v2.CenterCrop(crop), *_to_standardised_tensor()])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -71,19 +71,19 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     @property
     def targets(self) -> Tensor:
         """Class of each image, shape (N,)."""
-        return self._targets if self._chosen is None else self._targets[self._chosen]
+        return self._targets if self._indices is None else self._targets[self._indices]
 
     def __len__(self) -> int:
-        return len(self._targets) if self._chosen is None else len(self._chosen)
+        return len(self._targets) if self._indices is None else len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        held = index if self._chosen is None else int(self._chosen[index])
+        held = index if self._indices is None else int(self._indices[index])
         path = os.fsdecode(self._paths[held])
         try:
             image = pil_loader(path)
         except Exception as error:  # of many types, because Pillow leaves the checking to what it calls
             raise ValueError(f"{path!r} cannot be read as an image ({error}); get it again or remove it") from error
-        return self._look(image), int(self._targets[held])
+        return self._transform(image), int(self._targets[held])
 
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
         """Indices of the images that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
@@ -93,7 +93,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     def subset(self, indices: Tensor) -> FolderImages:
         """The images at ``indices``, over the same list of files."""
         fewer = copy.copy(self)
-        fewer._chosen = indices if self._chosen is None else self._chosen[indices]
+        fewer._indices = indices if self._indices is None else self._indices[indices]
         return fewer
 
     def augmented(self) -> FolderImages:
@@ -104,7 +104,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         Reference: Goyal et al. (2017), section 5.1, after Szegedy et al. (2015).
         """
         varied = copy.copy(self)
-        varied._look = v2.Compose(
+        varied._transform = v2.Compose(
             [v2.RandomResizedCrop(self._crop), v2.RandomHorizontalFlip(), *_to_standardised_tensor()]
         )
         return varied

@@ -1,7 +1,8 @@
 """Kaldi's archives of matrices and of integer vectors, binary, compressed or text.
 
-Read here, because no library for it can be depended on: `kaldiio` is licensed for evaluation only, and `kaldi_io` runs
-a shell when it is imported and checks what it reads by assertions.
+Read here, because no library for it can be depended on: `kaldiio` is licensed for evaluation only, `kaldi_io` runs a
+shell when it is imported and checks what it reads by assertions, and `kaldi_native_io` 1.23 ends the process where a
+damaged header announces too much, and takes a file of something else for an archive without utterances.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Samples(Dataset[Batch]):
 
     def __init__(self, targets: Tensor) -> None:
         self._targets = targets
-        self._chosen: Tensor | None = None  # of the samples that are held, those that this data set has
+        self._indices: Tensor | None = None  # of the samples that are held, those that this data set has
 
     @abstractmethod
     def inputs(self, held: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Samples(Dataset[Batch]):
     @property
     def targets(self) -> Tensor:
         """Class of each sample, shape (N,)."""
-        return self._targets if self._chosen is None else self._targets[self._chosen]
+        return self._targets if self._indices is None else self._targets[self._indices]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -48,11 +48,11 @@ class Samples(Dataset[Batch]):
         return tuple(self[0][0].shape)
 
     def __len__(self) -> int:
-        return len(self._targets) if self._chosen is None else len(self._chosen)
+        return len(self._targets) if self._indices is None else len(self._indices)
 
     def __getitem__(self, index: int | Tensor) -> Batch:
         indices = torch.as_tensor(index, device=self._targets.device)
-        held = indices if self._chosen is None else self._chosen[indices]
+        held = indices if self._indices is None else self._indices[indices]
         if held.ndim == 0:
             return self.inputs(held[None])[0], self._targets[held]
         return self.inputs(held), self._targets.index_select(0, held)
@@ -66,7 +66,7 @@ class Samples(Dataset[Batch]):
         """The samples at ``indices``, over the same memory."""
         fewer = copy.copy(self)
         indices = indices.to(self._targets.device)
-        fewer._chosen = indices if self._chosen is None else self._chosen[indices]
+        fewer._indices = indices if self._indices is None else self._indices[indices]
         return fewer
 
     def whole(self) -> Batch:
@@ -96,8 +96,8 @@ class Images(Samples):
         stored: Pixels, (N, C, H, W) uint8.
         targets: Class of each image, (N,) int64.
         highest: Value of a white pixel; inputs are pixels divided by it.
-        mean: Of each channel, subtracted after that; none where it is empty.
-        deviation: Of each channel, divided by after that.
+        mean: Of each channel, subtracted from the inputs; none if empty.
+        std: Standard deviation of each channel, divided by after that.
     """
 
     def __init__(
@@ -107,39 +107,39 @@ class Images(Samples):
         *,
         highest: int = 255,
         mean: Sequence[float] = (),
-        deviation: Sequence[float] = (),
+        std: Sequence[float] = (),
     ) -> None:
         super().__init__(targets)
         self._stored = stored
         self._highest = highest
         self._mean = torch.tensor(mean)[:, None, None]  # (C, 1, 1)
-        self._deviation = torch.tensor(deviation)[:, None, None]
+        self._std = torch.tensor(std)[:, None, None]
 
     def inputs(self, held: Tensor) -> Tensor:
         """Pixels (n, C, H, W), from 0 to 1 or standardised."""
         chosen = self._stored.index_select(0, held)  # four times as fast as [held]
         pixels = chosen.to(torch.float32).div_(self._highest)
-        return pixels.sub_(self._mean).div_(self._deviation) if len(self._mean) else pixels
+        return pixels.sub_(self._mean).div_(self._std) if len(self._mean) else pixels
 
-    def standardised(self, mean: Sequence[float], deviation: Sequence[float]) -> Images:
+    def standardised(self, mean: Sequence[float], std: Sequence[float]) -> Images:
         """The same images with these subtracted from, and divided into, each channel."""
         other = copy.copy(self)
-        other._mean, other._deviation = (
-            torch.tensor(list(values), device=self._targets.device)[:, None, None] for values in (mean, deviation)
+        other._mean, other._std = (
+            torch.tensor(list(values), device=self._targets.device)[:, None, None] for values in (mean, std)
         )
         return other
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over all pixels, from 0 to 1, exact from counts of the values."""
-        means, deviations = [], []
+        means, stds = [], []
         for channel in range(self._stored.shape[1]):
-            values = self._stored[:, channel] if self._chosen is None else self._stored[self._chosen, channel]
+            values = self._stored[:, channel] if self._indices is None else self._stored[self._indices, channel]
             counts = torch.bincount(values.flatten(), minlength=256).to(torch.float64)
             levels = torch.arange(len(counts), dtype=torch.float64, device=counts.device) / self._highest
             mean = (counts @ levels) / counts.sum()
             means.append(float(mean))
-            deviations.append(float(((counts @ (levels - mean) ** 2) / counts.sum()).sqrt()))
-        return means, deviations
+            stds.append(float(((counts @ (levels - mean) ** 2) / counts.sum()).sqrt()))
+        return means, stds
 
 
 class Frames(Samples):
@@ -165,7 +165,7 @@ class Frames(Samples):
 
         Neighbouring frames are nearly alike: single ones held out would measure what was trained on.
         """
-        first = self._first if self._chosen is None else self._first[self._chosen]
+        first = self._first if self._indices is None else self._first[self._indices]
         firsts, lengths = torch.unique(first, return_counts=True)
         order = seeded_permutation(len(firsts))
         enough = int(torch.searchsorted(lengths[order].cumsum(0), size)) + 1 if size else 0

@@ -29,6 +29,7 @@ _COMMANDS = {
     "compare": "Train several regimes from the same weights and compare them.",
     "advise": "Measure a recipe's gradient noise and advise a batch size.",
     "copy": "Write a recipe's file into a folder, to be edited and run.",
+    "experiment": "Make the runs of a paper's table or figure and show it.",
 }
 
 
@@ -77,6 +78,10 @@ def _do(command: str, words: Words, made: list[Plan]) -> int:
             raise ValueError("folder: got '', the name of no folder; for the current folder write .")
         print(f"written: {copy_recipe(asked.recipe, Path(asked.folder))}")
         return 0
+    if command == "experiment":
+        from ..experiments.command import main as make_experiment
+
+        return make_experiment(words.all)
     name = words.recipe()
     file = None if name is None else recipe_file(name)
     parser = settings_parser(command, _COMMANDS[command], file, words)

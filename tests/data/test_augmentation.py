@@ -71,7 +71,7 @@ def turned(image, numbers, augmentation):
         scale=1,
         shear=[0, 0],
         interpolation=InterpolationMode.BILINEAR,
-        fill=0,
+        fill=None,  # zeros; with fill=0 a pixel partly from outside is weighed twice
     )
 
 

@@ -60,7 +60,7 @@ def test_pixels_are_divided_and_standardised_by_channel():
     expected = (plain - np.reshape(mean, (3, 1, 1))) / np.reshape(deviation, (3, 1, 1))
     np.testing.assert_allclose(images(highest=51)[everything][0].numpy(), plain, rtol=1e-6)
     for samples in (
-        images(highest=51, mean=mean, deviation=deviation),
+        images(highest=51, mean=mean, std=deviation),
         images(highest=51).standardised(mean, deviation),
     ):
         np.testing.assert_allclose(samples[everything][0].numpy(), expected, rtol=1e-5, atol=1e-6)
@@ -141,5 +141,5 @@ def test_everything_that_is_held_goes_to_the_device():
         moved = samples.subset(torch.tensor([3, 1])).to(torch.device("meta"))
         tensors = {name: value.device.type for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
         assert set(tensors.values()) == {"meta"}
-        assert "_chosen" in tensors
+        assert "_indices" in tensors
         assert samples._stored.device.type == "cpu"

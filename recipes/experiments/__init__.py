@@ -1,0 +1,19 @@
+"""Tables and figures of the papers: what runs, what is measured, what is drawn; one file each."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+_PARTS = {"__init__", "__main__", "command", "experiment", "spread"}  # every other file is an experiment of its name
+
+
+def experiments() -> dict[str, str]:
+    """First line of each experiment's file by its name, read without importing it."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in _PARTS)
+    return {
+        path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[
+            0
+        ]
+        for path in files
+    }
