@@ -10,7 +10,8 @@ from lightning.pytorch import Callback
 
 import lightning_gap
 
-CALLBACKS = [value for value in vars(lightning_gap).values() if isinstance(value, type) and issubclass(value, Callback)]
+PUBLIC = [getattr(lightning_gap, name) for name in lightning_gap.__all__]
+CALLBACKS = [value for value in PUBLIC if isinstance(value, type) and issubclass(value, Callback)]
 # What a constructor cannot do without.
 NEEDED = {
     "AdaptiveBatchSize": {"batch_size": 8, "max_batch_size": 64},
