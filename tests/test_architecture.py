@@ -90,6 +90,17 @@ def test_recipes_import_the_public_names_only():
                 assert "._" not in name.replace(".__version__", ""), f"{file}: {name}"
 
 
+def test_imports_are_relative_but_in_the_recipes_that_copy_copies():
+    copied = {
+        file
+        for file, node in nodes(ROOT / "recipes")
+        if isinstance(node, ast.ClassDef) and "Recipe" in map(ast.unparse, node.bases)
+    }
+    for file, node in [*nodes(PACKAGE), *nodes(ROOT / "recipes")]:
+        if file not in copied and isinstance(node, ast.ImportFrom) and not node.level:
+            assert not (node.module or "").startswith("lightning_gap"), f"{file}, line {node.lineno}"
+
+
 def test_the_page_shows_the_packages_and_arrows_that_there_are():
     shown, found = ARCHITECTURE["read_table"](PAGE.read_text(encoding="utf-8"), "Now"), ARCHITECTURE["read_code"](ROOT)
     command = "run `python docs/contributing/architecture.py`"
