@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._lightning import ends_accumulation, loss_scale, process_group
 from .._trained import trained_weights
-from ..functional.batch_size.adaptive_sampling import GradientStatistics, gradient_statistics
+from ..functional.batch_size.gradient_statistics import GradientStatistics, gradient_statistics
 
 
 class SmallGradients:
