@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ..functional.batch_size.adaptive_sampling import GradientStatistics, gradient_statistics
+from ..functional.batch_size.gradient_statistics import GradientStatistics, gradient_statistics
 from ..trainer.optimizers import loss_scale, trained_weights
 from ..trainer.processes import process_group
 from ..trainer.progress import ends_accumulation

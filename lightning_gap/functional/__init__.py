@@ -5,13 +5,13 @@ from .batch_size.accumulation import AccumulationWindow as AccumulationWindow
 from .batch_size.adaptive import BatchSizeTest as BatchSizeTest
 from .batch_size.adaptive import next_batch_size as next_batch_size
 from .batch_size.adaptive_sampling import BatchTest as BatchTest
-from .batch_size.adaptive_sampling import GradientStatistics as GradientStatistics
 from .batch_size.adaptive_sampling import augmented_inner_product_test as augmented_inner_product_test
 from .batch_size.adaptive_sampling import cabs as cabs
-from .batch_size.adaptive_sampling import gradient_statistics as gradient_statistics
 from .batch_size.adaptive_sampling import inner_product_test as inner_product_test
 from .batch_size.adaptive_sampling import norm_test as norm_test
 from .batch_size.adaptive_sampling import orthogonality_test as orthogonality_test
+from .batch_size.gradient_statistics import GradientStatistics as GradientStatistics
+from .batch_size.gradient_statistics import gradient_statistics as gradient_statistics
 from .batch_size.growth import AdaBatch as AdaBatch
 from .batch_size.growth import GeometricGrowth as GeometricGrowth
 from .batch_size.growth import SmithGrowth as SmithGrowth

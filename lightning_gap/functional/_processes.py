@@ -1,4 +1,4 @@
-"""Sums over processes that fail together or not at all."""
+"""Sums over processes; an error on one of them is raised on all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sum_over_processes(
     process_group: ProcessGroup | None,
     device: torch.device | None = None,
 ) -> tuple[list[float], list[Tensor]]:
-    """Call ``compute`` on each process and add up what it returns; what fails on one of them ends on all of them.
+    """Call ``compute`` on each process and add up its results; an error on one process ends the call on all.
 
     Args:
         compute: Returns this process's numbers and tensors, the tensors of equal shapes everywhere.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup, get_rank, get_world_size
 
 from ._sample_count import guess_samples
 from ._uninterrupted import uninterrupted_exit
-from ._validation import checked_group, each, function, instance, one_of, refusal, whole_number
+from ._validation import checked_group, each, function, indexed, instance, one_of, refusal, whole_number
 from .batch_statistics import batch_statistics, recomputed_statistics
 from .fixed_subset import FixedSubset
 
@@ -160,11 +160,11 @@ def check_batch_norm(batch_norm: BatchNormMode) -> BatchNormMode:
 
 
 def _checked_batches(batches: Sequence[Any]) -> Sequence[Any]:
-    """Give the batches back if they can be read by index, again and again."""
-    one_batch = isinstance(batches, Tensor | str | bytes | Mapping | Set) or hasattr(batches, "__array__")
-    if one_batch or not (hasattr(batches, "__getitem__") and hasattr(batches, "__len__")):
+    """Give the batches back if they are several, and can be read again and again."""
+    if isinstance(batches, Tensor) or hasattr(batches, "__array__"):
         raise ValueError(refusal("batches", "must be a list of batches or a FixedSubset", batches, "pass [batch]"))
-    return batches
+    checked: Sequence[Any] = indexed("batches", batches, "a list of batches or a FixedSubset")
+    return checked
 
 
 def samples_in(batch: Any) -> int:

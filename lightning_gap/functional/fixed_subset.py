@@ -1,4 +1,4 @@
-"""The samples a measurement is made on: chosen by seed once, cut into chunks, the same every time."""
+"""The samples of a measurement: chosen once by a seed, cut into chunks, the same every time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ._validation import function, indexed, seed_number, whole_number
 
 
 class FixedSubset(Sequence[Any]):
-    """Batches of a fixed random choice of samples, collated whenever one is asked for.
+    """Batches of a fixed random subset of samples, collated whenever one is read.
 
-    For one seed a smaller choice is the beginning of a larger one.
+    With one seed, a smaller subset is the beginning of a larger one.
 
     A sequence of batches: index or iterate it as often as needed, or make a list of it to hold them in memory (and to
     fix what random transforms in the data set did).
@@ -24,7 +24,7 @@ class FixedSubset(Sequence[Any]):
         dataset: Anything with ``__len__`` and ``__getitem__``.
         samples: How many samples, all of them by default or if there are fewer.
         chunk_size: Most samples in one batch; the batches are nearly equal.
-        seed: Seed of the choice.
+        seed: Seed of the subset, at most 2**32 - 1.
         collate_fn: Makes a batch from a list of samples; torch's `default_collate` by default.
 
     Raises:

@@ -60,7 +60,7 @@ def learning_rate_scale(batch_size: int, base_batch_size: int, *, rule: Rule = "
     checked_rule(rule)
     batch_size, base_batch_size = check_counts(unit="samples", batch_size=batch_size, base_batch_size=base_batch_size)
     if callable(rule):
-        asked = f"rule({batch_size}, {base_batch_size})"
+        asked = f"what rule returns for batch_size={batch_size} and base_batch_size={base_batch_size}"
         return real_number(asked, rule(batch_size, base_batch_size), above=0, hint="it multiplies the learning rate")
     ratio = batch_size / base_batch_size
     return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from .._validation import check_counts, flag, instance, one_of, real_number, whole_number
 from ..noise_scale.noise_scale import RatioAverage
-from .adaptive_sampling import GradientStatistics
+from .gradient_statistics import GradientStatistics
 
 TestName = Literal["norm", "inner_product", "augmented", "cabs", "noise_scale"]
 

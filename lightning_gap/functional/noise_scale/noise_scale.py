@@ -108,8 +108,8 @@ def noise_from_norms(
             f"large_batch_size must exceed small_batch_size={small_batch_size}, got {large_batch_size}; "
             "two sizes are needed to tell the gradient from its noise"
         )
-    lengths = {"small_norm_squared": small_norm_squared, "large_norm_squared": large_norm_squared}
-    small_norm_squared, large_norm_squared = (_squared(name, value) for name, value in lengths.items())
+    norms = {"small_norm_squared": small_norm_squared, "large_norm_squared": large_norm_squared}
+    small_norm_squared, large_norm_squared = (_squared(name, value) for name, value in norms.items())
     b, larger = small_batch_size, large_batch_size
     return GradientNoise(
         gradient_norm_squared=(larger * large_norm_squared - b * small_norm_squared) / (larger - b),

@@ -1,4 +1,4 @@
-"""Climb inside a cube from corner to corner, or inside a ball from pole to pole; the same ascent with another wall."""
+"""Gradient ascent in a box along the sign of the gradient, and in a ball along its direction."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Ascent:
 def sign_gradient_ascent(
     evaluate: Evaluate, point: Sequence[Tensor], highest: float, gradient: Sequence[Tensor], evaluations: int
 ) -> Ascent:
-    """Climb in the cube ``|u_i| <= 1``: the Frank-Wolfe step for a convex function, halved whenever it does not climb.
+    """Climb in the box ``|u_i| <= 1`` from corner to corner: a Frank-Wolfe step, halved when the loss does not rise.
 
-    From the best point so far step along the sign of its gradient, at first by 2 (any corner is in reach), and half as
-    far after every step that did not climb. Where the loss is convex on the cube the full step cannot lose. Coordinates
-    whose gradient is exactly zero, dead units for instance, stay where they are.
+    Each step goes from the best point so far along the sign of its gradient. It is 2 long at first, so that any corner
+    is in reach, and half as long after every step that did not raise the loss. Where the loss is convex on the box, the
+    full step cannot lose. Coordinates whose gradient is exactly zero, dead units for instance, do not move.
 
     Args:
         evaluate: The loss, and its gradient if asked for, at a point.
@@ -106,7 +106,7 @@ def incremental_ascent(halves: Sequence[Evaluate], gradient: Sequence[Tensor], p
 def normalized_gradient_ascent(
     evaluate: Evaluate, point: Sequence[Tensor], highest: float, gradient: Sequence[Tensor], evaluations: int
 ) -> Ascent:
-    """The same in the ball ``||u||_2 <= 1``: along the normalised gradient, and back onto the ball.
+    """Climb in the ball ``||u||_2 <= 1`` along the normalised gradient; a point outside is projected onto the ball.
 
     Its first step is the perturbation of sharpness-aware minimization (Foret et al. 2021, equation 2).
     """

@@ -1,4 +1,4 @@
-"""The region around the weights in which the highest loss is sought, as a unit cube or a unit ball."""
+"""The region around the weights that the search explores, as a unit cube or a unit ball."""
 
 from __future__ import annotations
 

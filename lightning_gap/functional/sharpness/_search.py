@@ -23,7 +23,7 @@ from .result import Method, Sharpness, Start
 
 @dataclass(frozen=True)
 class Search:
-    """The arguments of `sharpness` that say how the maximum is sought, checked.
+    """The arguments of `sharpness` that configure the search, checked.
 
     Raises:
         ValueError: If one is out of range, or two do not go together.
@@ -80,7 +80,7 @@ class Search:
     def run(
         self, surface: LossSurface, place: Neighbourhood, start: Start, slope: Sequence[Tensor], epsilon: float
     ) -> Sharpness:
-        """Seek the maximum for one epsilon, from the weights."""
+        """Search for the maximum for one epsilon, starting at the weights."""
         began = time.perf_counter()
         climb = _Climb(self, surface, place, epsilon)
         assert self.generator is not None
