@@ -7,7 +7,7 @@ import math
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ..functional.batch_size.adaptive_sampling import GradientStatistics
+from ..functional.batch_size.gradient_statistics import GradientStatistics
 from ..trainer.processes import mean_over_processes
 from ..trainer.progress import ends_accumulation
 from ._micro_batch_gradients import MicroBatchGradients
