@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,8 +108,10 @@ def perform(
     for seed in seeds:
         for run in runs:
             if seed not in file.results.get(run, {}):
+                print(f"{run}, seed {seed} ...", end=" ", flush=True)
+                began = time.monotonic()
                 file.add(run, seed, experiment.measure(run, seed, data_dir, **options))
-                print(f"{run}, seed {seed}: done", flush=True)
+                print(f"{time.monotonic() - began:.0f} s", flush=True)
     return {run: dict(sorted(file.results[run].items())) for run in experiment.runs if run in file.results}
 
 
@@ -128,9 +131,8 @@ def train(
     recipe = make()
     data = MNIST(recipe, data_dir=data_dir, seed=seed)
     with spoken_plainly():
-        warnings.filterwarnings(
-            "ignore", message=".*plain BatchNorm"
-        )  # ghosts of the small batch's size are that batch
+        # Where ghosts have the size of the small batch, they are meant to be that batch.
+        warnings.filterwarnings("ignore", message=".*plain BatchNorm")
         Trainer(
             max_epochs=recipe.epochs,
             callbacks=list(callbacks),
