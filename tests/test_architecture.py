@@ -97,8 +97,10 @@ def test_imports_are_relative_but_in_the_recipes_that_copy_copies():
         if isinstance(node, ast.ClassDef) and "Recipe" in map(ast.unparse, node.bases)
     }
     for file, node in [*nodes(PACKAGE), *nodes(ROOT / "recipes")]:
+        # `recipes` is a client of the package: it imports what others would, by its name, and itself relatively.
+        own = "lightning_gap.recipes" if ROOT / "recipes" in file.parents else "lightning_gap"
         if file not in copied and isinstance(node, ast.ImportFrom) and not node.level:
-            assert not (node.module or "").startswith("lightning_gap"), f"{file}, line {node.lineno}"
+            assert not (node.module or "").startswith(own), f"{file}, line {node.lineno}"
 
 
 def test_the_page_shows_the_packages_and_arrows_that_there_are():
