@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from ..runner.gap import Gap
+from ..gap import Gap
 
 
 def plus_minus(sample: Sequence[float], form: str) -> str:

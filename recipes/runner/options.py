@@ -58,7 +58,7 @@ class Words:
         """The first word that is no option and no option's value, else what the configuration names."""
         before = ""
         for word in self.all:
-            flag = before in ("--resume", "--download") or "=" in before
+            flag = before in ("--resume", "--download", "--print_config") or "=" in before
             if not word.startswith("-") and (flag or not before.startswith("-")):
                 return word
             before = word

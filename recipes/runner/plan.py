@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch import nn
 
-from lightning_gap import BatchPlan, BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.functional import stage_at
+from lightning_gap import LearningRateScaling
 
 from ..catalogue import load_recipe
 from ..datasets import DATASETS, ClassificationData
-from ..network_check import built, check_network
 from ..recipe import Recipe
+from ..recipe_check import built, check_batches, check_network
 from .run_result import RESULT
 from .settings import Settings
 from .trainer import check_trainer, instantiated, monitors
@@ -153,17 +151,6 @@ def make_plan(settings: Settings) -> Plan:
     return plan
 
 
-def sizes_planned(recipe: Recipe, callbacks: Sequence[Callback]) -> list[int]:
-    """Every batch size that a recipe is to be trained with, as far as its callbacks say."""
-    found = [recipe.batch_size]
-    for callback in callbacks:
-        if isinstance(callback, BatchSizeScheduler):
-            found += [stage_at(callback.schedule, epoch).batch_size for epoch in range(recipe.epochs)]
-        elif isinstance(callback, PiggybackWarmStart):
-            found.append(callback.large_batch_size)
-    return list(dict.fromkeys(found))
-
-
 def _check(plan: Plan) -> None:
     settings = plan.settings
     with torch.random.fork_rng(devices=[]):
@@ -177,37 +164,10 @@ def _check(plan: Plan) -> None:
                 batch = inputs, torch.tensor([int(target) for _, target in two])
                 check_network(lambda: plan.recipe(settings.regimes[0], 0), batch, classes=data.num_classes)
             callbacks = recipe.configure_callbacks()
-            _check_batches(plan, recipe, data, callbacks)
+            check_batches(recipe, len(data.train), processes=plan.processes, accumulate=plan.accumulate)
             recipe.configure_optimizers()
             _check_users_callbacks(plan, name, recipe, data, callbacks)
     _check_validation(plan, data)
-
-
-def _check_batches(plan: Plan, recipe: Recipe, data: ClassificationData[Any], callbacks: Sequence[Callback]) -> None:
-    shares, training = plan.processes * plan.accumulate, len(data.train)
-    normalises_samples = any(isinstance(layer, nn.BatchNorm1d) for layer in recipe.modules())
-    for size in sizes_planned(recipe, callbacks):
-        if size % shares:
-            raise ValueError(
-                f"a batch of {size} samples cannot be split equally over {plan.processes} processes and "
-                f"accumulate_grad_batches={plan.accumulate}; use a multiple of {shares}"
-            )
-        if size > training:
-            raise ValueError(f"batch_size must be from 1 to the {training} training samples, got {size}")
-        batches = BatchPlan(training, size // shares, processes=plan.processes)
-        if normalises_samples and batches.size(len(batches) - 1) == 1:
-            raise ValueError(
-                f"batches of {size} leave a last one with a single sample for a process, of {training} training "
-                "samples, which BatchNorm cannot normalise; use another batch size or validation_size"
-            )
-    share = recipe.batch_size // shares
-    for callback in callbacks:
-        if isinstance(callback, GhostBatchNormSwap) and not 2 <= callback.ghost_batch_size <= share:
-            raise ValueError(
-                f"ghost_batch_size={callback.ghost_batch_size} must be from 2 to the {share} samples that a process "
-                f"works on at a time, a batch of {recipe.batch_size} on {plan.processes} processes in "
-                f"{plan.accumulate} parts"
-            )
 
 
 def _check_users_callbacks(

@@ -20,7 +20,7 @@ from lightning_gap.logging import Column, parametric_figure, write_csv, write_ma
 from lightning_gap.logging.tables import Row, cells
 
 from ..evaluation import evaluate, ready_to_measure
-from .gap import gaps, recovered, what_to_look_at
+from ..gap import gaps, recovered, what_to_look_at
 from .notes import table_notes
 from .plan import Plan
 from .run_result import WEIGHTS, RunResult

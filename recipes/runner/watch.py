@@ -82,7 +82,7 @@ class Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         # An optimizer's own hook comes before those by which callbacks take their factor back.
-        self._handle = trainer.optimizers[0].register_step_post_hook(self._note_rate)
+        self._handles = [first.register_step_post_hook(self._note_rate) for first in trainer.optimizers[:1]]
         done = trainer.current_epoch
         self.task = self.bar.add_task(self.description, total=trainer.max_epochs, completed=done, loss="")
 
@@ -101,7 +101,8 @@ class Watch(Callback):
         self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         self.bar.remove_task(self.task)
 
     def _note_step(self, trainer: Trainer) -> None:

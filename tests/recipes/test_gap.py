@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from lightning_gap.recipes.runner.gap import gaps, recovered, what_to_look_at
+from lightning_gap.recipes.gap import gaps, recovered, what_to_look_at
 
 SMALL, LARGE, GHOST = [0.98, 0.99, 0.985], [0.96, 0.975, 0.97], [0.975, 0.985, 0.985]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_gap.recipes.network_check import check_network
 from lightning_gap.recipes.recipe import Recipe
+from lightning_gap.recipes.recipe_check import check_network
 from lightning_gap.recipes.runner.cli import main
 
 HEAD = """

@@ -1,12 +1,15 @@
-"""Try a recipe on two samples of the data before anything is trained or written."""
+"""Whether a recipe can be trained on its data: its network, its batches, its ghosts; before anything is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from lightning_gap import BatchPlan, BatchSizeScheduler, GhostBatchNormSwap, PiggybackWarmStart
+from lightning_gap.functional import stage_at
 
 from .recipe import Batch, Recipe
 
@@ -47,6 +50,49 @@ def built(build: Callable[[], Recipe]) -> Recipe:
         raise
     except Exception as error:
         raise ValueError(f"it cannot be built: {_text(error)}") from error
+
+
+def check_batches(recipe: Recipe, training: int, *, processes: int, accumulate: int) -> None:
+    """Refuse batches and ghosts that do not fit the data, the processes or the micro-batches.
+
+    Args:
+        recipe: Under its regime.
+        training: Training samples.
+        processes: That train together.
+        accumulate: Micro-batches of an optimizer step.
+
+    Raises:
+        ValueError: Names the size and what it must be.
+    """
+    shares, callbacks = processes * accumulate, recipe.configure_callbacks()
+    normalises_samples = any(isinstance(layer, nn.BatchNorm1d) for layer in recipe.modules())
+    sizes = [recipe.batch_size]
+    for callback in callbacks:
+        if isinstance(callback, BatchSizeScheduler):
+            sizes += [stage_at(callback.schedule, epoch).batch_size for epoch in range(recipe.epochs)]
+        elif isinstance(callback, PiggybackWarmStart):
+            sizes.append(callback.large_batch_size)
+    for size in dict.fromkeys(sizes):
+        if size % shares:
+            raise ValueError(
+                f"a batch of {size} samples cannot be split equally over {processes} processes and "
+                f"accumulate_grad_batches={accumulate}; use a multiple of {shares}"
+            )
+        if size > training:
+            raise ValueError(f"batch_size must be from 1 to the {training} training samples, got {size}")
+        batches = BatchPlan(training, size // shares, processes=processes)
+        if normalises_samples and batches.size(len(batches) - 1) == 1:
+            raise ValueError(
+                f"batches of {size} leave a last one with a single sample for a process, of {training} training "
+                "samples, which BatchNorm cannot normalise; use another batch size or validation_size"
+            )
+    share = recipe.batch_size // shares
+    for callback in callbacks:
+        if isinstance(callback, GhostBatchNormSwap) and not 2 <= callback.ghost_batch_size <= share:
+            raise ValueError(
+                f"ghost_batch_size={callback.ghost_batch_size} must be from 2 to the {share} samples that a process "
+                f"works on at a time, a batch of {recipe.batch_size} on {processes} processes in {accumulate} parts"
+            )
 
 
 def _step(recipe: Recipe, inputs: Tensor, targets: Tensor, classes: int) -> None:

@@ -1,0 +1,166 @@
+"""A stranger's walk: a copied recipe with a regime of its own, by the command and from Python; and what tables say."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+
+from lightning_gap.recipes import CIFAR10
+from lightning_gap.recipes.catalogue import load_recipe
+from lightning_gap.recipes.runner.cli import main
+
+TINY = ["--width", "8", "--depth", "1", "--epochs", "2", "--small_batch_size", "320", "--epsilon", "[1e-3]"]
+MINE = '''from lightning_gap import GhostBatchNormSwap
+from lightning_gap.recipes.regimes import REGIMES
+
+
+def mine(recipe):
+    """Ghosts of 10, and a learning rate of 0.002."""
+    recipe.learning_rate = 0.002
+    return [GhostBatchNormSwap(10)]
+'''
+
+
+def results(folder):
+    found = {}
+    for file in sorted(folder.glob("runs/*/*/outcome.json")):
+        found["/".join(file.parts[-3:-1])] = json.loads(file.read_text()) | {"seconds": 0}
+    return found
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    generator = np.random.default_rng(0)
+    sizes = {"x_train": (120, 32, 32, 3), "x_test": (40, 32, 32, 3)}
+    arrays = {name: generator.integers(0, 256, size, dtype=np.uint8) for name, size in sizes.items()}
+    labels = {"y_train": np.arange(120, dtype=np.uint8) % 10, "y_test": np.arange(40, dtype=np.uint8) % 10}
+    np.savez(tmp_path / "cifar10.npz", **arrays, **labels)
+    return tmp_path
+
+
+def test_a_copied_recipe_takes_a_regime_of_its_own_and_python_gives_the_same_weights(pictures, capsys):
+    assert main(["copy", "c1", str(pictures)]) == 0
+    file = pictures / "c1.py"
+    text = file.read_text()
+    added = MINE + '    regimes = {**REGIMES, "mine": mine}\n'
+    assert len(added.splitlines()) <= 10
+    text = text.replace("\n\nclass C1", f"\n{MINE}\n\nclass C1")
+    text = text.replace("    data_sets:", '    regimes = {**REGIMES, "mine": mine}\n    data_sets:')
+    file.write_text(text.replace("large_batch_size: int = 5000", "large_batch_size: int = 40"))
+    capsys.readouterr()
+    assert main(["list", str(file)]) == 0
+    assert "Ghosts of 10, and a learning rate of 0.002." in " ".join(capsys.readouterr().out.split())
+    few = {"epochs": 2, "small_batch_size": 20, "channels": 4, "dense": (8, 8)}
+    options = [
+        word for name, value in few.items() for word in (f"--{name}", str(value).replace("(", "[").replace(")", "]"))
+    ]
+    done = [
+        "compare",
+        str(file),
+        "small",
+        "large",
+        "mine",
+        *options,
+        "--data_dir",
+        str(pictures),
+        "--epsilon",
+        "[1e-3]",
+    ]
+    assert main([*done, "--sharpness_samples", "40", "--output", str(pictures / "out")]) == 0
+    with (pictures / "out/table.csv").open() as table:
+        rows = {row["regime"]: row for row in csv.DictReader(table)}
+    assert [row["batch_size"] for row in rows.values()] == ["20", "40", "40"]
+    assert [row["learning_rate"] for row in rows.values()] == ["0.001", "0.001", "0.002"]
+    assert (
+        "mine: learning_rate 0.002, GhostBatchNormSwap(ghost_batch_size 10)" in (pictures / "out/table.md").read_text()
+    )
+
+    seed_everything(0)
+    recipe = load_recipe(str(file))("mine", **few)
+    trainer = Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(recipe, CIFAR10(recipe, data_dir=pictures, seed=0))
+    weights = torch.load(pictures / "out/runs/mine/trial-1/weights.pt", weights_only=True)
+    assert weights.keys() == recipe.network.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in recipe.network.state_dict().items())
+
+
+def test_runs_side_by_side_are_those_of_one_after_the_other(tmp_path, capsys):
+    compare = ["compare", "f1", "small", "large", *TINY, "--trials", "2", "--threads", "1"]
+    assert main([*compare, "--output", str(tmp_path / "after")]) == 0
+    capsys.readouterr()
+    assert main([*compare, "--workers", "2", "--output", str(tmp_path / "beside")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" steps, test accuracy ") == 4
+    assert "2 runs side by side" in " ".join(printed.split())
+    assert results(tmp_path / "beside") == results(tmp_path / "after")
+    assert len(results(tmp_path / "beside")) == 4
+    assert main([*compare, "--workers", "2", "--trials", "3", "--output", str(tmp_path / "beside"), "--resume"]) == 0
+    assert capsys.readouterr().out.count("kept from before") == 4
+
+
+def test_what_ends_a_worker_ends_the_command_in_one_line(tmp_path, capsys):
+    wrong = ["--trainer.val_check_interval", "100", "--workers", "2", "--output", str(tmp_path / "run")]
+    assert main(["compare", "f1", "small", "large", *TINY, *wrong]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "`val_check_interval` (100) must be less" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_go_out_and_in_as_yaml(tmp_path, capsys):
+    run = [
+        "run",
+        "f1",
+        "--regime",
+        "ghost",
+        *TINY,
+        "--learning_rate_steps",
+        "{1: 0.5}",
+        "--trainer.precision",
+        "bf16-mixed",
+    ]
+    assert main_status([*run, "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    found = yaml.safe_load(printed)
+    assert (found["recipe"], found["regime"], found["width"], found["learning_rate"]) == ("f1", "ghost", 8, 0.05)
+    (tmp_path / "mine.yaml").write_text(printed)
+    assert main_status(["run", "--config", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
+    assert capsys.readouterr().out == printed
+    assert main_status(["run", "--config", str(tmp_path / "mine.yaml"), "--width", "9", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == found | {"width": 9}
+    (tmp_path / "mine.yaml").write_text(printed + "widht: 9\n")
+    assert main_status(["run", "--config", str(tmp_path / "mine.yaml")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "widht" in line
+
+
+def test_the_settings_of_a_finished_run_make_it_again(tmp_path):
+    assert main(["run", "f1", "--regime", "large", *TINY, "--output", str(tmp_path / "first")]) == 0
+    again = ["compare", "--config", str(tmp_path / "first/config.yaml"), "--output", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert results(tmp_path / "again") == results(tmp_path / "first")
+
+
+def test_the_table_says_what_was_seen_of_a_users_schedule_beside_a_regime(tmp_path):
+    schedule = "[{class_path: lightning_gap.BatchSizeScheduler, init_args: {schedule: {0: 320, 1: 640}}}]"
+    run = ["run", "f1", "--regime", "small", *TINY, "--trainer.callbacks", schedule, "--output", str(tmp_path / "run")]
+    assert main(run) == 0
+    (found,) = results(tmp_path / "run").values()
+    assert (found["batch_size"], found["last_batch_size"], found["steps"]) == (320, 640, 4 + 2)
+
+
+def main_status(words):
+    try:
+        return main(words)
+    except SystemExit as left:
+        return left.code
