@@ -28,7 +28,7 @@ from lightning_gap import (
     LearningRateScaling,
     PiggybackWarmStart,
 )
-from lightning_gap.callbacks._rates import ScaledRates
+from lightning_gap.callbacks._hyperparameter_factors import HyperparameterFactors
 
 STEPS, BATCH, STEP_SECONDS = 200, 32, 5e-3
 
@@ -88,8 +88,9 @@ def hook_seconds(name: str) -> list[float]:
     callback, stopwatch = CALLBACKS[name](), Stopwatch()
     for hook in (hook for hook in dir(Callback) if hook.startswith("on_")):
         setattr(callback, hook, stopwatch.times(getattr(callback, hook)))
-    before, after = ScaledRates._before, ScaledRates._after
-    ScaledRates._before, ScaledRates._after = stopwatch.times(before), stopwatch.times(after)  # type: ignore[method-assign]
+    factors: Any = HyperparameterFactors
+    before, after = factors._before, factors._after
+    factors._before, factors._after = stopwatch.times(before), stopwatch.times(after)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -106,7 +107,7 @@ def hook_seconds(name: str) -> list[float]:
     try:
         trainer.fit(Linear(), InMemoryLoader(tensors, batch_size=BATCH))
     finally:
-        ScaledRates._before, ScaledRates._after = before, after  # type: ignore[method-assign]
+        factors._before, factors._after = before, after
     return stopwatch.steps[10:]
 
 

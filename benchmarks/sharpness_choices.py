@@ -32,7 +32,7 @@ from lightning_gap.functional import (
     sharpness,
     subspace_sharpness,
 )
-from lightning_gap.functional.sharpness_result import Method
+from lightning_gap.functional.sharpness.result import Method
 from lightning_gap.recipes import MNIST
 from lightning_gap.recipes.networks import F1
 

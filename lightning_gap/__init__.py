@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
     from .callbacks import LearningRateScaling as LearningRateScaling
     from .callbacks import PiggybackWarmStart as PiggybackWarmStart
+    from .callbacks import ResumeExactly as ResumeExactly
     from .callbacks import SharpnessMonitor as SharpnessMonitor
     from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
     from .data import BatchPlan as BatchPlan
@@ -47,6 +48,7 @@ __all__ = [
     "LearningRateScaling",
     "PiggybackWarmStart",
     "ResumableLoader",
+    "ResumeExactly",
     "SharpnessMonitor",
     "WeightDistanceMonitor",
     "restore_batch_norm",

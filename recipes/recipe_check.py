@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_gap import BatchPlan, BatchSizeScheduler, GhostBatchNormSwap, PiggybackWarmStart
-from lightning_gap.functional import stage_at
+from lightning_gap.functional import epoch_batch_at
 
 from .recipe import Batch, Recipe
 
@@ -69,7 +69,7 @@ def check_batches(recipe: Recipe, training: int, *, processes: int, accumulate: 
     sizes = [recipe.batch_size]
     for callback in callbacks:
         if isinstance(callback, BatchSizeScheduler):
-            sizes += [stage_at(callback.schedule, epoch).batch_size for epoch in range(recipe.epochs)]
+            sizes += [epoch_batch_at(callback.schedule, epoch).batch_size for epoch in range(recipe.epochs)]
         elif isinstance(callback, PiggybackWarmStart):
             sizes.append(callback.large_batch_size)
     for size in dict.fromkeys(sizes):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.functional import Stage, train_longer
+from lightning_gap.functional import EpochBatch, train_longer
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -155,10 +155,10 @@ class Growth:
     batch_sizes: Mapping[int, int]
     learning_rate_factors: Mapping[int, float]
 
-    def __call__(self, epoch: int) -> Stage:
+    def __call__(self, epoch: int) -> EpochBatch:
         """Those of an epoch."""
         start = max(first for first in self.batch_sizes if first <= epoch)
-        return Stage(self.batch_sizes[start], self.learning_rate_factors[start])
+        return EpochBatch(self.batch_sizes[start], self.learning_rate_factors[start])
 
 
 def _growth_at_steps(recipe: Recipe) -> Growth:

@@ -1,5 +1,6 @@
 """Nothing is forgotten: every callback has its function file's tests, its card and its export."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -41,15 +42,24 @@ def test_the_card_names_every_key_and_every_setting(name):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_the_docstring_names_every_argument(name):
+    """Its own, or that of the base where arguments that several callbacks share are described once."""
     cls = getattr(lightning_gap, name)
+    described = "".join(base.__doc__ or "" for base in cls.__mro__ if base.__module__.startswith("lightning_gap"))
     for argument in inspect.signature(cls).parameters:
-        assert f"{argument}: " in inspect.getdoc(cls), argument
+        assert f"{argument}: " in described, argument
 
 
 def test_every_function_file_has_a_test():
-    for file in (ROOT / "lightning_gap" / "functional").glob("*.py"):
-        if file.stem != "__init__":
-            assert (ROOT / "tests" / "functional" / f"test_{file.stem.strip('_')}.py").exists(), file
+    folder = ROOT / "lightning_gap" / "functional"
+    for file in folder.rglob("*.py"):
+        if file.stem not in ("__init__", "errors"):  # names and exceptions, nothing that runs
+            tests = ROOT / "tests" / "functional" / file.relative_to(folder).parent
+            assert (tests / f"test_{file.stem.strip('_')}.py").exists(), file
+
+
+def test_what_is_public_of_functional_is_exported_in_one_place():
+    for file in (ROOT / "lightning_gap" / "functional").glob("*/__init__.py"):
+        assert [type(line).__name__ for line in ast.parse(file.read_text(encoding="utf-8")).body] == ["Expr"], file
 
 
 def test_the_version_is_the_same_everywhere():

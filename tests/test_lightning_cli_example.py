@@ -57,6 +57,7 @@ def test_callbacks_from_yaml_act_on_a_program_that_knows_nothing_of_them(logged)
     assert rates == pytest.approx([0.05 * size / 64 for size in sizes])
 
 
+@pytest.mark.slow
 def test_the_printed_configuration_gives_the_same_run(logged, tmp_path):
     printed = run(tmp_path, "--config", "config.yaml", "--print_config")
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")

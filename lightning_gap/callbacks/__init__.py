@@ -9,5 +9,6 @@ from .ghost_batch_norm import GhostBatchNormSwap as GhostBatchNormSwap
 from .learning_rate import LearningRateScaling as LearningRateScaling
 from .noise_scale import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
 from .piggyback import PiggybackWarmStart as PiggybackWarmStart
+from .resume_exactly import ResumeExactly as ResumeExactly
 from .sharpness import SharpnessMonitor as SharpnessMonitor
 from .weight_distance import WeightDistanceMonitor as WeightDistanceMonitor

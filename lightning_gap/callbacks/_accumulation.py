@@ -10,64 +10,67 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._lightning import (
-    callbacks_of,
-    ends_accumulation,
-    is_first_that,
-    process_group,
-    zeroes_gradients,
-)
-from ..functional.accumulation import AccumulationWindow
-from ..functional.processes import sum_over_processes
+from ..functional._processes import sum_over_processes
+from ..functional.batch_size.accumulation import AccumulationWindow
+from ..trainer.processes import process_group
+from ..trainer.progress import ends_accumulation, zeroes_gradients
 from ._sample_counter import Count, SampleCounter, number_counted
 
 
-class ExactWindows:
-    """The windows of a run, one after the other.
+class SampleWeightedAccumulation:
+    """The accumulation windows of a run, one after the other.
 
-    Args:
-        count: What the mean of the loss is taken over, from a batch; the samples by default.
+    Attributes:
+        counter: The samples of each batch.
+        scale: What the gradients of a window's earlier micro-batches were multiplied by when it ended.
     """
 
-    def __init__(self, count: Count | None = None) -> None:
-        self._count = count
+    def __init__(self) -> None:
         self.counter = SampleCounter()
-        self.scale = 1.0  # what the gradients before the last micro-batch were multiplied by
-        self._window = AccumulationWindow()
-        self._batch: Any = None
-        self._failure: Exception | None = None
         self._hooks: list[Any] = []
-        self._first_batch = self._told = False
+        self.start(None)
 
-    def start(self, trainer: Trainer) -> None:
-        """Training begins."""
-        self.counter.start(told=is_counted_by_user(trainer))
-        self.begin()
-        self._first_batch, self._told, self._failure = True, False, None
+    def start(self, count: Count | None) -> None:
+        """Training begins.
 
-    def begin(self) -> None:
-        """An epoch begins; a window that was left unfinished is forgotten."""
+        Args:
+            count: What the mean of the loss is taken over, from a batch; the samples by default.
+        """
+        self._count = count
+        self.counter.start(told=count is not None)
+        self._batch: Any = None
+        self._position: int | None = None  # in the run, of the batch at hand
+        self._failure: Exception | None = None
+        self._first_batch, self._told = True, False
+        self._latest = 1.0, 1.0  # samples and weight of the micro-batch at hand
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """An epoch begins; a window that was left unfinished is forgotten. Called once or several times."""
         self.counter.begin_pass()
         self._window, self.scale = AccumulationWindow(), 1.0
         self.after_backward()
 
-    def see(self, trainer: Trainer, batch: Any, batch_idx: int, *, weighs: bool) -> None:
-        """Keep the batch that comes next until its loss is there; counted only where it matters.
+    def see(self, trainer: Trainer, batch: Any, batch_idx: int, *, will_weigh: Callable[[Trainer], bool]) -> None:
+        """Keep the batch that comes next until its loss is there; called once or several times.
 
         Args:
             trainer: Hands it out.
             batch: As `training_step` gets it.
             batch_idx: Its number in the epoch.
-            weighs: Whether `weigh` will be called with its loss: of several callbacks one does it.
+            will_weigh: Whether batches must be counted in this run.
 
         Raises:
-            ValueError: With the first batch, if it must be counted in this run and cannot be.
+            ValueError: With the first batch, if it must be counted and cannot be.
         """
-        self._batch = batch
+        position = trainer.fit_loop.total_batch_idx
+        if position == self._position:
+            return
+        self._batch, self._position = batch, position
         self.counter.see(trainer, batch, batch_idx)
         if self._first_batch:
             self._first_batch = False
-            if weighs and _will_be_weighed(trainer):
+            if will_weigh(trainer):
                 raise_on_all_processes(trainer, self._check_first_batch)
 
     def weigh(self, trainer: Trainer, loss: Tensor) -> None:
@@ -76,6 +79,7 @@ class ExactWindows:
         self._refuse_or_clear(trainer)
         alone = divisor == 1 and trainer.world_size == 1 and self._window.micro_batches == 0
         if alone and self._count is None:
+            self._latest = 1.0, 1.0
             return
         samples = self._samples(trainer)
         weight = self._window.add(samples, divisor=divisor)
@@ -92,6 +96,12 @@ class ExactWindows:
                 self._say_that_nothing_counts()
             weight *= scale
             self._window = AccumulationWindow()
+        self._latest = samples, weight
+        self.weigh_again(trainer, loss)
+
+    def weigh_again(self, trainer: Trainer, loss: Tensor) -> None:
+        """Weigh the loss of another pass over the same micro-batch as that of the first pass."""
+        samples, weight = self._latest
         if samples == 0:
             self._leave_out(trainer)
         elif weight != 1.0:
@@ -99,10 +109,8 @@ class ExactWindows:
 
     def after_backward(self) -> None:
         """The next gradient counts again."""
-        if self._hooks:
-            for hook in self._hooks:
-                hook.remove()
-            self._hooks = []
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def step(self, trainer: Trainer) -> None:
         """The optimizer steps; a window whose last micro-batch had no loss (`training_step` gave None) ends here."""
@@ -191,47 +199,6 @@ def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
     sum_over_processes(compute, numbers=0, process_group=group, device=device)
 
 
-def refuse_different_counts(trainer: Trainer) -> None:
-    """Raise if callbacks were given different functions to count a batch with; only one of them weighs it."""
-    counts = _counts_given(trainer)
-    if any(count != counts[0][1] for _, count in counts):
-        names = " and ".join(name for name, _ in counts)
-        raise ValueError(
-            f"{names} have different count functions, and a batch is weighed once; give count to one of them"
-        )
-
-
-def scale_of_last_window(trainer: Trainer) -> float:
-    """What the micro-batches' gradients before the last one were multiplied by when their window ended."""
-    for other in callbacks_of(trainer):
-        if getattr(other, "weighs_accumulation", False) and is_first_that(trainer, other, "weighs_accumulation"):
-            windows = getattr(other, "_windows", None)
-            return windows.scale if isinstance(windows, ExactWindows) else 1.0
-    return 1.0
-
-
-def is_counted_by_user(trainer: Trainer) -> bool:
-    """Whether some callback was given a function that counts a batch."""
-    return bool(_counts_given(trainer))
-
-
-def _counts_given(trainer: Trainer) -> list[tuple[str, Count]]:
-    """The functions by which users count batches, with the callback that they were given to."""
-    same = [other for other in callbacks_of(trainer) if getattr(other, "weighs_accumulation", False)]
-    counts = [(type(other).__name__, getattr(other, "count", None)) for other in same]
-    return [(name, count) for name, count in counts if count is not None]
-
-
-def _will_be_weighed(trainer: Trainer) -> bool:
-    """Whether micro-batches are weighed at some time of this run, as far as it is known."""
-    factors = [trainer.accumulate_grad_batches, trainer.world_size]
-    for other in callbacks_of(trainer):
-        factors.append(int(getattr(other, "most_accumulation_planned", 1)))
-        if any(kind.__name__ == "GradientAccumulationScheduler" for kind in type(other).__mro__):
-            factors += getattr(other, "scheduling", {}).values()
-    return max(factors) > 1 or is_counted_by_user(trainer)
-
-
 def _scale_gradients(trainer: Trainer, scale: float) -> None:
     if scale != 1.0:
         for weight in _weights_of_optimizers(trainer):
@@ -240,6 +207,6 @@ def _scale_gradients(trainer: Trainer, scale: float) -> None:
 
 
 def _weights_of_optimizers(trainer: Trainer) -> Iterator[Tensor]:
-    """What the optimizers train, each once; the gradients of other weights are nobody's."""
+    """The weights that optimizers hold, each once; nothing uses the gradients of others."""
     groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
     yield from {id(weight): weight for group in groups for weight in group["params"]}.values()

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
 
-from .._state import is_of
+from ..trainer.state import is_of
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..functional._validation import function
-from ..functional.counts import check_counts as check_counts
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import callbacks_of
+from ..trainer.callbacks import callbacks_of
+from ..trainer.resume import keep_epoch, saved_epoch
 from ._processes import refuse_different_callbacks, refuse_different_loaders
+from ._run import run_of
 from ._settings import settings_of
 
 KEY = "lightning_gap_settings"  # in a checkpoint: the settings of each callback
@@ -17,27 +19,53 @@ KEY = "lightning_gap_settings"  # in a checkpoint: the settings of each callback
 class GapCallback(Callback):
     """A callback whose settings are the same on all processes, and those of the checkpoint that it resumes from.
 
-    Settings are the arguments of `__init__`, kept under their own names. What a subclass does in one of the hooks
-    below comes after the comparison: it calls `super()` first.
+    Settings are the arguments of `__init__`, kept under their own names. A subclass that overrides one of the hooks
+    below calls `super()` first. It claims what it shares with others in `setup`, and reads from `on_train_start` on;
+    see `Run`.
     """
 
     decides_training: ClassVar[tuple[str, ...]] = ()  # settings with which alone a run can be resumed
     may_change: ClassVar[tuple[str, ...]] = ()  # settings that need no word when a run is resumed with others
+    resumes_exactly: ClassVar[bool] = False  # whether it needs the progress of a resumed run to be fixed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            run = run_of(trainer)
+            run.saved_epoch = None  # of a fit before
+            if self.resumes_exactly:
+                run.claim_exact_resume(self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _is_first(trainer, self):
+        if _speaks_for_all(trainer, self):
             refuse_different_callbacks(trainer, lambda other: _settings_on(trainer, other))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _is_first(trainer, self):
+        if _speaks_for_all(trainer, self):
             refuse_different_loaders(trainer)
+            run_of(trainer).start(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if _speaks_for_all(trainer, self):
+            run_of(trainer).read_batch_size(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run_of(trainer).release(self)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        run_of(trainer).release(self)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.setdefault(KEY, {})[self._name] = settings_of(self)
+        if self.resumes_exactly:
+            keep_epoch(trainer, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn != "fit":
+            return
+        if self.resumes_exactly:
+            run_of(trainer).saved_epoch = saved_epoch(checkpoint)
         saved = checkpoint.get(KEY, {}).get(self._name)  # none in checkpoints of before
-        if saved is not None and trainer.state.fn == "fit":
+        if saved is not None:
             self._compare(saved)
 
     @property
@@ -56,15 +84,15 @@ class GapCallback(Callback):
             text = f"{argument}={saved[argument]!r}, this run has {argument}={own!r}"
             if argument in self.decides_training:
                 raise ValueError(
-                    f"the checkpoint was trained with {name}'s {text}: the run would go on in another way than it "
-                    f"began; resume with {argument}={saved[argument]!r}, or begin a new run from the weights alone, "
-                    "with load_state_dict and no ckpt_path"
+                    f"the checkpoint was trained with {name}'s {text}: the run would continue differently; resume "
+                    f"with {argument}={saved[argument]!r}, or begin a new run from the weights alone, with "
+                    "load_state_dict and no ckpt_path"
                 )
             rank_zero_warn(f"the checkpoint was saved with {name}'s {text}; what it logs is not comparable")
 
 
-def _is_first(trainer: Trainer, callback: Callback) -> bool:
-    """Whether it speaks for all callbacks of this package, so that they are compared once."""
+def _speaks_for_all(trainer: Trainer, callback: Callback) -> bool:
+    """Whether it is the first of this package's callbacks in the list, which does what is done once for all."""
     return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None) is callback
 
 

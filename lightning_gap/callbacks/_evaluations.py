@@ -14,9 +14,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from .._lightning import to_device
-from .._state import Remembered
+from ..trainer.measuring import to_device
+from ..trainer.state import Remembered
 from ._fixed_subset import Batches
+from ._loader_subset import one_line
 
 LossFunction = Callable[[LightningModule, Any], Tensor]
 
@@ -128,7 +129,3 @@ def _checked_loss(loss: Any) -> Tensor:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ValueError(f"loss_fn must return the mean loss of a batch as a scalar tensor, got {got}")
     return loss
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

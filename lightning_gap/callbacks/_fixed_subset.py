@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._lightning import same_random_numbers
 from ..functional._sample_count import guess_samples
+from ..trainer.state import same_random_numbers
 from ._loader_subset import LoaderSubset, loader_subset, reading
 
 Count = Callable[[Any], int]
@@ -72,7 +72,9 @@ def fixed_subsets(
     return fixed
 
 
-def drawn(loader: Any, argument: str, samples: int, chunk_size: int, seed: int, count: Count | None = None) -> Batches:
+def draw_subset(
+    loader: Any, argument: str, samples: int, chunk_size: int, seed: int, count: Count | None = None
+) -> Batches:
     """Samples of the loader's data set, read once and held."""
     with same_random_numbers():
         torch.manual_seed(seed)
@@ -90,7 +92,7 @@ def subset(loader: Any, argument: str, samples: int | None, chunk_size: int, see
 def _sizes(batches: list[Any], argument: str, drawn_sizes: list[int] | None, count: Count | None) -> list[int]:
     """What each batch counts for: what the user says, the samples that were drawn for it, or what it says itself."""
     if count is not None:
-        return [counted(count, batch) for batch in batches]
+        return [checked_count(count, batch) for batch in batches]
     if drawn_sizes is not None:
         return drawn_sizes
     sizes = [guess_samples(batch) for batch in batches]
@@ -104,7 +106,7 @@ def _sizes(batches: list[Any], argument: str, drawn_sizes: list[int] | None, cou
     return known
 
 
-def counted(count: Count, batch: Any) -> int:
+def checked_count(count: Count, batch: Any) -> int:
     """What the user says that a batch counts for, checked."""
     try:
         number = count(batch)

@@ -12,22 +12,23 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from .._batches import (
+from ..data._planned_loader import PlannedLoader
+from ..functional.batch_size.schedule import MicroBatching
+from ..trainer.batches import (
+    drops_last_batch,
     last_micro_batch_size,
     micro_batch_size,
     samples_of_last_batch,
     samples_per_process,
-    stated_batches,
 )
-from .._lightning import collected_train_loaders, planned_micro_batch_sizes
-from ..data._planned_loader import PlannedLoader
-from ..functional.batch_size import Split
+from ..trainer.loader import collected_train_loaders
+from ..trainer.stated_batches import stated_batches
 
 
-def smallest_batches(trainer: Trainer) -> dict[int, int]:
+def smallest_batches(trainer: Trainer, planned_sizes: set[int]) -> dict[int, int]:
     """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size where it is known."""
     size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
-    sizes = planned_micro_batch_sizes(trainer) | ({size} if size is not None else set())
+    sizes = planned_sizes | ({size} if size is not None else set())
     whole = trainer.max_steps == -1 and trainer.limit_train_batches == 1.0  # or epochs may end before
     found = {planned: samples_of_last_batch(trainer, planned) if whole else None for planned in sizes}
     if size is not None and (found.get(size) is None or not isinstance(trainer.train_dataloader, PlannedLoader)):
@@ -62,7 +63,7 @@ def batches_of_each_loader(trainer: Trainer) -> list[tuple[int, int | None]]:
     return found
 
 
-def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[Split]) -> int | None:
+def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[MicroBatching]) -> int | None:
     """The first micro-batch size of a plan whose epoch ends with one sample, within the steps that the run takes."""
     samples, steps = samples_per_process(trainer), 0
     if samples is None or trainer.limit_train_batches != 1.0:
@@ -74,6 +75,14 @@ def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[Split]) -> in
         if size > 1 and within and samples_of_last_batch(trainer, size) == 1:
             return size
     return None
+
+
+def leaves_one_sample(trainer: Trainer, micro_batch_size: int) -> bool:
+    """Whether an epoch's last micro-batch would hold a single sample, of which BatchNorm makes no statistics."""
+    samples = samples_per_process(trainer)
+    if samples is None or drops_last_batch(trainer) or micro_batch_size == 1:
+        return False
+    return samples % micro_batch_size == 1
 
 
 def batch_norm_layers(module: nn.Module) -> dict[nn.Module, str]:

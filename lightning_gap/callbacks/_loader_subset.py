@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from .._lightning import samples_served
-from .._state import Remembered
 from ..data._planned_loader import PlannedLoader
 from ..functional.fixed_subset import FixedSubset
+from ..trainer.loader import samples_served
+from ..trainer.state import Remembered
 
 
 class LoaderSubset(Sequence[Any]):
@@ -72,7 +72,7 @@ def reading(loader: Any, argument: str) -> Iterator[None]:
     except (TypeError, LookupError, NotImplementedError) as error:
         raise ValueError(
             f"no fixed subset can be read from the data set of {type(loader).__name__}: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; pass {argument}=..., a list of batches to measure on"
+            f"{one_line(error)}; pass {argument}=..., a list of batches to measure on"
         ) from error
 
 
@@ -164,3 +164,8 @@ def _serving(loader: Any, batches: list[list[int]]) -> Any:
         if isinstance(value, DataLoader):
             vars(own)[name] = _serving(value, batches)
     return own
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())

@@ -11,15 +11,15 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from .._lightning import process_group
-from .._refusals import refuse_sync_batch_norm
-from .._state import same_tensor
-from .._trained import trained_weights as weights_of_optimizers
-from ..functional.dataset_loss import BatchNormMode, DatasetLoss, check_batch_norm
-from ..functional.loss_surface import checked_params, loss_surface
-from ._arguments import check_batches, check_counts
-from ._evaluations import Evaluations, LossFunction, Seeded, one_line
-from ._fixed_subset import Batches, Count, counted, drawn, fixed_subsets, subset
+from ..functional._loss_surface import checked_params, loss_surface
+from ..functional.dataset_loss import BatchNormMode, DatasetLoss
+from ..trainer.optimizers import trained_weights as weights_of_optimizers
+from ..trainer.processes import process_group
+from ..trainer.refusals import refuse_sync_batch_norm
+from ..trainer.state import same_tensor
+from ._evaluations import Evaluations, LossFunction, Seeded
+from ._fixed_subset import Batches, Count, checked_count, draw_subset, fixed_subsets, subset
+from ._loader_subset import one_line
 from ._undisturbed import undisturbed
 
 
@@ -38,11 +38,7 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
 
 
 class MeasuredLoss:
-    """The loss that a monitor measures, from its arguments to the end of training: checked, drawn, tried, let go.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
+    """The loss that a monitor measures, with the monitor's arguments: drawn, tried, let go at the end of training."""
 
     def __init__(
         self,
@@ -55,9 +51,6 @@ class MeasuredLoss:
         seed: int,
         count: Count | None = None,
     ) -> None:
-        check_counts(samples=samples, chunk_size=chunk_size)
-        check_batches(data=data)
-        check_batch_norm(batch_norm)
         self._data = data
         self._loss_fn = loss_fn
         self._samples = samples
@@ -94,12 +87,14 @@ class MeasuredLoss:
 
     def draw_more(self, trainer: Trainer, samples: int) -> Batches:
         """Other samples of the training set, more of them."""
-        return drawn(trainer.train_dataloader, "data", samples, self.chunk_size, self._seed, self._count)
+        return draw_subset(trainer.train_dataloader, "data", samples, self.chunk_size, self._seed, self._count)
 
     def everything(self, trainer: Trainer) -> Batches:
         """All training samples, read whenever they are evaluated."""
         found = subset(trainer.train_dataloader, "data", None, self.chunk_size, self._seed)
-        return Batches(found, found.sizes if self._count is None else [counted(self._count, batch) for batch in found])
+        return Batches(
+            found, found.sizes if self._count is None else [checked_count(self._count, batch) for batch in found]
+        )
 
     def halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
         """Measure the same samples in chunks of half the size; whether that is possible and the same measurement."""

@@ -1,6 +1,6 @@
 """Refuse processes that were given different settings or data, before the first step.
 
-Each of them would train its own way, or wait for ever for what the others never do.
+Each of them would train in its own way, or wait forever for what the others never do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, Trainer
 
-from .._lightning import callbacks_of, given_loaders
 from ..data._planned_loader import PlannedLoader
+from ..trainer.callbacks import callbacks_of
+from ..trainer.loader import given_loaders
 
 Settings = dict[str, Any]
 
@@ -50,9 +51,9 @@ def refuse_different_loaders(trainer: Trainer) -> None:
     if any(other != batches for other in everyone):
         told = _by_rank([f"{other} batches" for other in everyone])
         raise ValueError(
-            f"the processes have different settings: the train loader gives {told}, and who has more would wait for "
-            "ever for who has fewer; give all of them the same number, with Trainer(limit_train_batches=...), a "
-            "distributed sampler, or ResumableLoader, which shares out each batch"
+            f"the processes have different settings: the train loader gives {told}, and a process with more would "
+            "wait forever for one with fewer; give all of them the same number, with Trainer(limit_train_batches=...), "
+            "a distributed sampler, or ResumableLoader, which shares out each batch"
         )
 
 

@@ -12,17 +12,11 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from .._batches import (
-    StatedBatches,
-    batch_sampler_of,
-    changes_batches,
-    gives_ready_batches,
-    nominal_size,
-    stated_batches,
-)
-from .._train_loader import index_counts
 from ..data._planned_loader import PlannedLoader
 from ..functional._sample_count import guess_samples, shared_first_axis
+from ..trainer.batches import changes_batches
+from ..trainer.resizing import index_counts
+from ..trainer.stated_batches import StatedBatches, batch_sampler_of, gives_ready_batches, nominal_size, stated_batches
 
 Count = Callable[[Any], float]
 _PEEKED = 64  # lists of indices of a batch sampler that are compared with the first batch
@@ -47,9 +41,9 @@ def number_counted(value: Any) -> float:
 class SampleCounter:
     """The batches of a run, one after the other, and the samples in each.
 
-    The loader's word is taken where it states the batch at this position of its pass: a collate function may lay the
-    samples out in any way, and that the first axis is as long now and then proves nothing. Where the loader states
-    nothing, the batch is asked, see `guess_samples`.
+    Where the loader states the size of the batch at this position of its pass, that is taken: a collate function may
+    lay the samples out in any way, and a first axis that agrees in some batches proves nothing. Where the loader
+    states nothing, the batch is asked; see `guess_samples`.
     """
 
     def __init__(self) -> None:
@@ -59,7 +53,7 @@ class SampleCounter:
         """Training begins.
 
         Args:
-            told: Whether the user counts batches by a function, so that there is nothing to warn about.
+            told: Whether the user counts batches by a function, so that no warning is needed.
         """
         self._told = told
         self._latest: int | None = None
@@ -94,7 +88,7 @@ class SampleCounter:
         stated = self._stated_now
         if self.is_certain:
             return stated
-        return self._guess_of_stranger() if self._stated is None else self._settle(stated, self._guess())
+        return self._guess_without_statement() if self._stated is None else self._settle(stated, self._guess())
 
     def contradiction(self) -> str | None:
         """Why the first batch of a run is not believed to be as large as loader or sampler say; else ``None``."""
@@ -113,7 +107,7 @@ class SampleCounter:
         return stated is not None and stated.direct and not self._changes and stated.at(self._position) is not None
 
     def samples_or_latest(self) -> float:
-        """Samples in the batch; where they cannot be told, as many as the batch before had, which is said once."""
+        """Samples in the batch; where they are not known, as many as the batch before had, with one warning."""
         found = self.samples()
         if found is None:
             found = self._latest or 1
@@ -156,7 +150,7 @@ class SampleCounter:
         self._warn(f"{self._words(size, guessed)}; the loader's number is taken")
         return size
 
-    def _guess_of_stranger(self) -> int | None:
+    def _guess_without_statement(self) -> int | None:
         """Of a loader that states nothing; in the first batch its batch sampler, if it has one, must agree."""
         return None if self.contradiction() is not None else self._guess()
 

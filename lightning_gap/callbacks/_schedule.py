@@ -10,8 +10,8 @@ from typing import Literal
 from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import is_last_planned
 from ..functional._validation import real_number, whole_number
+from ..trainer.progress import is_last_planned
 
 EveryNEpochs = int | Literal["log"]
 
@@ -44,15 +44,16 @@ class Schedule:
 
     Measured are every n-th epoch, or with "log" the epochs 1, 2, 4, 8, ..., the last one, and the end of a run that
     ends sooner. In between, a measurement waits while what was spent would exceed ``max_time_share`` of the training
-    time; the first ten seconds are free, so that small runs are measured in full.
+    time; the first ten seconds are not limited, so that small runs are measured in full.
 
-    Raises:
-        ValueError: If an argument is out of range.
+    Attributes:
+        every_n_epochs: Epochs from one measurement to the next, or "log".
+        max_time_share: A share of the training time; ``None`` for no limit.
     """
 
-    def __init__(self, every_n_epochs: EveryNEpochs, max_time_share: float | None = None) -> None:
-        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
-        self._share = check_time_share(max_time_share)
+    def __init__(self) -> None:
+        self.every_n_epochs: EveryNEpochs = 1
+        self.max_time_share: float | None = None
         self._began = self._spent = self._last = 0.0
         self.measured_step = self._first_epoch = 0
         self._told = self._batch_seen = False
@@ -74,7 +75,7 @@ class Schedule:
         if is_last_planned(trainer):
             return True
         due = is_regular(trainer.current_epoch, self.every_n_epochs)
-        return due and (self._share is None or self._is_within_budget(trainer, name, self._share))
+        return due and (self.max_time_share is None or self._is_within_budget(trainer, name, self.max_time_share))
 
     def is_left(self, trainer: Trainer) -> bool:
         """Whether the run ends with optimizer steps that no measurement has seen."""

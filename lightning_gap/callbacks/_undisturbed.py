@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._lightning import attributes_of_run, callbacks_of, process_group, same_random_numbers
-from .._state import Remembered, is_of
-from .._trained import trained_weights
 from ..functional._uninterrupted import uninterrupted_exit
+from ..trainer.callbacks import callbacks_of
+from ..trainer.measuring import attributes_of_run
+from ..trainer.optimizers import trained_weights
+from ..trainer.processes import process_group
+from ..trainer.state import Remembered, is_of, same_random_numbers
 
 _SILENCED = ("log", "log_dict", "all_gather")
 
@@ -36,7 +38,7 @@ def undisturbed(
         trainer: In a fit.
         module: Its module.
         batch_norm_apart: Leave BatchNorm layers alone between evaluations, because something else sets them.
-        weights: Put the trained weights back too. Otherwise they are left to whoever moves them.
+        weights: Put the trained weights back too; otherwise what moves them does so.
     """
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers())
@@ -130,6 +132,19 @@ def _refuse_to_gather(*_: Any, **__: Any) -> None:
         "training_step gathers from all processes, which measure different batches; pass loss_fn=..., a function of "
         "(module, batch) that does not"
     )
+
+
+@contextmanager
+def silenced(module: LightningModule) -> Iterator[None]:
+    """Let the module log nothing inside the block."""
+    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
+    vars(module).update(log=_ignore, log_dict=_ignore)
+    try:
+        yield
+    finally:
+        for name in ("log", "log_dict"):
+            vars(module).pop(name, None)
+        vars(module).update(own)
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from .._lightning import ends_accumulation, loss_scale
-from ._rates import ScaledRates
+from ..trainer.optimizers import loss_scale
+from ..trainer.progress import ends_accumulation
+from ._hyperparameter_factors import HyperparameterFactors
 
 LARGEST = 1_000_000  # numbers of a weight that are looked at
 MODULE = "the module itself"
@@ -30,18 +31,17 @@ class _Unproven:
 class UnscaledUpdates:
     """Compares weights before and after a batch until each optimizer of the Trainer is known to step with the factor.
 
-    Torch calls its hooks in the `step` of an `Optimizer`. A wrapper that is none and makes the update itself, a `step`
-    that was put in the place of the class's, and weights that the module moves by hand do not come by them. Once each
-    optimizer has stepped with the factor, this costs two comparisons a batch.
+    Torch calls its hooks in the `step` of an `Optimizer`. They miss a wrapper that is none and makes the update itself,
+    a `step` that replaces the class's, and weights that the module moves by hand. Once each optimizer has stepped with
+    the factor, this costs two comparisons a batch.
 
     Weights also change where nothing is wrong: another optimizer that shares them has stepped, or the module clamps or
     initialises them. It is certain only in automatic optimization, where Lightning has counted a step and no hook was
     called. Elsewhere an optimizer whose `step` is known to call the hooks is believed once something has stepped.
     """
 
-    def __init__(self, rates: ScaledRates, owner: object) -> None:
-        self._rates = rates
-        self._owner = owner
+    def __init__(self, factors: HyperparameterFactors) -> None:
+        self._factors, self._record = factors, factors.record
         self._unproven: list[_Unproven] = []
         self._optimizers: object = None  # the Trainer's list of them, which hooks of the user's may replace
         self._proven = False  # the factor is known to reach them all
@@ -53,25 +53,23 @@ class UnscaledUpdates:
 
     def before_batch(self, trainer: Trainer) -> None:
         """Note what the weights of unproven optimizers are."""
-        rates = self._rates
-        self._updates = rates.updates
-        rates.reached_now.clear()
+        factors, record = self._factors, self._record
+        self._updates = record.updates
+        record.stepped.clear()
         if self._proven and self._optimizers is trainer.optimizers:
-            return
-        if rates.first_owner is not self._owner:
             return
         if self._optimizers is not trainer.optimizers:
             self._optimizers = trainer.optimizers
-            rates.forget_others(trainer.optimizers)
+            record.forget_others(trainer.optimizers)
         unproven = self._not_reached(trainer)
         self._proven = not unproven
-        if unproven and rates.changes_rates:
+        if unproven and factors.changes_rates:
             self._unproven = [_Unproven(optimizer, weights, _state(weights)) for optimizer, weights in unproven]
-            self._began = trainer.global_step, rates.steps, loss_scale(trainer)
+            self._began = trainer.global_step, factors.steps, loss_scale(trainer)
 
     def after_batch(self, trainer: Trainer) -> None:
         """Say it once if weights have changed without the factor: an error at the first step, a warning later."""
-        reached = self._rates.updates > self._updates
+        reached = self._record.updates > self._updates
         if reached:
             self._doubted = False
         elif trainer.lightning_module.automatic_optimization and ends_accumulation(trainer):
@@ -85,7 +83,7 @@ class UnscaledUpdates:
             return
         certain = automatic and len(trainer.optimizers) == 1 and not reached
         for entry in unproven:
-            if reached and entry.optimizer is not None and self._rates.reaches(entry.optimizer):
+            if reached and entry.optimizer is not None and self._record.reaches(entry.optimizer):
                 continue
             if certain and entry.optimizer is not None:
                 if self._is_changed(entry):
@@ -96,14 +94,17 @@ class UnscaledUpdates:
     def _is_changed(self, entry: _Unproven) -> bool:
         """Whether some weight was changed, those that a scaled step has updated in this batch left out."""
         after = _state(entry.weights)
+        stepped = {
+            id(w) for optimizer in self._record.stepped for group in optimizer.param_groups for w in group["params"]
+        }
         return any(
-            before != now and id(weight) not in self._rates.reached_now
+            before != now and id(weight) not in stepped
             for weight, before, now in zip(entry.weights, entry.before, after, strict=True)
         )
 
     def _is_innocent(self, optimizer: Any) -> bool:
         """Whether what has changed the weights was not this optimizer, in a run that does step by optimizers."""
-        return self._rates.steps > 0 and optimizer is not None and _calls_hooks(optimizer)
+        return self._factors.steps > 0 and optimizer is not None and _calls_hooks(optimizer)
 
     def _not_reached(self, trainer: Trainer) -> list[tuple[Any, list[Tensor]]]:
         weights = {id(w): w for w in trainer.lightning_module.parameters() if w.requires_grad and not is_lazy(w)}
@@ -112,7 +113,7 @@ class UnscaledUpdates:
             for optimizer in trainer.optimizers  # a stand-in without weights where the module configures none
         ]
         if not any(own for _, own in held):
-            told = self._told_unsure or self._rates.updates
+            told = self._told_unsure or self._record.updates
             return [] if told else [(None, list(weights.values()))]
         if self._told_unsure and not trainer.lightning_module.automatic_optimization:
             return []
@@ -121,14 +122,14 @@ class UnscaledUpdates:
             for optimizer, own in held
             if own
             and type(optimizer).__name__ not in self._told
-            and (self._doubted or not self._rates.reaches(optimizer))
+            and (self._doubted or not self._record.reaches(optimizer))
         ]
 
     def _say(self, optimizer: Any, *, at_first_step: bool) -> None:
-        owners, name = " and ".join(self._rates.owners), type(optimizer).__name__
-        self._rates.forget(optimizer)
+        owners, name = " and ".join(self._factors.owners), type(optimizer).__name__
+        self._record.forget(optimizer)
         self._told.add(name)
-        self._rates.say(
+        self._factors.say(
             f"{owners} did not reach an update: the weights were changed by {name} without the factor on the learning "
             f"rate, because its step does not call the hooks of torch.optim.Optimizer; {_ADVICE} {owners} and multiply "
             "the learning rate by lightning_gap.functional.learning_rate_scale yourself",
@@ -137,9 +138,9 @@ class UnscaledUpdates:
 
     def _say_that_it_may_be(self, optimizer: Any) -> None:
         self._told_unsure = True
-        owners = " and ".join(self._rates.owners)
+        owners = " and ".join(self._factors.owners)
         whose = MODULE if optimizer is None else type(optimizer).__name__
-        self._rates.say(
+        self._factors.say(
             f"weights changed without a scaled step: {owners} may not have reached an update of those of {whose}. "
             "If the module has clamped, initialised or averaged them, all is well. If this was an update, its learning "
             f"rate had no factor; {_ADVICE} {owners}",

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
-from torch.optim import Optimizer
 
-from .._lightning import is_first_that
-from .._refusals import refuse_manual_optimization, refuse_second
-from .._resume import go_on_where_saved, keep_epoch, recall_epoch
-from ._accumulation import ExactWindows, refuse_different_counts
-from ._arguments import optional_function
-from ._callback import GapCallback
+from ..trainer.refusals import refuse_manual_optimization
+from ._run import run_of
 from ._sample_counter import Count
+from ._weighing import WeighingCallback
 
 
-class ExactAccumulation(GapCallback):
+class ExactAccumulation(WeighingCallback):
     """Weigh every micro-batch by its samples, so that each step's gradient is the mean over the whole batch.
 
     Lightning divides each loss by `accumulate_grad_batches` and averages over processes. That is the mean over the
@@ -43,46 +36,13 @@ class ExactAccumulation(GapCallback):
         Goyal et al. (2017), section 3, remark 3: normalise by the total number of samples.
     """
 
-    weighs_accumulation = True
     decides_training = ("count",)
 
     def __init__(self, count: Count | None = None) -> None:
-        self.count = optional_function("count", count, "the batch")
-        self._windows = ExactWindows(count)
-        self._weighs = False
+        super().__init__(count)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            refuse_second(trainer, self, because="a batch would be weighed twice")
+            run_of(trainer).claim(trainer, self, "weigh a batch by its samples")
             refuse_manual_optimization(trainer, self)
-            refuse_different_counts(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        keep_epoch(trainer, checkpoint)
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        recall_epoch(trainer, checkpoint)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        go_on_where_saved(trainer)
-        self._windows.start(trainer)
-        self._weighs = is_first_that(trainer, self, "weighs_accumulation")
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._windows.begin()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._windows.see(trainer, batch, batch_idx, weighs=self._weighs)
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self._weighs:
-            self._windows.weigh(trainer, loss)
-
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._windows.after_backward()
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        self._windows.step(trainer)

@@ -7,37 +7,38 @@ from typing import Any, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.optim import SGD
 
-from .._batches import drops_last_batch, samples_per_process
-from .._lightning import broadcast, ends_accumulation, mean_over_processes
-from .._resume import epoch_of
 from ..functional._validation import flag, one_of, real_number, whole_number
-from ..functional.adaptive_batch import BatchSizeTest, TestName, next_batch_size
-from ..functional.batch_size import Split
-from ._accumulation import scale_of_last_window
+from ..functional.batch_size.adaptive import BatchSizeTest, TestName, next_batch_size
+from ..functional.batch_size.schedule import MicroBatching
+from ..trainer.batches import samples_per_process
+from ..trainer.processes import broadcast
+from ..trainer.progress import ends_accumulation
+from ..trainer.saved_progress import epoch_of
 from ._batch_size import BatchSizeCallback
-from ._rates import used_rates
+from ._batch_size_checks import check_largest, check_plain_sgd
+from ._last_batch import leaves_one_sample
+from ._measured_noise import MeasuredNoise
+from ._run import global_batch_size, run_of
 from ._sample_counter import Count
-from ._small_gradients import SmallGradients
 
 
 class AdaptiveBatchSize(BatchSizeCallback):
     """Grow the batch when the noise of its gradient calls for it, and not before.
 
-    Each batch is worked off in micro-batches, and from the differences between their gradients, on all processes, one
-    of five tests tells how large a batch would have to be. Its averages over the steps decide about the size of
-    the next epoch, or with ``decide_every_n_steps`` inside epochs too, where only the number of micro-batches changes.
-    Logs ``batch/size``, ``batch/accumulate``, ``batch/wanted`` (samples that the test asks for) and ``batch/test``
-    (those over the batch size: at most 1 where the test passes).
+    Each batch is split into micro-batches. From the differences between their gradients, on all processes, one of five
+    tests estimates how large a batch should be. Its averages over the steps decide the size of the next epoch, or with
+    ``decide_every_n_steps`` inside epochs too, where only the number of micro-batches changes. Logs ``batch/size``,
+    ``batch/accumulate``, ``batch/wanted`` (samples that the test asks for) and ``batch/test`` (those over the batch
+    size: at most 1 where the test passes).
 
     Args:
         batch_size: Samples per optimizer step to begin with, over all processes.
         max_batch_size: Most samples per step.
         test: ``"norm"`` (Byrd et al.), ``"inner_product"`` or ``"augmented"`` (Bollapragada et al.), ``"cabs"``
-            (Balles et al.; SGD without momentum, one rate), or ``"noise_scale"`` (McCandlish et al.).
-        theta: Noise allowed by the first three, relative to the length of the gradient. Bollapragada et al. use 0.9.
-        nu: Noise allowed across the gradient by ``"augmented"``. The paper's value.
+            (Balles et al.; SGD without momentum, one learning rate), or ``"noise_scale"`` (McCandlish et al.).
+        theta: Noise allowed by the first three, relative to the gradient norm. Bollapragada et al. use 0.9.
+        nu: Noise allowed orthogonal to the gradient by ``"augmented"``. The paper's value.
         smoothing: Weight of the average against a new measurement, from 0 to below 1. Balles et al. use 0.95.
         measure_every_n_steps: Steps from one measurement to the next; each costs about a copy of the gradient for
             every micro-batch, in time and memory.
@@ -59,16 +60,8 @@ class AdaptiveBatchSize(BatchSizeCallback):
     """
 
     decides_training = (
-        "batch_size",
-        "test",
-        "theta",
-        "nu",
-        "smoothing",
-        "measure_every_n_steps",
-        "decide_every_n_steps",
-        "monotone",
-        "max_growth",
-        "count",
+        *("batch_size", "test", "theta", "nu", "smoothing", "measure_every_n_steps"),
+        *("decide_every_n_steps", "monotone", "max_growth", "count"),
     )
     may_change = (*BatchSizeCallback.may_change, "max_batch_size", "micro_batches")
 
@@ -106,11 +99,10 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self.monotone = flag("monotone", monotone)
         self.max_growth = real_number("max_growth", max_growth, above=1, hint="a factor, for instance 2")
         self.micro_batches = whole_number("micro_batches", micro_batches, 2, hint="gradients are compared")
-        self._gradients = SmallGradients()
+        self._noise = MeasuredNoise()
         self._test = self._new_test()
-        self._split_now: Split | None = None
+        self._split_now: MicroBatching | None = None
         self._epoch = 0  # that `_split_now` was decided for
-        self._measures = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.global_step == 0:  # not a second fit of one Trainer
@@ -119,50 +111,30 @@ class AdaptiveBatchSize(BatchSizeCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._gradients.begin()
-        self._measures = False
-        samples = samples_per_process(trainer)
-        if samples is not None and self.max_batch_size > samples * trainer.world_size:
-            raise ValueError(
-                f"max_batch_size={self.max_batch_size} is larger than the {samples * trainer.world_size} samples to "
-                "train on; use a smaller one"
-            )
+        self._noise.start()
+        check_largest(trainer, self.max_batch_size)
         if self.test == "cabs":
-            optimizer = trainer.optimizers[0]
-            plain = isinstance(optimizer, SGD) and len(optimizer.param_groups) == 1
-            if not plain or optimizer.param_groups[0]["momentum"]:
-                raise ValueError(
-                    "test='cabs' is defined for SGD without momentum and with one learning rate, got "
-                    f"{type(optimizer).__name__}; use test='norm'"
-                )
+            check_plain_sgd(trainer.optimizers[0])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._gradients.begin()
-            remaining = trainer.num_training_batches - batch_idx
-            fits = trainer.accumulate_grad_batches < remaining or math.isinf(remaining)  # the last may be smaller
-            self._measures = fits and trainer.global_step % self.measure_every_n_steps == 0
-        if self._measures and trainer.world_size == 1:  # several processes measure together or not at all
-            counter = self._windows.counter
-            cut = self.count is None and counter.looks_smaller
-            self._measures = not cut and counter.samples() in (None, self._its_split.micro_batch_size)
+        self._noise.begin_batch(trainer, batch_idx, every_n_steps=self.measure_every_n_steps)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self._measures and self.test == "cabs":
-            self._gradients.see_loss(trainer, loss)
+        self._noise.see_loss(trainer, loss)
         super().on_before_backward(trainer, pl_module, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_after_backward(trainer, pl_module)
-        if not self._measures:
-            return
-        if ends_accumulation(trainer):
-            self._gradients.rescale(scale_of_last_window(trainer))
-        self._gradients.see_gradient(trainer, pl_module)
-        if ends_accumulation(trainer):
-            self._measure(trainer)
-            self._gradients.begin()
+        statistics = self._noise.see_gradient(trainer, pl_module)
+        if statistics is not None:
+            terms = {}
+            if self.test == "cabs":
+                optimizer = trainer.optimizers[0]
+                rates = run_of(trainer).used_rates(optimizer) or [float(optimizer.param_groups[0]["lr"])]
+                terms = {"learning_rate": rates[0], "loss": self._noise.mean_loss(trainer)}
+            self._test.update(statistics, batch_size=self._size(trainer), **terms)
+            self._noise.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,7 +153,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
             "accumulate": self._its_split.accumulate,
         }
 
-    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    def recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("AdaptiveBatchSize")
         if saved is None:
             self._epoch = epoch_of(checkpoint)
@@ -190,7 +162,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self._epoch = saved["epoch"]
         size, accumulate = min(saved["batch_size"], self.max_batch_size), saved["accumulate"]
         if size % (trainer.world_size * accumulate) == 0:
-            self._split_now = Split(size // (trainer.world_size * accumulate), accumulate)
+            self._split_now = MicroBatching(size // (trainer.world_size * accumulate), accumulate)
         else:  # on other processes, or with another limit
             unit = trainer.world_size * self._least_accumulation
             self._split_now = self._split(trainer, size // unit * unit)
@@ -198,30 +170,32 @@ class AdaptiveBatchSize(BatchSizeCallback):
     def _new_test(self) -> BatchSizeTest:
         return BatchSizeTest(self.test, theta=self.theta, nu=self.nu, smoothing=self.smoothing)
 
-    def _planned(self, trainer: Trainer) -> list[Split]:
-        return [self._split_at(trainer, self._epoch)]
+    def planned(self, trainer: Trainer, epoch: int) -> MicroBatching:
+        return self._split_now or self._split(trainer, self.batch_size)
 
-    def _sizes_to_prove(self, trainer: Trainer) -> list[int]:
-        """The sizes to come are not known; the largest that there may be stands for them."""
-        parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
-        largest = self.max_batch_size // parts
-        limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
-        return [max(1, min([largest, *limits]))] if self.max_batch_size > self.batch_size else []
-
-    def _split_at(self, trainer: Trainer, epoch: int) -> Split:
-        """The size of an epoch, decided when it is asked for the first time."""
+    def decided(self, trainer: Trainer, epoch: int) -> MicroBatching:
         if self._split_now is None:
-            self._split_now = self._split(trainer, self.batch_size)
+            self._split_now = self.planned(trainer, epoch)
         elif epoch > self._epoch:
-            self._split_now = self._decide(trainer)
+            self._split_now = self._nearest_to_test(trainer)
         self._epoch = max(epoch, self._epoch)
         return self._split_now
+
+    def _epochs_to_come(self, trainer: Trainer) -> list[int]:
+        return [trainer.current_epoch]  # those after it are decided when they come
+
+    def _plan_to_prove(self, trainer: Trainer) -> list[MicroBatching]:
+        """The sizes to come are not known; the largest that there may be stands for them."""
+        parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
+        limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
+        largest = max(1, min([self.max_batch_size // parts, *limits]))
+        return [MicroBatching(largest, 1)] if self.max_batch_size > self.batch_size else []
 
     @property
     def _least_accumulation(self) -> int:
         return max(self.micro_batches, self._users_accumulation)
 
-    def _decide(self, trainer: Trainer) -> Split:
+    def _nearest_to_test(self, trainer: Trainer) -> MicroBatching:
         """Between epochs: the size that comes nearest, in micro-batches that are equal on all processes."""
         accumulate = self._least_accumulation
         size = self._next_size(trainer, trainer.world_size * accumulate)
@@ -231,19 +205,19 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if size == self._size(trainer):
             return self._its_split
         split, larger = self._split(trainer, size), size + trainer.world_size * accumulate
-        if self.max_micro_batch is None and _leaves_one_sample(trainer, split.micro_batch_size):
+        if self.max_micro_batch is None and leaves_one_sample(trainer, split.micro_batch_size):
             smaller = max(2 * size - larger, self._size(trainer))
             split = self._split(trainer, larger if larger <= self.max_batch_size else smaller)
         return split
 
     @property
-    def _its_split(self) -> Split:
+    def _its_split(self) -> MicroBatching:
         if self._split_now is None:
             raise RuntimeError("AdaptiveBatchSize has not been set up")
         return self._split_now
 
     def _size(self, trainer: Trainer) -> int:
-        return self._its_split.micro_batch_size * self._its_split.accumulate * trainer.world_size
+        return global_batch_size(trainer, self._its_split)
 
     def _next_size(self, trainer: Trainer, multiple_of: int) -> int:
         size = next_batch_size(
@@ -263,30 +237,12 @@ class AdaptiveBatchSize(BatchSizeCallback):
         size = self._next_size(trainer, split.micro_batch_size * trainer.world_size)
         accumulate = size // (split.micro_batch_size * trainer.world_size)
         if next_batch % math.lcm(split.accumulate, accumulate) == 0:  # where Lightning begins a step with either
-            self._split_now = self._set = Split(split.micro_batch_size, accumulate)
+            self._split_now = run_of(trainer).split = MicroBatching(split.micro_batch_size, accumulate)
             trainer.accumulate_grad_batches = accumulate
 
-    def _measure(self, trainer: Trainer) -> None:
-        statistics = self._gradients.statistics(trainer, self._its_split.micro_batch_size)
-        terms = {}
-        if self.test == "cabs":
-            loss = mean_over_processes(trainer, self._gradients.loss)
-            optimizer = trainer.optimizers[0]
-            rate = (used_rates(optimizer) or [float(optimizer.param_groups[0]["lr"])])[0]
-            terms = {"learning_rate": rate, "loss": loss}
-        self._test.update(statistics, batch_size=self._size(trainer), **terms)
-
-    def _values(self, trainer: Trainer) -> dict[str, float]:
+    def values(self, trainer: Trainer) -> dict[str, float]:
         wanted = self._test.batch_size
-        values = super()._values(trainer)
+        values = super().values(trainer)
         if math.isfinite(wanted):
             values |= {"batch/wanted": wanted, "batch/test": wanted / self._size(trainer)}
         return values
-
-
-def _leaves_one_sample(trainer: Trainer, micro_batch_size: int) -> bool:
-    """Whether an epoch's last micro-batch would hold a single sample, of which BatchNorm makes no statistics."""
-    samples = samples_per_process(trainer)
-    if samples is None or drops_last_batch(trainer) or micro_batch_size == 1:
-        return False
-    return samples % micro_batch_size == 1

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from .._lightning import (
-    largest_learning_rate,
-    learning_rate_scale_in_use,
-    process_group,
-)
-from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
-from ..functional.curvature import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
-from ..functional.dataset_loss import BatchNormMode
-from ._arguments import optional_function
-from ._evaluations import LossFunction
-from ._fixed_subset import Count
-from ._module_loss import MeasuredLoss, trained_weights
-from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
-from ._scheduled_monitor import LossMonitor
+from ..functional._validation import real_number, whole_number
+from ..functional.curvature.spectrum import Eigenvalues, Trace, hessian_eigenvalues, hessian_trace
+from ..trainer.optimizers import largest_learning_rate
+from ..trainer.processes import process_group
+from ._loss_monitor import LossMonitor
+from ._module_loss import trained_weights
+from ._run import run_of
+
+Measured = tuple[Eigenvalues, Trace | None]
+_BESIDE = ("loss", "gradient_norm", "two_over_lr", "edge")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CurvatureMonitor(LossMonitor):
     """Log the extreme eigenvalues and the trace of the loss's Hessian, and the distance to the edge of stability.
 
@@ -38,23 +35,13 @@ class CurvatureMonitor(LossMonitor):
     curvature at which plain gradient descent turns unstable, and ``curvature/edge`` = lambda_max * lr / 2, 1 there.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
-            of the run.
-        at_start: Measure also before the first step.
-        samples: Training samples to measure on; keep the number and ``seed`` equal in runs that you compare.
-        chunk_size: Most samples in memory at a time; with ``batch_norm="batch"`` it is part of the definition.
-        batch_norm: ``"running"``, ``"batch"`` or ``"recomputed"`` statistics, as in `SharpnessMonitor`.
         tolerance: Residual at which lambda_max has converged, relative to the largest eigenvalue by magnitude.
         max_products: Most products with the Hessian for the eigenvalues; each costs about three gradients, and one
             vector as large as the weights is kept for each.
         probes: Random vectors for the trace, a product each; 0 logs no trace.
-        seed: Seed of the subset and of the random vectors.
-        data: Batches to measure on instead of the subset, as `training_step` takes them.
-        loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
-        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`.
-        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
-            training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
-        suffix: Appended to the keys, so that two monitors can stand side by side.
+
+    The other arguments are those of `Monitor`, `SubsetMonitor` and `LossMonitor`; ``seed`` also draws the random
+    vectors.
 
     Raises:
         ValueError: If an argument is out of range; before the first step, if no fixed subset can be drawn, the loss
@@ -65,65 +52,34 @@ class CurvatureMonitor(LossMonitor):
         `lightning_gap.functional.hessian_eigenvalues` and `hessian_trace`.
     """
 
-    _quantity = "curvature"
+    area = "curvature"
+    quantity = "curvature"
 
-    def __init__(
-        self,
-        *,
-        every_n_epochs: EveryNEpochs = 1,
-        at_start: bool = False,
-        samples: int = 500,
-        chunk_size: int = 250,
-        batch_norm: BatchNormMode = "running",
-        tolerance: float = 1e-2,
-        max_products: int = 20,
-        probes: int = 5,
-        seed: int = 0,
-        data: Iterable[Any] | None = None,
-        loss_fn: LossFunction | None = None,
-        count: Count | None = None,
-        max_time_share: float | None = 0.1,
-        suffix: str = "",
-    ) -> None:
-        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
-        self.at_start = flag("at_start", at_start)
-        self.samples = whole_number("samples", samples)
-        self.chunk_size = whole_number("chunk_size", chunk_size)
-        self.batch_norm: BatchNormMode = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
-        self.tolerance = real_number("tolerance", tolerance, above=0, below=1, hint="try 1e-2")
-        self.max_products = whole_number("max_products", max_products)
-        self.probes = whole_number("probes", probes, 0, hint="0 logs no trace")
-        self.seed = seed_number("seed", seed)
-        self.data = data
-        self.loss_fn = optional_function("loss_fn", loss_fn)
-        self.count = optional_function("count", count, "the batch")
-        self.max_time_share = check_time_share(max_time_share)
-        self.suffix = text("suffix", suffix)
-        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
-        self._loss = MeasuredLoss(
-            data=data,
-            loss_fn=self.loss_fn,
-            samples=self.samples,
-            chunk_size=self.chunk_size,
-            batch_norm=batch_norm,
-            seed=self.seed,
-            count=self.count,
-        )
+    samples: int = 500
+    tolerance: float = 1e-2
+    max_products: int = 20
+    probes: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._rate = 0.0  # the largest in the last step, scaled
         self._unscaled_rate = 0.0
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys this monitor logs."""
-        trace = ("trace", "trace_standard_error") if self.probes else ()
-        ends = ("lambda_max", "lambda_min", "lambda_max_residual")
-        names = (*ends, *trace, "loss", "gradient_norm", "two_over_lr", "edge")
-        return tuple(f"curvature/{name}{self.suffix}" for name in names)
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        self.tolerance = real_number("tolerance", self.tolerance, above=0, below=1, hint="try 1e-2")
+        self.max_products = whole_number("max_products", self.max_products)
+        self.probes = whole_number("probes", self.probes, 0, hint="0 logs no trace")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self._rate = 0.0
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is logged, without area and suffix."""
+        trace = ("trace", "trace_standard_error") if self.probes else ()
+        return (*("lambda_max", "lambda_min", "lambda_max_residual"), *trace, *_BESIDE)
+
+    def begin(self, trainer: Trainer) -> None:
+        super().begin(trainer)
+        self._rate = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._unscaled_rate = largest_learning_rate(trainer)  # schedulers move on before an epoch ends
@@ -134,7 +90,7 @@ class CurvatureMonitor(LossMonitor):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._rate = self._unscaled_rate * learning_rate_scale_in_use(trainer)
+        self._rate = self._unscaled_rate * run_of(trainer).learning_rate_scale
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"learning_rate": self._rate}
@@ -143,15 +99,15 @@ class CurvatureMonitor(LossMonitor):
         super().load_state_dict(state_dict)
         self._rate = state_dict.get("learning_rate", 0.0)
 
-    def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Eigenvalues, Trace | None]:
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Measured:
         """Measure now, inside fit; nothing is logged.
 
         Raises:
             UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
         """
         group, weights = process_group(trainer), trained_weights(trainer, pl_module)
-        with self._loss.undisturbed(trainer, pl_module):
-            loss = self._loss.on(trainer, pl_module)
+        with self.loss.undisturbed(trainer, pl_module):
+            loss = self.loss.on(trainer, pl_module)
             eigenvalues = hessian_eigenvalues(
                 loss,
                 weights,
@@ -168,10 +124,11 @@ class CurvatureMonitor(LossMonitor):
                 loss, weights, probes=self.probes, process_group=group, generator=generator
             )
 
-    def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        rate = self._rate
-        ends, trace = self.measure(trainer, module)
+    def named(
+        self, trainer: Trainer, module: LightningModule, result: tuple[Eigenvalues, Trace | None]
+    ) -> dict[str, float]:
+        (ends, trace), rate = result, self._rate
         found = [ends.largest, ends.smallest, ends.largest_residual]
         found += [trace.trace, trace.standard_error] if trace else []
         found += [ends.loss, ends.gradient_norm, 2 / rate if rate else math.inf, ends.largest * rate / 2]
-        return dict(zip(self.keys, found, strict=True))
+        return dict(zip(self.names, found, strict=True))

@@ -5,28 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from .._lightning import process_group
-from ..functional._validation import flag, seed_number, text, whole_number
-from ..functional.loss_surface import agree
-from ..functional.processes import sum_over_processes
+from ..functional._loss_surface import agree
+from ..functional._processes import sum_over_processes
+from ..trainer.processes import process_group
 from ._accuracy import proven_accuracy
 from ._arguments import check_batches, optional_function
-from ._evaluations import Evaluations, LossFunction, Seeded
-from ._fixed_subset import Batches, Count, fixed_subsets
+from ._evaluations import Evaluations, Seeded
+from ._fixed_subset import Batches, fixed_subsets
+from ._loss_monitor import SubsetMonitor
 from ._module_loss import check_measurable, said_of_samples
-from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
-from ._scheduled_monitor import ScheduledMonitor
 from ._undisturbed import undisturbed
 
 AccuracyFunction = Callable[[LightningModule, Any], Tensor]
 
 
-class GeneralizationGapMonitor(ScheduledMonitor):
+@dataclass(kw_only=True, eq=False, repr=False)
+class GeneralizationGapMonitor(SubsetMonitor):
     """Log the generalization gap, training minus validation, with both sides measured in the same way.
 
     The numbers that a training loop logs cannot be subtracted: the training side is averaged over an epoch in which
@@ -39,20 +39,12 @@ class GeneralizationGapMonitor(ScheduledMonitor):
     for batches of inputs and integer targets where `forward` gives scores (N, C) and the loss is their cross-entropy.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ..., once there is
-            validation data; and at the end of the run.
-        at_start: Measure also before the first step, if there is validation data by then.
-        samples: Most samples of either kind; the smaller data set decides.
-        chunk_size: Most samples in memory at a time.
-        seed: Seed of the two subsets.
         train_data: Batches to measure on instead of the training subset, as `training_step` takes them.
         validation_data: The same for validation.
-        loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
         accuracy_fn: Mean accuracy of one batch, a function of (module, batch).
-        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`.
-        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
-            training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
-        suffix: Appended to the keys, so that two monitors can stand side by side.
+
+    The other arguments are those of `Monitor` and `SubsetMonitor`. Of both kinds equally many samples are drawn, at
+    most ``samples``: the smaller data set decides. Nothing is measured before there is validation data.
 
     Raises:
         ValueError: If an argument is out of range; at train start, if there is no validation data, no fixed subset
@@ -62,61 +54,38 @@ class GeneralizationGapMonitor(ScheduledMonitor):
         Keskar et al. (2017), section 2; Hoffer, Hubara and Soudry (2017), section 1.
     """
 
-    _quantity = "the generalization gap"
+    area = "gap"
+    quantity = "the generalization gap"
+    names = ("loss", "accuracy")
 
-    def __init__(
-        self,
-        *,
-        every_n_epochs: EveryNEpochs = 1,
-        at_start: bool = False,
-        samples: int = 1000,
-        chunk_size: int = 250,
-        seed: int = 0,
-        train_data: Iterable[Any] | None = None,
-        validation_data: Iterable[Any] | None = None,
-        loss_fn: LossFunction | None = None,
-        accuracy_fn: AccuracyFunction | None = None,
-        count: Count | None = None,
-        max_time_share: float | None = 0.1,
-        suffix: str = "",
-    ) -> None:
-        check_batches(train_data=train_data, validation_data=validation_data)
-        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
-        self.at_start = flag("at_start", at_start)
-        self.samples = whole_number("samples", samples)
-        self.chunk_size = whole_number("chunk_size", chunk_size)
-        self.seed = seed_number("seed", seed)
-        self.train_data = train_data
-        self.validation_data = validation_data
-        self.loss_fn = optional_function("loss_fn", loss_fn)
-        self.accuracy_fn = optional_function("accuracy_fn", accuracy_fn)
-        self.count = optional_function("count", count, "the batch")
-        self.max_time_share = check_time_share(max_time_share)
-        self.suffix = text("suffix", suffix)
-        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
+    train_data: Iterable[Any] | None = None
+    validation_data: Iterable[Any] | None = None
+    accuracy_fn: AccuracyFunction | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._chunk_size = self.chunk_size  # halved where memory runs out
         self._batches: dict[str, Batches] = {}
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys this monitor logs."""
-        return (f"gap/loss{self.suffix}", f"gap/accuracy{self.suffix}")
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        check_batches(train_data=self.train_data, validation_data=self.validation_data)
+        self.accuracy_fn = optional_function("accuracy_fn", self.accuracy_fn)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
+    def begin(self, trainer: Trainer) -> None:
         self._chunk_size = self.chunk_size
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_measurable(pl_module, self.loss_fn)
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
+        check_measurable(module, self.loss_fn)
         self._batches = {}
         if self.validation_data is None and not trainer.enable_validation:
             raise ValueError(
                 "GeneralizationGapMonitor needs validation data: give the module a validation_step and the Trainer a "
                 "validation loader, pass validation_data=..., or remove the callback"
             )
-        super().on_train_start(trainer, pl_module)
+        self._draw_subsets(trainer)
 
-    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+    def _draw_subsets(self, trainer: Trainer) -> None:
         """Draw the subsets as soon as validation data is there; Lightning may load it only when first needed."""
         if not self._batches and (self.validation_data is not None or trainer.val_dataloaders is not None):
             self._batches = self._drawn(
@@ -132,18 +101,18 @@ class GeneralizationGapMonitor(ScheduledMonitor):
             sources, samples=self.samples, chunk_size=self._chunk_size, seed=self.seed, count=self.count
         )
 
-    def _halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
+    def halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
         given = self.train_data is not None or self.validation_data is not None
         if given or self._chunk_size == 1:
             return False
         self._chunk_size, self._batches = math.ceil(self._chunk_size / 2), {}
-        self._draw(trainer, module)
+        self._draw_subsets(trainer)
         return True
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self._batches = {}
 
-    def _check(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
+    def try_out(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
         """Try the smallest batch of each side; of the training side alone while there is no validation data yet."""
         sources = {"train_data": (self.train_data, trainer.train_dataloader)}
         for name, batches in (self._batches or self._drawn(trainer, sources)).items():
@@ -163,22 +132,22 @@ class GeneralizationGapMonitor(ScheduledMonitor):
                     )
                 evaluations.check_state(batches, training_batch)
 
-    def _no_values(self, trainer: Trainer) -> dict[str, float]:
-        return {self.keys[0]: math.nan}
+    def unknown(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        return {"loss": math.nan}
 
-    def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """The gaps that are known; none before there is validation data."""
-        self._draw(trainer, module)
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Measure now, inside fit: the gaps that are known, none before there is validation data; nothing is logged."""
+        self._draw_subsets(trainer)
         if not self._batches:
             return {}
-        with undisturbed(trainer, module, weights=True) as remembered:
-            evaluations = Evaluations(trainer, module, remembered, self.loss_fn)
-            train = self._measure(trainer, module, evaluations, self._batches["train_data"])
-            validation = self._measure(trainer, module, evaluations, self._batches["validation_data"])
-        gaps = {key: t - v for key, t, v in zip(self.keys, train, validation, strict=True)}
-        return {key: gap for key, gap in gaps.items() if key == self.keys[0] or not math.isnan(gap)}
+        with undisturbed(trainer, pl_module, weights=True) as remembered:
+            evaluations = Evaluations(trainer, pl_module, remembered, self.loss_fn)
+            train = self._means(trainer, pl_module, evaluations, self._batches["train_data"])
+            validation = self._means(trainer, pl_module, evaluations, self._batches["validation_data"])
+        gaps = {name: t - v for name, t, v in zip(self.names, train, validation, strict=True)}
+        return {name: gap for name, gap in gaps.items() if name == "loss" or not math.isnan(gap)}
 
-    def _measure(
+    def _means(
         self, trainer: Trainer, module: LightningModule, evaluations: Evaluations, given: Batches
     ) -> list[float]:
         """Mean loss and mean accuracy over the samples, the processes each taking some; NaN where it is unknown."""

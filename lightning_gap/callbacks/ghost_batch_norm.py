@@ -12,20 +12,23 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils.hooks import RemovableHandle
 
-from .._batches import changes_batches
-from .._lightning import (
-    collected_train_loaders,
-    micro_batch_size,
-    planned_micro_batch_sizes,
-    uses_sync_batch_norm,
+from ..functional.ghost_batch_norm._copies import mark, marked, new_swap, take_back, without_ghosts
+from ..functional.ghost_batch_norm.layers import RunningStats, checked_running_stats
+from ..functional.ghost_batch_norm.runs import (
+    Leftover,
+    checked_ghost_batch_size,
+    checked_leftover,
+    ghost_runs,
+    number_of_ghosts,
 )
-from .._refusals import refuse_second
-from ..functional.ghost_batch_norm import RunningStats, checked_running_stats
-from ..functional.ghost_copies import mark, marked, new_swap, take_back, without_ghosts
-from ..functional.ghost_swap import swap_batch_norm
-from ..functional.ghosts import Leftover, checked_ghost_batch_size, checked_leftover, ghost_runs, number_of_ghosts
+from ..functional.ghost_batch_norm.swap import swap_batch_norm
+from ..trainer.batches import changes_batches, micro_batch_size
+from ..trainer.loader import collected_train_loaders
+from ..trainer.processes import uses_sync_batch_norm
 from ._callback import GapCallback
 from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
+from ._run import run_of
+from ._swap_report import left_alone, table_of_layers
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +49,6 @@ class GhostBatchNormSwap(GapCallback):
             ``"mean"``; see `GhostBatchNorm2d`.
 
     Raises:
-        TypeError: If ``ghost_batch_size`` is not an integer.
         ValueError: If ``ghost_batch_size`` is below 1, or ``leftover`` or ``running_stats`` is unknown. At fit start,
             if the ghost exceeds the batch of one process, ``leftover="error"`` and a batch leaves one, the model has
             no BatchNorm layer, a lazy one, or more that cannot be swapped than can, the Trainer has
@@ -57,7 +59,7 @@ class GhostBatchNormSwap(GapCallback):
         Hoffer, Hubara and Soudry (2017), section 4.
     """
 
-    may_change = ("ghost_batch_size", "leftover", "running_stats")  # told in words of their own
+    may_change = ("ghost_batch_size", "leftover", "running_stats")  # a warning of its own names them all
 
     def __init__(
         self,
@@ -77,9 +79,10 @@ class GhostBatchNormSwap(GapCallback):
         self._watches: list[RemovableHandle] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        refuse_second(trainer, self, because="each layer has one ghost size")
+        run_of(trainer).claim(trainer, self, "set the ghost size of a layer")
         if uses_sync_batch_norm(trainer):
             raise ValueError(
                 "sync_batchnorm=True would turn the ghost layers into SyncBatchNorm, which does the opposite; "
@@ -92,15 +95,19 @@ class GhostBatchNormSwap(GapCallback):
         self._swap(pl_module)  # layers made in configure_model did not exist in setup
         self._refuse_unswappable(pl_module)
         if self._skipped:
-            rank_zero_warn(f"GhostBatchNormSwap {self._left_alone()[2:]}")
+            rank_zero_warn(f"GhostBatchNormSwap {left_alone(self._skipped)[2:]}")
         rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
         if trainer.is_global_zero:
-            _log.debug(self._table())
+            _log.debug(table_of_layers(self._layers, self._settings))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        size, smallest = micro_batch_size(trainer), smallest_batches(trainer)
-        sizes, each = planned_micro_batch_sizes(trainer), batches_of_each_loader(trainer)
+        sizes = {split.micro_batch_size for split in run_of(trainer).planned}
+        size, smallest, each = (
+            micro_batch_size(trainer),
+            smallest_batches(trainer, sizes),
+            batches_of_each_loader(trainer),
+        )
         if size == 1 and not sizes and changes_batches(trainer):  # a loader of ready batches
             size, smallest = None, {}
         if len(each) == len(collected_train_loaders(trainer)) == 1:
@@ -139,9 +146,11 @@ class GhostBatchNormSwap(GapCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()  # not in on_fit_end, which a Tuner skips
+        super().teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
+        super().on_exception(trainer, pl_module, exception)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["GhostBatchNormSwap"] = self._settings
@@ -161,7 +170,9 @@ class GhostBatchNormSwap(GapCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("GhostBatchNormSwap", self._settings)
         if saved != self._settings:
-            rank_zero_warn(f"the checkpoint was trained with ghosts of {saved}, this run goes on with {self._settings}")
+            rank_zero_warn(
+                f"the checkpoint was trained with ghosts of {saved}, this run continues with {self._settings}"
+            )
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -208,27 +219,16 @@ class GhostBatchNormSwap(GapCallback):
                 raise ValueError(f"GhostBatchNormSwap cannot swap {name}: {reason}")
         if not self._layers:
             raise ValueError(
-                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{self._left_alone()}; "
+                f"GhostBatchNormSwap found no BatchNorm layer in {type(module).__name__}{left_alone(self._skipped)}; "
                 "remove the callback or use a model with torch.nn.BatchNorm1d, 2d or 3d"
             )
         left, swapped = len(self._skipped), len(self._layers)
         if left > swapped:
             raise ValueError(
                 f"GhostBatchNormSwap would change {swapped} of {left + swapped} BatchNorm layers only"
-                f"{self._left_alone()}; remove the callback, use torch.nn.BatchNorm1d, 2d or 3d instead, or call "
-                "swap_batch_norm on the part of the model that is to be changed"
+                f"{left_alone(self._skipped)}; remove the callback, use torch.nn.BatchNorm1d, 2d or 3d instead, or "
+                "call swap_batch_norm on the part of the model that is to be changed"
             )
-
-    def _left_alone(self) -> str:
-        """The layers left alone, those of one reason together."""
-        names: dict[str, list[str]] = {}
-        for name, reason in self._skipped.items():
-            names.setdefault(reason, []).append(name)
-        parts = []
-        for reason, some in names.items():
-            more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-            parts.append(f"; left {', '.join(some[:3])}{more} alone: {reason}")
-        return "".join(parts)
 
     def _check_batch(self, size: int) -> None:
         if self.ghost_batch_size > size:
@@ -241,11 +241,3 @@ class GhostBatchNormSwap(GapCallback):
                 f"ghost_batch_size={self.ghost_batch_size} makes one ghost of the batch of {size} samples that each "
                 "process normalises at a time, which is plain BatchNorm; use a smaller size"
             )
-
-    def _table(self) -> str:
-        rows = [("layer", "class", "channels")]
-        rows += [(name, type(layer).__name__, str(layer.num_features)) for layer, name in self._layers.items()]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        settings = ", ".join(f"{name}={value!r}" for name, value in self._settings.items())
-        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-        return "\n".join([f"ghost batch norm, {settings}", *lines])

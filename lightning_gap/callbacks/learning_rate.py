@@ -6,24 +6,7 @@ import math
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor
 
-from .._batches import changes_batches
-from .._lightning import (
-    is_trial,
-    micro_batch_size,
-    micro_batch_size_set,
-    optimizer_steps_per_epoch,
-    optimizer_steps_planned_before,
-    optimizer_steps_taken,
-    process_group,
-    schedulers_that_warm_up,
-    stated_micro_batch_size,
-    writes_logs_now,
-)
-from .._refusals import refuse_second
-from .._resume import go_on_where_saved, keep_epoch, recall_epoch
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.learning_rate import (
     Rule,
@@ -33,15 +16,20 @@ from ..functional.learning_rate import (
     gradual_warmup,
     learning_rate_scale,
 )
-from ..functional.processes import sum_over_processes
-from ._callback import GapCallback
-from ._rates import check_rates, scaled_rates, stop_scaling
-from ._unscaled import UnscaledUpdates
+from ..trainer.logs import writes_logs_now
+from ..trainer.progress import (
+    optimizer_steps_per_epoch,
+    optimizer_steps_planned_before,
+    optimizer_steps_taken,
+)
+from ._learning_rate_checks import check_micro_batch_size, check_optimizer, check_warmup
+from ._rate_scaling import RateScalingCallback
+from ._run import RESCALE, run_of
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 
 
-class LearningRateScaling(GapCallback):
+class LearningRateScaling(RateScalingCallback):
     """Multiply the learning rate by what the batch size calls for, whatever the optimizer and scheduler.
 
     The factor is applied around each update of the module's weights and taken back right after it, so schedulers and
@@ -96,6 +84,7 @@ class LearningRateScaling(GapCallback):
         "momentum_correction",
     )
     may_change = ("micro_batch_size",)
+    resumes_exactly = True
 
     def __init__(
         self,
@@ -125,75 +114,74 @@ class LearningRateScaling(GapCallback):
         )
         self.momentum_correction = flag("momentum_correction", momentum_correction)
         self.micro_batch_size = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
-        self._samples_at_a_time = 0  # in the batches of all processes together
         self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
-        self._factor = 1.0
-        self._watch: UnscaledUpdates | None = None  # while fit runs
-
-    @property
-    def current_scale(self) -> float:
-        """What the optimizer's learning rate was multiplied by in the last step."""
-        return self._factor
+        self._scale = 0, 1.0  # the batch size and what the rule gives for it
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            refuse_second(trainer, self, because="the rate would be scaled twice")
+            run = run_of(trainer)
+            run.claim(trainer, self, "scale the learning rate with the batch size")
+            run.claim_to_read_batch_size(self, self.micro_batch_size)
+            if self.when_batch_changes != "keep":
+                run.claim(trainer, self, **RESCALE)
+            self._scale = 0, 1.0
             if trainer.global_step == 0:  # not a second fit of one Trainer
                 self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        go_on_where_saved(trainer)
-        self._refuse_other_micro_batch_size(trainer)
-        self._read_batch_size(trainer)
+        if self.micro_batch_size is not None and run_of(trainer).split is None:
+            check_micro_batch_size(trainer, self.micro_batch_size)
         self._is_first_batch = True
-        if self._first_batch_size is None:
-            self._first_batch_size = self._batch_size(trainer)
-        self._check_warmup(trainer)
+        size = self._batch_size(trainer)
+        self._first_batch_size = size if self._first_batch_size is None else self._first_batch_size
+        if self._warms_up(self._scales(trainer)[0]):
+            check_warmup(trainer, epochs=self.warmup_epochs, steps=self.warmup_steps)
         for optimizer in trainer.optimizers:
-            self._check_optimizer(optimizer)
-        rates = scaled_rates(trainer)
-        rates.corrects_momentum = self.momentum_correction
+            check_optimizer(optimizer, momentum_correction=self.momentum_correction)
+        factors = run_of(trainer).factors_of(trainer)
+        factors.corrects_momentum = self.momentum_correction
         for optimizer, used in zip(trainer.optimizers, self._rates_before, strict=False):
-            rates.remember(optimizer, used)
-        rates.multiply(self, lambda: self._next_factor(trainer), certain=self._changes_rates)
-        self._watch = UnscaledUpdates(rates, self)
+            factors.record.remember(optimizer, used)
+        self.multiply(trainer, certain=self._changes_rates)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._read_batch_size(trainer)
+        super().on_train_epoch_start(trainer, pl_module)
+        self._batch_size(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._is_first_batch:  # a resumed epoch may not start, and a later callback may have set its batch size
+        if self._is_first_batch:  # a callback of the user's may have changed it since
             self._is_first_batch = False
-            self._read_batch_size(trainer)
-        if self._watch is not None:
-            self._watch.before_batch(trainer)
+            run_of(trainer).read_batch_size(trainer)
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._watch is not None:
-            self._watch.after_batch(trainer)
-        if writes_logs_now(trainer):
-            used = self._rates_used(trainer)
-            rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in enumerate(used)}
-            rates = {name: rate for name, rate in rates.items() if not math.isnan(rate)}
-            terms = {"lr/scale": self._factor, "batch/effective": float(self._batch_size(trainer))}
-            if rates:
-                pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not writes_logs_now(trainer):
+            return
+        used = enumerate(self._rates_used(trainer))
+        rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in used if not math.isnan(rate)}
+        if rates:
+            size = float(self._batch_size(trainer))
+            terms = {"lr/scale": self._factor, "batch/size": size, "batch/effective": size}  # the last until 0.2
+            pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._stop(trainer)
+        self._remember_rates(trainer)
+        super().teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop(trainer)
+        self._remember_rates(trainer)
+        super().on_exception(trainer, pl_module, exception)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        keep_epoch(trainer, checkpoint)
         self._remember_rates(trainer)
         checkpoint["LearningRateScaling"] = {
             "first_batch_size": self._first_batch_size,
@@ -202,61 +190,35 @@ class LearningRateScaling(GapCallback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        recall_epoch(trainer, checkpoint)
         saved = checkpoint.get("LearningRateScaling", {})
         self._first_batch_size = saved.get("first_batch_size")
         self._rates_before = saved.get("rates", [])
 
-    def _read_batch_size(self, trainer: Trainer) -> None:
-        """All processes ask at once: the loader of each may have batches of another size."""
-
-        def own() -> tuple[list[float], list[Tensor]]:
-            micro = micro_batch_size_set(trainer) or self.micro_batch_size or micro_batch_size(trainer)
-            if micro is None:
-                raise ValueError(
-                    f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; "
-                    "pass micro_batch_size=..., the samples per batch and process"
-                )
-            return [float(micro)], []
-
-        group, device = process_group(trainer), trainer.strategy.root_device
-        (total,), _ = sum_over_processes(own, numbers=1, process_group=group, device=device)
-        self._samples_at_a_time = round(total)
-
-    def _refuse_other_micro_batch_size(self, trainer: Trainer) -> None:
-        set_by_other = self.micro_batch_size is None or micro_batch_size_set(trainer)
-        stated = None if set_by_other else stated_micro_batch_size(trainer)
-        if stated in (None, self.micro_batch_size):
-            return
-        text = (
-            f"micro_batch_size={self.micro_batch_size} is not what {type(trainer.train_dataloader).__name__} "
-            f"states, {stated} samples per batch and process"
-        )
-        if stated == 1 or changes_batches(trainer):  # ready batches; a collate function may make several of one
-            rank_zero_warn(f"{text}; it is taken, in case a sample of the loader is several to the module")
-        else:
-            raise ValueError(
-                f"{text}; leave micro_batch_size out, or give the loader batches of {self.micro_batch_size}"
-            )
+    def factor(self, trainer: Trainer) -> float:
+        scale, growth = self._scales(trainer)
+        if self._warms_up(scale):
+            step, length = self._progress(trainer)
+            ramp = gradual_warmup if self.warmup == "gradual" else constant_warmup
+            scale = ramp(step, length, scale, start=self.warmup_start)
+        return scale * growth
 
     def _batch_size(self, trainer: Trainer) -> int:
-        return self._samples_at_a_time * trainer.accumulate_grad_batches
+        size = run_of(trainer).batch_size(trainer)
+        if size is None:
+            raise ValueError(
+                f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; pass "
+                "micro_batch_size=..., the samples per batch and process"
+            )
+        return size
 
     def _scales(self, trainer: Trainer) -> tuple[float, float]:
         """The factor to warm up to, and the factor by which a grown batch replaces decay."""
         size, first = self._batch_size(trainer), self._first_batch_size or self._batch_size(trainer)
         followed = size if self.when_batch_changes == "rescale" else first
         growth = size / first if self.when_batch_changes == "replace_decay" else 1.0
-        return learning_rate_scale(followed, self.base_batch_size, rule=self.rule), growth
-
-    def _next_factor(self, trainer: Trainer) -> float:
-        scale, growth = self._scales(trainer)
-        if self._warms_up(scale):
-            step, length = self._progress(trainer)
-            ramp = gradual_warmup if self.warmup == "gradual" else constant_warmup
-            scale = ramp(step, length, scale, start=self.warmup_start)
-        self._factor = scale * growth
-        return self._factor
+        if followed != self._scale[0]:
+            self._scale = followed, learning_rate_scale(followed, self.base_batch_size, rule=self.rule)
+        return self._scale[1], growth
 
     @property
     def _changes_rates(self) -> bool:
@@ -274,55 +236,13 @@ class LearningRateScaling(GapCallback):
         per_epoch = optimizer_steps_per_epoch(trainer) or 0
         return optimizer_steps_planned_before(trainer), self.warmup_epochs * per_epoch
 
-    def _check_warmup(self, trainer: Trainer) -> None:
-        if not self._warms_up(self._scales(trainer)[0]):
-            return
-        if self.warmup_steps is None and optimizer_steps_per_epoch(trainer) is None:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs} has no length in steps: the train loader has no len(); "
-                "give it one, set Trainer(limit_train_batches=<int>), or use warmup_steps=... or warmup_epochs=0"
-            )
-        if not is_trial(trainer):
-            name, limit = ("epochs", trainer.max_epochs) if self.warmup_steps is None else ("steps", trainer.max_steps)
-            length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
-            if limit is not None and 0 <= limit < length:
-                rank_zero_warn(
-                    f"warmup_{name}={length} is longer than the run, max_{name}={limit}, so that the scaled rate is "
-                    f"never reached; use at most {limit}"
-                )
-        for scheduler in schedulers_that_warm_up(trainer):
-            rank_zero_warn(
-                f"{scheduler} warms up too, and the rate is the product of both warmups; use warmup_epochs=0 if one "
-                "is enough"
-            )
-
-    def _check_optimizer(self, optimizer: Any) -> None:
-        name = type(optimizer).__name__
-        check_rates(optimizer, "LearningRateScaling")
-        for group in optimizer.param_groups:
-            if self.momentum_correction and not group.get("momentum"):
-                raise ValueError(
-                    f"momentum_correction=True corrects the buffer of an optimizer with momentum, and {name} has none; "
-                    "use momentum_correction=False"
-                )
-        if self.momentum_correction and type(optimizer).__module__.startswith("torch.optim"):
-            raise ValueError(
-                f"momentum_correction=True would be wrong for torch's {name}, whose momentum buffer does not hold the "
-                "rate; use momentum_correction=False"
-            )
-
     def _rates_used(self, trainer: Trainer) -> list[float]:
         """By parameter group: the Trainer's optimizers first, then those that the module steps by hand."""
-        rates = scaled_rates(trainer)
-        used = [rates.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
-        return [rate for group in used for rate in group] + rates.used_by_others()
+        record = run_of(trainer).factors_of(trainer).record
+        used = [record.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
+        return [rate for group in used for rate in group] + record.used_by_others()
 
     def _remember_rates(self, trainer: Trainer) -> None:
-        if self._watch is not None:  # while it runs: a checkpoint may be saved after the fit
-            self._rates_before = [scaled_rates(trainer).used(optimizer) for optimizer in trainer.optimizers]
-
-    def _stop(self, trainer: Trainer) -> None:
-        self._remember_rates(trainer)
-        self._watch = None
-        self._samples_at_a_time = 0
-        stop_scaling(trainer, self)
+        factors = run_of(trainer).factors
+        if factors is not None and factors.multiplies_for(self):  # a checkpoint may be saved after the fit
+            self._rates_before = [factors.record.used(optimizer) for optimizer in trainer.optimizers]

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from .._lightning import process_group
-from ..functional._validation import flag, one_of, real_number, seed_number, text, whole_number
-from ..functional.dataset_loss import BatchNormMode
-from ..functional.gradient_noise import gradient_noise
-from ..functional.noise_scale import GradientNoise, RatioAverage
-from ._arguments import optional_function
-from ._evaluations import LossFunction
-from ._fixed_subset import Count, subset
-from ._module_loss import MeasuredLoss, trained_weights
-from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share
-from ._scheduled_monitor import LossMonitor
+from ..functional._validation import real_number, whole_number
+from ..functional.noise_scale.gradient_noise import gradient_noise
+from ..functional.noise_scale.noise_scale import GradientNoise, RatioAverage
+from ..trainer.processes import process_group
+from ._fixed_subset import subset
+from ._loss_monitor import LossMonitor
+from ._module_loss import trained_weights
 
 _Scale = Literal["simple_scale", "critical_batch"]
 _SCALES: tuple[_Scale, ...] = get_args(_Scale)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class GradientNoiseScaleMonitor(LossMonitor):
     """Log the batch size at which half of the expected squared gradient norm is noise.
 
@@ -43,22 +40,14 @@ class GradientNoiseScaleMonitor(LossMonitor):
     says why.
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
-            of the run.
-        at_start: Measure also before the first step.
         samples: Training samples to measure on. To tell a noise scale, it takes about as many samples.
         chunk_size: Samples in each of the small gradients that are compared, and most in memory at a time.
-        batch_norm: ``"running"``, ``"batch"`` or ``"recomputed"`` statistics, as in `SharpnessMonitor`.
         probes: Random vectors for the critical batch, each with a product with the Hessian; 0 logs none.
         decay: Weight of what was measured one epoch ago in the running means, from 0 (each measurement stands alone)
             to below 1.
-        seed: Seed of the subset and of the random vectors.
-        data: Batches to measure on instead of the subset, at least two, as `training_step` takes them.
-        loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
-        count: What the mean loss of a batch is taken over, as in `SharpnessMonitor`; the scales are in its unit.
-        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
-            training time; measurements wait until it allows them. Ten seconds are free. None for no limit.
-        suffix: Appended to the keys, so that two monitors can stand side by side.
+
+    The other arguments are those of `Monitor`, `SubsetMonitor` and `LossMonitor`; ``seed`` also draws the random
+    vectors, and the scales are in the unit of ``count``. With given ``data`` at least two batches.
 
     Raises:
         ValueError: If an argument is out of range; before the first step, if no fixed subset of at least two chunks
@@ -69,69 +58,39 @@ class GradientNoiseScaleMonitor(LossMonitor):
         McCandlish, Kaplan and Amodei (2018); see `lightning_gap.functional.gradient_noise`.
     """
 
-    _quantity = "gradient noise"
+    area = "noise"
+    quantity = "gradient noise"
 
-    def __init__(
-        self,
-        *,
-        every_n_epochs: EveryNEpochs = 1,
-        at_start: bool = False,
-        samples: int = 2000,
-        chunk_size: int = 50,
-        batch_norm: BatchNormMode = "running",
-        probes: int = 3,
-        decay: float = 0.5,
-        seed: int = 0,
-        data: Iterable[Any] | None = None,
-        loss_fn: LossFunction | None = None,
-        count: Count | None = None,
-        max_time_share: float | None = 0.1,
-        suffix: str = "",
-    ) -> None:
-        self.every_n_epochs = check_every_n_epochs(every_n_epochs)
-        self.at_start = flag("at_start", at_start)
-        self.samples = whole_number("samples", samples)
-        self.chunk_size = whole_number("chunk_size", chunk_size)
-        self.batch_norm: BatchNormMode = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
-        self.probes = whole_number("probes", probes, 0, most=10_000, hint="0 logs no critical batch")
-        self.decay = real_number("decay", decay, at_least=0, below=1, hint="try 0.5")
-        self.seed = seed_number("seed", seed)
-        self.data = data
-        self.loss_fn = optional_function("loss_fn", loss_fn)
-        self.count = optional_function("count", count, "the batch")
-        self.max_time_share = check_time_share(max_time_share)
-        self.suffix = text("suffix", suffix)
-        self._schedule = Schedule(self.every_n_epochs, self.max_time_share)
-        self._loss = MeasuredLoss(
-            data=data,
-            loss_fn=self.loss_fn,
-            samples=self.samples,
-            chunk_size=self.chunk_size,
-            batch_norm=batch_norm,
-            seed=self.seed,
-            count=self.count,
-        )
+    samples: int = 2000
+    chunk_size: int = 50
+    probes: int = 3
+    decay: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._population: int | None = None
-        self._begin()
+        self._reset()
+
+    def check_arguments(self) -> None:
+        super().check_arguments()
+        self.probes = whole_number("probes", self.probes, 0, most=10_000, hint="0 logs no critical batch")
+        self.decay = real_number("decay", self.decay, at_least=0, below=1, hint="try 0.5")
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys this monitor logs."""
+    def names(self) -> tuple[str, ...]:
+        """What is logged, without area and suffix."""
         critical = ("critical_batch", "critical_batch_now") if self.probes else ()
-        names = ("simple_scale", "simple_scale_now", *critical, "gradient_norm_squared", "variance")
-        return tuple(f"noise/{name}{self.suffix}" for name in names)
+        return ("simple_scale", "simple_scale_now", *critical, "gradient_norm_squared", "variance")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            self._begin()
+    def begin(self, trainer: Trainer) -> None:
+        super().begin(trainer)
+        self._reset()
 
-    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
-        super()._draw(trainer, module)
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
+        super().draw(trainer, module)
         self._check_parts()
-        if (
-            self.data is None and self.count is None
-        ):  # the gradient to be told from its noise is that of the whole training set
+        if self.data is None and self.count is None:
+            # The noise is that around the gradient of the whole training set.
             served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
             self._population = served.population
 
@@ -153,8 +112,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
             UndefinedNoiseError: If the loss at the weights, or the gradient of a part of it, is not finite.
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
-        with self._loss.undisturbed(trainer, pl_module):
-            loss = self._loss.on(trainer, pl_module)
+        with self.loss.undisturbed(trainer, pl_module):
+            loss = self.loss.on(trainer, pl_module)
             return gradient_noise(
                 loss,
                 trained_weights(trainer, pl_module),
@@ -165,8 +124,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
                 process_group=process_group(trainer),
             )
 
-    def _values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        noise = self.measure(trainer, module)
+    def named(self, trainer: Trainer, module: LightningModule, result: GradientNoise) -> dict[str, float]:
+        noise = result
         self._take_in(noise, trainer)
         found = {
             "simple_scale": self._simple.ratio,
@@ -181,11 +140,11 @@ class GradientNoiseScaleMonitor(LossMonitor):
         for name in _SCALES:
             if math.isnan(found.get(name, 0.0) + found.get(f"{name}_now", 0.0)):
                 self._tell(name, noise)
-        return {f"noise/{name}{self.suffix}": value for name, value in found.items()}
+        return found
 
     def _take_in(self, noise: GradientNoise, trainer: Trainer) -> None:
         """Move the averages on, by the epochs since the measurement before."""
-        step, epochs = trainer.global_step, self._epochs_begun(trainer)
+        step, epochs = trainer.global_step, self.epochs_begun(trainer)
         terms = {"scale": noise.measured_norm_squared, "elapsed": (step - self._step) * epochs / step if step else 0.0}
         self._step = step
         if noise.measured_norm_squared > 0 and noise.variance > 0:
@@ -205,13 +164,13 @@ class GradientNoiseScaleMonitor(LossMonitor):
             "more samples in ten chunks or more, or raise decay for the mean"
         )
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._simple, self._critical = RatioAverage(self.decay), RatioAverage(self.decay)
         self._step = 0  # of the last measurement
         self._told: set[str] = set()
 
     def _check_parts(self) -> None:
-        sizes = self._loss.sizes  # of all processes
+        sizes = self.loss.sizes  # of all processes
         if len(sizes) < 2:
             raise ValueError(
                 f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "

@@ -1,4 +1,4 @@
-"""Train with the small batch first, then go on with the large one from where it stood."""
+"""Train with the small batch first, then continue with the large one from its weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from .._checkpoint_file import load_weights, read_checkpoint, stored_beside, told, weights_in
-from .._lightning import is_trial, micro_batch_size
-from .._refusals import refuse_sharded_weights
-from .._resume import ends_epoch, go_on_from
 from ..functional._validation import one_of, shown, whole_number
-from ..functional.batch_size import Split
+from ..functional.batch_size.schedule import MicroBatching
+from ..trainer.checkpoint_file import load_weights, read_checkpoint, short_error, stored_beside, weights_in
+from ..trainer.progress import is_trial
+from ..trainer.refusals import refuse_sharded_weights
+from ..trainer.resume import continue_from
+from ..trainer.saved_progress import ends_epoch
 from ._batch_size import BatchSizeCallback
+from ._run import run_of
 from ._sample_counter import Count
 
 OptimizerState = Literal["keep", "reset"]
@@ -27,7 +29,7 @@ class PiggybackWarmStart(BatchSizeCallback):
 
     In one run: the loader's own batch size until ``switch_epoch``, then ``large_batch_size``. Or the large batch
     alone, from a checkpoint that a small-batch run has saved: with ``mode="weights"`` as a new run that
-    begins at epoch 0 from those weights, as in the paper's figure; with ``mode="continue"`` as the same run going on,
+    begins at epoch 0 from those weights, as in the paper's figure; with ``mode="continue"`` as the same run,
     epochs and steps counted from where they stood. Logs ``piggyback/switched``, 0 or 1, ``batch/size`` and
     ``batch/accumulate``.
 
@@ -123,13 +125,12 @@ class PiggybackWarmStart(BatchSizeCallback):
                 _check_continues(checkpoint, self.source_checkpoint, optimizers=self.optimizer_state == "keep")
                 if self.optimizer_state == "keep":
                     _check_optimizers(checkpoint["optimizer_states"], trainer, self.source_checkpoint)
-                go_on_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
+                continue_from(trainer, checkpoint, optimizers=self.optimizer_state == "keep")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if self.switch_epoch is not None and trainer.current_epoch < self.switch_epoch:
-            own = micro_batch_size(trainer)
-            small = None if own is None else own * trainer.accumulate_grad_batches * trainer.world_size
+            small = run_of(trainer).batch_size(trainer)
             if small is not None and small >= self.large_batch_size:
                 raise ValueError(
                     f"large_batch_size={self.large_batch_size} is not larger than the small batch, {small} samples per "
@@ -153,16 +154,16 @@ class PiggybackWarmStart(BatchSizeCallback):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint["PiggybackWarmStart"] = {"switched": self._switched}
 
-    def _recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    def recall(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         self._resumed = True
         self._switched = checkpoint.get("PiggybackWarmStart", {}).get("switched", False)
 
-    def _split_at(self, trainer: Trainer, epoch: int) -> Split | None:
+    def planned(self, trainer: Trainer, epoch: int) -> MicroBatching | None:
         small = self.switch_epoch is not None and epoch < self.switch_epoch
         return None if small else self._split(trainer, self.large_batch_size)
 
-    def _values(self, trainer: Trainer) -> dict[str, float]:
-        return super()._values(trainer) | {"piggyback/switched": float(self._switched)}
+    def values(self, trainer: Trainer) -> dict[str, float]:
+        return super().values(trainer) | {"piggyback/switched": float(self._switched)}
 
 
 def _load_weights(module: LightningModule, path: str) -> dict[str, Any]:
@@ -198,20 +199,20 @@ def _check_continues(checkpoint: dict[str, Any], path: str, *, optimizers: bool)
     missing = [name for name in needed if name not in checkpoint]
     if missing or not isinstance(checkpoint["loops"], dict):
         raise ValueError(
-            f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run goes "
-            "on; use one that Lightning saved with save_weights_only=False, or mode='weights'"
+            f"source_checkpoint={path!r} holds no {' and no '.join(missing or ['loops'])}, without which no run "
+            "continues; use one that Lightning saved with save_weights_only=False, or mode='weights'"
         )
     try:
         ended = ends_epoch(checkpoint)
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"source_checkpoint={path!r} holds loops that are not Lightning's ({told(error)}); use one that Lightning "
-            "saved, or mode='weights'"
+            f"source_checkpoint={path!r} holds loops that are not Lightning's ({short_error(error)}); use one that "
+            "Lightning saved, or mode='weights'"
         ) from error
     if not ended:
         raise ValueError(
-            f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot go on in larger batches; use one "
-            "from the end of an epoch, or mode='weights'"
+            f"source_checkpoint={path!r} was saved inside an epoch, whose rest cannot continue in larger batches; use "
+            "one from the end of an epoch, or mode='weights'"
         )
 
 

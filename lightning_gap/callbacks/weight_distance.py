@@ -12,13 +12,15 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from .._checkpoint_file import check_names, check_values, listed, read_checkpoint, told
-from .._lightning import is_last_planned, log_now
-from .._refusals import refuse_same_keys, refuse_sharded_weights
-from .._trained import trained_weights
 from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, short_error
+from ..trainer.logs import log_now
+from ..trainer.optimizers import trained_weights
+from ..trainer.progress import is_last_planned
+from ..trainer.refusals import refuse_sharded_weights
 from ._callback import GapCallback
+from ._run import run_of
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
@@ -29,7 +31,7 @@ class WeightDistanceMonitor(GapCallback):
     ``weights/log_r2``: slope and R squared of distance against the logarithm of the optimizer step, the law that
     Hoffer et al. found in the early, high-rate phase. Points of that line are the measured epochs and, unlogged, the
     optimizer steps 1, 2, 4, 8, ... The starting weights and the points are part of the checkpoint, so that a resumed
-    run goes on measuring from the same start.
+    run measures from the same start.
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, or with ``"log"`` of epochs 1, 2, 4, 8, ...; in both
@@ -84,9 +86,10 @@ class WeightDistanceMonitor(GapCallback):
         return self._generate_state_key(suffix=self.suffix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
             refuse_sharded_weights(trainer, self)
-            refuse_same_keys(trainer, self, self.keys)
+            run_of(trainer).claim_keys(trainer, self, self.keys)
             self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
             self._trained = set()
 
@@ -209,7 +212,7 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
             raise ValueError(f"its distance from the start of this run is {distance}")
     except Exception as error:  # an unreadable file raises whatever its bytes lead to
         own = isinstance(error, ValueError | FileNotFoundError)
-        reason = " ".join(str(error).split()) if own else told(error)
+        reason = " ".join(str(error).split()) if own else short_error(error)
         raise ValueError(
             f"compare_with={os.fspath(path)!r} cannot be compared with this run: {reason}; give the final weights of a "
             "run of the same network from the same start: a Lightning checkpoint, or what "

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..functional._validation import flag
 from .batch_plan import BatchPlan
 
 
@@ -51,13 +52,16 @@ class PlannedLoader:
     def __init__(
         self, dataset: Any, *, batch_size: int, shuffle: bool, seed: int, drop_last: bool, reseed: bool
     ) -> None:
+        if len(dataset) == 0:
+            raise ValueError("dataset is empty; there is nothing to load")
+        plan = BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)  # refuses what cannot be planned
         self.dataset = dataset
-        self.shuffle, self.seed, self.drop_last, self.reseed = shuffle, seed, drop_last, reseed
+        self.shuffle, self.seed, self.drop_last = plan.shuffle, plan.seed, plan.drop_last
+        self.reseed = flag("reseed", reseed)
         self.sampler = EpochClock()
-        self._batch_size = batch_size
+        self._batch_size = plan.batch_size
         self._last: _HandedOut | None = None
         self._resume: tuple[int, int] | None = None  # epoch and position to resume from
-        BatchPlan(len(dataset), batch_size, shuffle, seed, drop_last)  # refuses what cannot be planned
 
     @property
     def batch_size(self) -> int:
@@ -66,8 +70,7 @@ class PlannedLoader:
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
-        BatchPlan(len(self.dataset), batch_size, drop_last=self.drop_last)
-        self._batch_size = batch_size
+        self._batch_size = BatchPlan(len(self.dataset), batch_size, drop_last=self.drop_last).batch_size
 
     @property
     def plan(self) -> BatchPlan:

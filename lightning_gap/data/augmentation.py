@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..functional._validation import each, real_number, refusal, set_plain, whole_number
 from ._resampling import TRIES, bilinear, exact, positions, stretched, turned
 
 _VALUES_AT_A_TIME = 2**20  # on the CPU, of a chain: what stays in the cache between two parts is changed twice as fast
@@ -98,7 +99,7 @@ class RandomFlip:
     numbers_per_sample: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        _check_range("probability", self.probability, 1)
+        set_plain(self, probability=real_number("probability", self.probability, at_least=0, at_most=1))
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         _check(images, numbers, self.numbers_per_sample)
@@ -131,8 +132,7 @@ class RandomCrop:
     numbers_per_sample: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if isinstance(self.padding, bool) or not isinstance(self.padding, int) or self.padding < 0:
-            raise ValueError(f"padding must be a whole number of pixels, at least 0, got {self.padding!r}")
+        set_plain(self, padding=whole_number("padding", self.padding, 0, unit="pixels"))
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         _check(images, numbers, self.numbers_per_sample)
@@ -175,8 +175,11 @@ class RandomAffine:
     numbers_per_sample: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
-        _check_range("degrees", self.degrees, 180)
-        _check_range("shift", self.shift, 1)
+        set_plain(
+            self,
+            degrees=real_number("degrees", self.degrees, at_least=0, at_most=180),
+            shift=real_number("shift", self.shift, at_least=0, at_most=1),
+        )
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         _check(images, numbers, self.numbers_per_sample)
@@ -211,8 +214,7 @@ class RandomResizedCrop:
     numbers_per_sample: ClassVar[int] = 2 * TRIES + 2
 
     def __post_init__(self) -> None:
-        _check_pair("scale", self.scale, most=1)
-        _check_pair("ratio", self.ratio)
+        set_plain(self, scale=_checked_pair("scale", self.scale, most=1), ratio=_checked_pair("ratio", self.ratio))
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         _check(images, numbers, self.numbers_per_sample)
@@ -231,17 +233,8 @@ def _check(images: Tensor, numbers: Tensor, needed: int) -> None:
         raise ValueError(f"numbers must have {expected}, got {tuple(numbers.shape)}")
 
 
-def _check_range(name: str, value: float, most: float) -> None:
-    if not _is_number(value) or not 0 <= value <= most:
-        raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}")
-
-
-def _check_pair(name: str, pair: tuple[float, float], most: float = math.inf) -> None:
-    numbers = isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_number, pair))
-    if not numbers or not 0 < pair[0] <= pair[1] <= most or math.isinf(pair[1]):
-        limit = "" if math.isinf(most) else f" and at most {most}"
-        raise ValueError(f"{name} must be a tuple of two numbers above 0{limit}, the smaller first, got {pair!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _checked_pair(name: str, pair: tuple[float, float], most: float | None = None) -> tuple[float, ...]:
+    numbers = tuple(each(name, pair, lambda name, value: real_number(name, value, above=0, at_most=most)))
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise ValueError(refusal(name, "must be two numbers, the smaller first", pair))
+    return numbers

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..functional.counts import check_counts
+from ..functional._validation import flag, seed_number, set_plain, whole_number
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,17 @@ class BatchPlan:
     rank: int = 0
 
     def __post_init__(self) -> None:
-        check_counts(unit="samples", samples=self.samples, batch_size=self.batch_size)
-        check_counts(unit="processes", processes=self.processes)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number, at least 0, got {self.seed!r}")
-        if not 0 <= self.rank < self.processes:
-            raise ValueError(f"rank must be from 0 to {self.processes - 1}, got {self.rank!r}")
+        processes = whole_number("processes", self.processes, unit="processes")
+        set_plain(
+            self,
+            samples=whole_number("samples", self.samples, unit="samples"),
+            batch_size=whole_number("batch_size", self.batch_size, unit="samples"),
+            shuffle=flag("shuffle", self.shuffle),
+            seed=seed_number("seed", self.seed),
+            drop_last=flag("drop_last", self.drop_last),
+            processes=processes,
+            rank=whole_number("rank", self.rank, 0, most=processes - 1, hint="it is below processes"),
+        )
         if self.samples < self.processes:
             raise ValueError(
                 f"{self.samples} samples cannot be shared by {self.processes} processes; use fewer processes"

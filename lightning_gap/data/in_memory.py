@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from ..functional._validation import indexed, instance, refusal
 from ._planned_loader import PlannedLoader
 from .augmentation import Augmentation
 from .batch_plan import BatchPlan
@@ -55,10 +56,13 @@ class InMemoryLoader(PlannedLoader):
         augment: Augmentation | None = None,
     ) -> None:
         if isinstance(samples, list | tuple):
-            lengths = sorted({len(tensor) for tensor in samples})
+            lengths = sorted({len(instance("samples", tensor, Tensor)) for tensor in samples})
             if len(lengths) != 1 or lengths[0] == 0:
-                raise ValueError(f"tensors must hold equally many samples, at least one, got lengths {lengths}")
+                raise ValueError(f"samples must be tensors of one length, at least 1, got lengths {lengths}")
             samples = TensorDataset(*samples)
+        indexed("samples", samples, "tensors or a data set")
+        if augment is not None and (isinstance(augment, type) or not isinstance(augment, Augmentation)):
+            raise ValueError(refusal("augment", "must be an augmentation", augment, "for instance RandomFlip()"))
         self.augment = augment
         super().__init__(samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
 

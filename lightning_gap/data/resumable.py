@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
+from ..functional._validation import flag, function, indexed, refusal, whole_number
 from ._planned_loader import PlannedLoader, seed_cpu
 from .batch_plan import BatchPlan
 
@@ -42,8 +43,8 @@ class ResumableLoader(PlannedLoader):
         persistent_workers: As in `DataLoader`.
 
     Raises:
-        TypeError: If the data set has no length or cannot be indexed.
-        ValueError: If ``batch_size`` is not a whole number of at least 1, or there are no samples.
+        ValueError: If the data set has no length or cannot be indexed, a count is not a whole number in its range, or
+            there are no samples.
 
     Example:
         >>> loader = ResumableLoader(range(5), batch_size=2)
@@ -67,25 +68,24 @@ class ResumableLoader(PlannedLoader):
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
     ) -> None:
-        if isinstance(dataset, IterableDataset) or not (
-            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-        ):
-            raise TypeError(
-                f"dataset must have a length and samples by index, got {type(dataset).__name__}; "
-                "a stream cannot be read from its middle"
-            )
+        if isinstance(dataset, IterableDataset):
+            hint = "a stream cannot be read from its middle"
+            raise ValueError(refusal("dataset", "must have a length and samples by index", dataset, hint))
+        indexed("dataset", dataset, "a data set")
         super().__init__(dataset, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
-        self.num_workers = num_workers
-        self.collate_fn = collate_fn or default_collate
+        self.num_workers = whole_number("num_workers", num_workers, 0)
+        self.collate_fn = default_collate if collate_fn is None else function("collate_fn", collate_fn, "(samples)")
+        if prefetch_factor is not None:
+            prefetch_factor = whole_number("prefetch_factor", prefetch_factor)
         self._requests = _Requests()
         self._workers = DataLoader(
             _SeededDataset(dataset, self.collate_fn),
             batch_sampler=self._requests,  # type: ignore[arg-type] # requests, for `_SeededDataset`
-            num_workers=num_workers,
+            num_workers=self.num_workers,
             collate_fn=_as_it_is,
-            pin_memory=pin_memory,
+            pin_memory=flag("pin_memory", pin_memory),
             prefetch_factor=prefetch_factor,
-            persistent_workers=persistent_workers,
+            persistent_workers=flag("persistent_workers", persistent_workers),
             generator=torch.Generator(),  # its own: making an iterator draws from it
         )
 

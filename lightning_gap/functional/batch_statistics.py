@@ -10,9 +10,10 @@ from torch import nn
 from torch.distributed import ProcessGroup, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
-from .ghost_batch_norm import _GhostBatchNorm
-from .processes import sum_over_processes
+from ._validation import checked_group, function, instance
+from .ghost_batch_norm.layers import _GhostBatchNorm
 
 
 @uninterrupted_exit
@@ -26,6 +27,12 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     Args:
         module: Any module. Its BatchNorm layers are in training mode inside the block, and ghost layers take the
             whole batch as one ghost; modes, sizes and buffers are as before after it.
+
+    Raises:
+        ValueError: If ``module`` is no module.
+
+    Reference:
+        Keskar et al. (2017), whose networks evaluate like this.
 
     Example:
         >>> layer = nn.BatchNorm1d(2).eval()
@@ -54,22 +61,29 @@ def recomputed_statistics(
         run: Evaluates the module on every batch, or on this process's share of them.
         process_group: Processes that run a share each.
 
+    Raises:
+        ValueError: If ``module`` is no module or ``run`` no function.
+        FailedElsewhereError: If ``run`` failed on another process.
+
     Example:
         >>> layer = nn.BatchNorm1d(1).eval()
         >>> with recomputed_statistics(layer, lambda: layer(torch.tensor([[4.0], [6.0]]))):
         ...     float(layer.running_mean), layer.training
         (5.0, False)
     """
+    function("run", run, "no arguments")
+    group = checked_group(process_group)
     layers = [layer for layer in _layers(module) if layer.running_mean is not None]
     with _same_buffers(layers):
         with _averaging_over_batches(layers), _normalising_by_batch(layers):
-            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=process_group)
-        if process_group is not None:
-            _average(layers, process_group)
+            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=group)
+        if group is not None:
+            _average(layers, group)
         yield
 
 
 def _layers(module: nn.Module) -> list[_BatchNorm]:
+    instance("module", module, nn.Module)
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
 
 

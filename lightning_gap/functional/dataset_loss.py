@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
@@ -15,10 +15,12 @@ from torch.distributed import ProcessGroup, get_rank, get_world_size
 
 from ._sample_count import guess_samples
 from ._uninterrupted import uninterrupted_exit
+from ._validation import checked_group, each, function, instance, one_of, refusal, whole_number
 from .batch_statistics import batch_statistics, recomputed_statistics
 from .fixed_subset import FixedSubset
 
 BatchNormMode = Literal["running", "batch", "recomputed"]
+"""Statistics with which BatchNorm is evaluated; see `DatasetLoss`."""
 
 
 class DatasetLoss(AbstractContextManager["DatasetLoss"]):
@@ -66,21 +68,22 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
         process_group: ProcessGroup | None = None,
         evaluation_mode: Callable[[nn.Module], object] = nn.Module.eval,
     ) -> None:
-        check_batch_norm(batch_norm)
-        self.module = module
-        self.batch_norm = batch_norm
-        self._loss_fn = loss_fn
-        self._batches = batches
+        self.module = instance("module", module, nn.Module)
+        self.batch_norm: BatchNormMode = check_batch_norm(batch_norm)
+        self._loss_fn = function("loss_fn", loss_fn, "(module, batch)")
+        self._batches = _checked_batches(batches)
         if sizes is None:
             sizes = batches.sizes if isinstance(batches, FixedSubset) else [samples_in(batch) for batch in batches]
-        self._sizes = list(sizes)
-        if not self._sizes or len(self._sizes) != len(batches) or min(self._sizes) < 1:
-            raise ValueError(f"batches must hold at least one batch of at least one sample, got sizes {self._sizes}")
+        self._sizes = each("sizes", sizes, lambda name, size: whole_number(name, size, unit="samples"))
+        if not self._sizes or len(self._sizes) != len(batches):
+            raise ValueError(
+                f"sizes and batches must pair up, at least one of each, got {len(self._sizes)} and {len(batches)}"
+            )
         self.samples = sum(self._sizes)
-        self._rank = get_rank(process_group) if process_group else 0
-        self._processes = get_world_size(process_group) if process_group else 1
-        self._group = process_group
-        self._evaluation_mode = evaluation_mode
+        self._group = checked_group(process_group)
+        self._rank = get_rank(self._group) if self._group else 0
+        self._processes = get_world_size(self._group) if self._group else 1
+        self._evaluation_mode = function("evaluation_mode", evaluation_mode, "(module)")
         self._entered: list[AbstractContextManager[None]] = []
 
     @property
@@ -151,10 +154,17 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
             del part  # and its graph
 
 
-def check_batch_norm(batch_norm: str) -> None:
-    """Raise if this is no way to evaluate BatchNorm."""
-    if batch_norm not in get_args(BatchNormMode):
-        raise ValueError(f"batch_norm must be 'running', 'batch' or 'recomputed', got {batch_norm!r}")
+def check_batch_norm(batch_norm: BatchNormMode) -> BatchNormMode:
+    """Give ``batch_norm`` back, or raise the one error that names it."""
+    return one_of("batch_norm", batch_norm, get_args(BatchNormMode))
+
+
+def _checked_batches(batches: Sequence[Any]) -> Sequence[Any]:
+    """Give the batches back if they can be read by index, again and again."""
+    one_batch = isinstance(batches, Tensor | str | bytes | Mapping | Set) or hasattr(batches, "__array__")
+    if one_batch or not (hasattr(batches, "__getitem__") and hasattr(batches, "__len__")):
+        raise ValueError(refusal("batches", "must be a list of batches or a FixedSubset", batches, "pass [batch]"))
+    return batches
 
 
 def samples_in(batch: Any) -> int:

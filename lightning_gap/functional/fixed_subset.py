@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from torch.utils.data import TensorDataset, default_collate
 
-from .counts import check_counts
+from ._validation import function, indexed, seed_number, whole_number
 
 
 class FixedSubset(Sequence[Any]):
@@ -45,16 +45,15 @@ class FixedSubset(Sequence[Any]):
         seed: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        if samples is not None:
-            check_counts(samples=samples)
-        check_counts(chunk_size=chunk_size)
-        if len(dataset) == 0:
+        samples = None if samples is None else whole_number("samples", samples)
+        chunk_size, seed = whole_number("chunk_size", chunk_size), seed_number("seed", seed)
+        if len(indexed("dataset", dataset, "a data set")) == 0:
             raise ValueError("dataset is empty; there are no samples to measure on")
         size = min(samples or len(dataset), len(dataset))
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         self.dataset = dataset
         self._chunks = order[:size].tensor_split(math.ceil(size / chunk_size))  # each a fair sample of the whole
-        self._collate = collate_fn or default_collate
+        self._collate = default_collate if collate_fn is None else function("collate_fn", collate_fn, "(samples)")
 
     @property
     def sizes(self) -> list[int]:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Literal, get_args
 
-from ._validation import shown
-from .counts import check_counts
+from ._validation import check_counts, real_number, shown
 
 RuleName = Literal["linear", "sqrt", "none"]
 Rule = RuleName | Callable[[int, int], float]
@@ -39,7 +38,7 @@ def learning_rate_scale(batch_size: int, base_batch_size: int, *, rule: Rule = "
 
     Args:
         batch_size: Samples per optimizer step.
-        base_batch_size: Samples per step for which the unscaled rate was chosen.
+        base_batch_size: Samples per optimizer step for which the unscaled learning rate was chosen.
         rule: ``"linear"``, ``"sqrt"``, ``"none"``, or a function of both sizes that returns the factor.
 
     Returns:
@@ -59,15 +58,10 @@ def learning_rate_scale(batch_size: int, base_batch_size: int, *, rule: Rule = "
         4.0
     """
     checked_rule(rule)
-    check_counts(unit="samples", batch_size=batch_size, base_batch_size=base_batch_size)
+    batch_size, base_batch_size = check_counts(unit="samples", batch_size=batch_size, base_batch_size=base_batch_size)
     if callable(rule):
-        scale = float(rule(batch_size, base_batch_size))
-        if not 0 < scale < math.inf:
-            raise ValueError(
-                f"rule must return a positive number, got {scale!r} for batch_size={batch_size} and "
-                f"base_batch_size={base_batch_size}"
-            )
-        return scale
+        asked = f"rule({batch_size}, {base_batch_size})"
+        return real_number(asked, rule(batch_size, base_batch_size), above=0, hint="it multiplies the learning rate")
     ratio = batch_size / base_batch_size
     return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
 
@@ -88,7 +82,7 @@ def gradual_warmup(step: float, warmup_steps: float, scale: float, *, start: flo
         The factor, dimensionless.
 
     Raises:
-        ValueError: If ``step`` or ``warmup_steps`` is negative.
+        ValueError: If a number is negative, infinite or NaN.
 
     Reference:
         Goyal et al. (2017), section 2.2, "gradual warmup".
@@ -97,10 +91,8 @@ def gradual_warmup(step: float, warmup_steps: float, scale: float, *, start: flo
         >>> [gradual_warmup(step, 4, 9.0) for step in range(6)]
         [1.0, 3.0, 5.0, 7.0, 9.0, 9.0]
     """
-    _check_steps(step, warmup_steps)
-    if step >= warmup_steps:
-        return scale
-    return start + (scale - start) * step / warmup_steps
+    step, warmup_steps, scale, start = _checked_warmup(step, warmup_steps, scale, start)
+    return scale if step >= warmup_steps else start + (scale - start) * step / warmup_steps
 
 
 def constant_warmup(step: float, warmup_steps: float, scale: float, *, start: float = 1.0) -> float:
@@ -116,7 +108,7 @@ def constant_warmup(step: float, warmup_steps: float, scale: float, *, start: fl
         The factor, dimensionless.
 
     Raises:
-        ValueError: If ``step`` or ``warmup_steps`` is negative.
+        ValueError: If a number is negative, infinite or NaN.
 
     Reference:
         Goyal et al. (2017), section 2.2, "constant warmup", which fails for ImageNet at 8,192 samples.
@@ -125,11 +117,10 @@ def constant_warmup(step: float, warmup_steps: float, scale: float, *, start: fl
         >>> [constant_warmup(step, 2, 9.0) for step in range(4)]
         [1.0, 1.0, 9.0, 9.0]
     """
-    _check_steps(step, warmup_steps)
+    step, warmup_steps, scale, start = _checked_warmup(step, warmup_steps, scale, start)
     return scale if step >= warmup_steps else start
 
 
-def _check_steps(step: float, warmup_steps: float) -> None:
-    for name, value in (("step", step), ("warmup_steps", warmup_steps)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value!r}")
+def _checked_warmup(step: float, warmup_steps: float, scale: float, start: float) -> tuple[float, ...]:
+    given = {"step": step, "warmup_steps": warmup_steps, "scale": scale, "start": start}
+    return tuple(real_number(name, value, at_least=0) for name, value in given.items())

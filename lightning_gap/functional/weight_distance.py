@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._validation import each, instance, real_number, whole_number
+
 
 def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
     """Euclidean distance between two sets of weights; differences in float32 at least, squares summed in float64.
@@ -30,7 +32,7 @@ def weight_distance(weights: Iterable[Tensor], reference: Iterable[Tensor]) -> f
         >>> weight_distance([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 4.0])])
         5.0
     """
-    weights, reference = list(weights), list(reference)
+    weights, reference = each("weights", weights, _tensor), each("reference", reference, _tensor)
     if [w.shape for w in weights] != [r.shape for r in reference]:
         raise ValueError(
             f"weights and reference must pair up: got {len(weights)} and {len(reference)} tensors of shapes "
@@ -53,12 +55,17 @@ def layer_distances(weights: Mapping[str, Tensor], reference: Mapping[str, Tenso
     Raises:
         ValueError: If the two differ in names or shapes.
 
+    Reference:
+        Hoffer, Hubara and Soudry (2017), section 3, here for one layer at a time.
+
     Example:
         >>> start = {"first.weight": torch.zeros(2), "first.bias": torch.zeros(1), "last.weight": torch.zeros(1)}
         >>> now = start | {"first.weight": torch.tensor([3.0, 0.0]), "first.bias": torch.tensor([4.0])}
         >>> layer_distances(now, start)
         {'first': 5.0, 'last': 0.0}
     """
+    for name, tensors in (("weights", weights), ("reference", reference)):
+        instance(name, tensors, Mapping, hint="dict(model.named_parameters())")  # type: ignore[type-abstract]
     if weights.keys() != reference.keys():
         raise ValueError(
             "weights and reference must have the same names; only one of them has "
@@ -71,6 +78,14 @@ def layer_distances(weights: Mapping[str, Tensor], reference: Mapping[str, Tenso
         layer: weight_distance([weights[name] for name in names], [reference[name] for name in names])
         for layer, names in layers.items()
     }
+
+
+def _measured(name: str, value: object) -> float:
+    return real_number(name, value, finite=False)  # a run that diverged fits nothing
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    return instance(name, value, Tensor)
 
 
 def _norm_of_difference(current: Tensor, start: Tensor) -> float:
@@ -88,6 +103,10 @@ class LogFit:
         slope: Distance gained per e-fold of steps.
         intercept: Distance at step 1.
         r_squared: Share of the variance explained, at most 1.
+
+    Example:
+        >>> LogFit(slope=0.5, intercept=2.0, r_squared=1.0).intercept
+        2.0
     """
 
     slope: float
@@ -116,10 +135,11 @@ def log_fit(steps: Sequence[int], distances: Sequence[float]) -> LogFit:
         >>> round(fit.slope, 4), round(fit.intercept, 4), round(fit.r_squared, 4)
         (0.8686, 2.0, 1.0)
     """
+    steps, distances = each("steps", steps, whole_number), each("distances", distances, _measured)
     if len(steps) != len(distances):
         raise ValueError(f"steps and distances must have one length, got {len(steps)} and {len(distances)}")
-    if min(steps, default=0) < 1 or len(set(steps)) < 2:
-        raise ValueError(f"steps must hold at least two different values, each at least 1, got {list(steps)}")
+    if len(set(steps)) < 2:
+        raise ValueError(f"steps must hold at least two different values, each at least 1, got {steps}")
     x = torch.tensor(steps, dtype=torch.float64).log()
     y = torch.tensor(distances, dtype=torch.float64)
     slope = float((x - x.mean()) @ (y - y.mean()) / (x - x.mean()).square().sum())

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..functional._validation import each, real_number, set_plain, text, whole_number
+
 Row = Mapping[str, str | Sequence[float]]
 
 
@@ -26,6 +28,14 @@ class Column:
     title: str
     digits: int = 0
 
+    def __post_init__(self) -> None:
+        set_plain(
+            self,
+            key=text("key", self.key),
+            title=text("title", self.title),
+            digits=whole_number("digits", self.digits, 0),
+        )
+
 
 def mean_and_std(values: Sequence[float], digits: int = 0) -> str:
     """``mean ± sample standard deviation``; of one value the value, of none or of NaN a dash.
@@ -34,6 +44,8 @@ def mean_and_std(values: Sequence[float], digits: int = 0) -> str:
         >>> mean_and_std([1.0, 2.0, 3.0], 1), mean_and_std([2.0], 1), mean_and_std([])
         ('2.0 ± 1.0', '2.0', '-')
     """
+    digits = whole_number("digits", digits, 0)
+    values = each("values", values, lambda name, value: real_number(name, value, finite=False))
     mean, std = _moments(values)
     if math.isnan(mean):
         return "-"
@@ -48,6 +60,8 @@ def cells(columns: Sequence[Column], row: Row) -> list[str]:
 
 def write_csv(path: Path, columns: Sequence[Column], rows: Sequence[Row]) -> None:
     """Write full-precision numbers for programs: ``<key>`` is the mean over trials, ``<key>_std`` the deviation."""
+    if not rows:
+        raise ValueError(f"rows is empty; there is nothing to write to {path}")
     names = [
         name
         for column in columns

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from lightning_gap.functional.counts import check_counts
+from lightning_gap.functional._validation import check_counts
 
 from .sequences import check_sequences
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from lightning_gap.functional.counts import check_counts
+from lightning_gap.functional._validation import check_counts
 
 from .sequences import check_sequences
 

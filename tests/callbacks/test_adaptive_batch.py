@@ -179,7 +179,7 @@ class Noisy(Small):
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-@pytest.mark.parametrize("every", [None, 4])
+@pytest.mark.parametrize("every", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_a_run_resumed_at_any_step_decides_alike(tmp_path, every):
     def run(ckpt_path=None, *others, **options):
         callback = AdaptiveBatchSize(

@@ -238,9 +238,7 @@ def test_smiths_growth_grows_first_and_divides_the_rate_afterwards():
     tiny.trainer(BatchSizeScheduler(grow), keep, See(), max_epochs=4).fit(tiny.TinyClassifier(), tiny.loader(48))
     expected = [[6, 1, 0.05], [24, 1, 0.05], [24, 1 / 4, 0.05 / 4], [24, 1 / 16, 0.05 / 16]]
     assert [seen[epoch] for epoch in range(4)] == [pytest.approx(row) for row in expected]
-    with pytest.raises(
-        ValueError, match=r"sets the learning rate, and LearningRateScaling .* when_batch_changes='keep'"
-    ):
+    with pytest.raises(ValueError, match=r"BatchSizeScheduler and LearningRateScaling .*when_batch_changes='keep'"):
         tiny.trainer(BatchSizeScheduler(grow), LearningRateScaling(6), max_epochs=4).fit(
             tiny.TinyClassifier(), tiny.loader(48)
         )
@@ -347,7 +345,10 @@ def test_a_schedule_that_is_none_is_refused(schedule, message):
 def test_sizes_that_cannot_work_are_refused_before_the_first_step():
     refused("a batch of 96 samples is larger than the 48 samples", BatchSizeScheduler({0: 8, 3: 96}))
     refused("a batch of 9 cannot be shared equally", BatchSizeScheduler({0: 8, 3: 9}), accumulate_grad_batches=2)
-    refused("schedule gives 0 in epoch 3", BatchSizeScheduler(lambda epoch: 8 if epoch < 3 else 0))
+    refused(
+        "schedule in epoch 3 must be a whole number of samples, at least 1, got 0",
+        BatchSizeScheduler(lambda epoch: 8 if epoch < 3 else 0),
+    )
     refused(
         "val_check_interval=4 is more batches than an epoch has once a batch holds 24 samples, 2",
         BatchSizeScheduler({0: 8, 3: 24}),
@@ -432,7 +433,7 @@ def test_a_module_that_does_not_read_the_attribute_is_refused():
 
 def test_whatever_else_sets_the_batch_is_refused():
     schedule = {0: 8, 1: 16}
-    refused("BatchSizeScheduler and BatchSizeScheduler: each would undo", BatchSizeScheduler(schedule),
+    refused("BatchSizeScheduler and BatchSizeScheduler both set the batch size", BatchSizeScheduler(schedule),
             BatchSizeScheduler(schedule))  # fmt: skip
     refused("and GradientAccumulationScheduler both set accumulate_grad_batches", BatchSizeScheduler(schedule),
             GradientAccumulationScheduler({0: 2}))  # fmt: skip

@@ -15,8 +15,9 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gap import BatchSizeScheduler, LearningRateScaling
-from lightning_gap._lightning import largest_learning_rate, learning_rate_scale_in_use
+from lightning_gap.callbacks._run import run_of
 from lightning_gap.functional import AdaBatch, GeometricGrowth, SmithGrowth
+from lightning_gap.trainer.optimizers import largest_learning_rate
 
 RATE, FACTOR, BATCH = 2.0**-6, 4.0, 16  # powers of two: a learning rate times the factor is exact
 
@@ -625,13 +626,13 @@ def test_a_micro_batch_size_is_taken_where_a_sample_of_the_loader_may_be_several
 def test_where_there_is_no_learning_rate_the_largest_one_is_nan():
     class Asks(Callback):
         def on_train_batch_end(self, trainer, *_):
-            self.found = largest_learning_rate(trainer), learning_rate_scale_in_use(trainer)
+            self.found = largest_learning_rate(trainer), run_of(trainer).learning_rate_scale
 
     class Own(Net):
         def configure_optimizers(self):
             return Relative(self.parameters(), lr=None)
 
-    for module, expected in ((Own(), (math.nan, math.nan)), (ByHand(), (math.nan, math.nan)), (Net(), (RATE, 1.0))):
+    for module, expected in ((Own(), (math.nan, 1.0)), (ByHand(), (math.nan, 1.0)), (Net(), (RATE, 1.0))):
         asks = Asks()
         fit(module, asks)
         assert asks.found == pytest.approx(expected, nan_ok=True)

@@ -232,7 +232,7 @@ def test_resuming_with_other_settings_is_said(tmp_path):
     trainer = tiny.trainer(GhostBatchNormSwap(4))
     trainer.fit(tiny.TinyClassifier(), tiny.loader())
     trainer.save_checkpoint(tmp_path / "ghost.ckpt")
-    with pytest.warns(UserWarning, match=r"'ghost_batch_size': 4.* this run goes on with .*'ghost_batch_size': 8"):
+    with pytest.warns(UserWarning, match=r"'ghost_batch_size': 4.* this run continues with .*'ghost_batch_size': 8"):
         tiny.trainer(GhostBatchNormSwap(8), max_epochs=3).fit(
             tiny.TinyClassifier(), tiny.loader(), ckpt_path=tmp_path / "ghost.ckpt"
         )
@@ -529,17 +529,9 @@ def test_sync_batch_norm_is_refused_with_what_to_do():
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_size_below_one_is_refused_at_construction(size):
-    with pytest.raises(ValueError, match=rf"ghost_batch_size must be a whole number of samples.*got {size}; try 128"):
-        GhostBatchNormSwap(size)
-
-
-@pytest.mark.parametrize("size", [True, 2.5, "32", float("nan"), None])
-def test_a_size_that_is_no_integer_is_refused_at_construction(size):
-    with pytest.raises(
-        TypeError, match=f"ghost_batch_size must be an integer number of samples, got {size!r}; try 128"
-    ):
+@pytest.mark.parametrize("size", [0, -1, True, 2.5, "32", float("nan"), None])
+def test_a_size_that_is_no_count_is_refused_at_construction(size):
+    with pytest.raises(ValueError, match=rf"ghost_batch_size must be a whole number of samples.*got {size!r}; try 128"):
         GhostBatchNormSwap(size)
 
 

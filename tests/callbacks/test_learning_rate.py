@@ -89,10 +89,19 @@ def on_paper(sizes, base, warmup_epochs):
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR, in older torch
 @pytest.mark.filterwarnings("ignore:.* warms up too")
 @pytest.mark.filterwarnings("ignore:OneCycleLR was made for total_steps")
-@pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (8, 8, 24, 48), (24, 8, 8, 4)], ids=["constant", "grows", "shrinks"])
-@pytest.mark.parametrize("warmup_epochs", [0, 2])
+@pytest.mark.parametrize(
+    ("sizes", "warmup_epochs"),
+    [
+        pytest.param((8, 8, 8, 8), 2, id="constant, warmup"),
+        pytest.param((8, 8, 24, 48), 2, id="grows, warmup"),
+        pytest.param((24, 8, 8, 4), 0, id="shrinks"),
+        pytest.param((8, 8, 8, 8), 0, id="constant", marks=pytest.mark.slow),
+        pytest.param((8, 8, 24, 48), 0, id="grows", marks=pytest.mark.slow),
+        pytest.param((24, 8, 8, 4), 2, id="shrinks, warmup", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_each_step_uses_the_users_rate_times_the_factor_exactly(name, warmup_epochs, sizes):
+def test_each_step_uses_the_users_rate_times_the_factor_exactly(name, sizes, warmup_epochs):
     def run(*callbacks):
         schedule, interval = SCHEDULES[name]
         module = Slope(schedule, interval=interval)
@@ -378,7 +387,7 @@ def test_after_an_exception_in_the_step_the_rate_is_the_users_again():
 
 
 def test_two_scalings_are_refused():
-    with pytest.raises(ValueError, match="more than one LearningRateScaling: the rate would be scaled twice"):
+    with pytest.raises(ValueError, match="LearningRateScaling and LearningRateScaling both scale"):
         fit(Scheduled(), LearningRateScaling(2), LearningRateScaling(4))
 
 

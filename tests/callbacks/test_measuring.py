@@ -187,7 +187,7 @@ def test_a_run_with_all_monitors_ends_as_without_them_whatever_a_step_keeps(kind
     for added in ([], monitors()):
         torch.manual_seed(0)
         module, calls = Keeps(kind), Calls()
-        trainer = tiny.trainer(calls, *added, max_epochs=3)
+        trainer = tiny.trainer(calls, *added, max_epochs=2)
         trainer.fit(module, tiny.loader(shuffle=True), tiny.loader(24, seed=2))
         own = {name: value for name, value in trainer.callback_metrics.items() if "/" not in name}
         ends.append(
@@ -576,7 +576,7 @@ def test_the_noise_of_batches_that_are_not_samples_first_is_that_of_a_loop_by_ha
     class ByHand(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             noise = monitor.measure(trainer, pl_module)
-            chunks = list(zip(monitor._loss.sizes, monitor._loss._batches.batches, strict=True))
+            chunks = list(zip(monitor.loss.sizes, monitor.loss._batches.batches, strict=True))
             gradients = []
             for size, batch in chunks:
                 loss = pl_module.training_step(batch, 0)

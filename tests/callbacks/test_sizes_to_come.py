@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, random_split
 
 from lightning_gap import AdaptiveBatchSize, BatchSizeScheduler, PiggybackWarmStart, ResumableLoader
-from lightning_gap._train_loader import TrainLoaderSize
+from lightning_gap.trainer.loader import TrainLoaderSize
 
 CALLBACKS = {
     "schedule": lambda: BatchSizeScheduler({0: 8, 2: 24}),

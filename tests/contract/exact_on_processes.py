@@ -45,8 +45,8 @@ class Compare(Callback):
         self.expected += [*(r.percent for r in results), results[0].gradient_norm, ends.largest, trace.trace]
 
 
-def main() -> None:
-    output, devices = Path(sys.argv[1]), int(sys.argv[2])
+def measure(devices: int) -> dict[str, object]:
+    """What the monitors find on this process, with all others; on the first also the same by hand."""
     terms = {"samples": 20, "chunk_size": 8}
     monitors = (
         SharpnessMonitor(**terms),
@@ -59,7 +59,12 @@ def main() -> None:
     trainer = tiny.trainer(*callbacks, strategy="ddp", devices=devices, precision="64-true")
     trainer.fit(tiny.Validated(), tiny.loader(batch_size=4), tiny.loader(24, seed=2))
     gap = float(trainer.callback_metrics["gap/loss"])
-    torch.save({"found": compare.found, "expected": compare.expected, "gap": gap}, output / f"{trainer.global_rank}.pt")
+    return {"found": compare.found, "expected": compare.expected, "gap": gap}
+
+
+def main() -> None:
+    found = measure(int(sys.argv[2]))
+    torch.save(found, Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.pt")
 
 
 if __name__ == "__main__":

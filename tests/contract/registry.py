@@ -17,6 +17,7 @@ from lightning_gap import (
     GradientNoiseScaleMonitor,
     LearningRateScaling,
     PiggybackWarmStart,
+    ResumeExactly,
     SharpnessMonitor,
     WeightDistanceMonitor,
 )
@@ -29,13 +30,14 @@ class Entry:
 
     Attributes:
         make: A fresh instance.
-        second: A fresh instance that stands beside the first, or the message with which a second one is refused.
+        second: A fresh instance that stands beside the first, or the message with which a second one is refused, or
+            ``None`` where several do what one does.
         keys: The documented keys.
         is_monitor: Whether training must be bit for bit the same without it.
     """
 
     make: Callable[[], Callback]
-    second: Callable[[], Callback] | str
+    second: Callable[[], Callback] | str | None
     keys: frozenset[str]
     is_monitor: bool = False
 
@@ -43,7 +45,7 @@ class Entry:
 REGISTRY = {
     "GhostBatchNormSwap": Entry(
         lambda: GhostBatchNormSwap(4),
-        second="more than one GhostBatchNormSwap",
+        second="GhostBatchNormSwap and GhostBatchNormSwap both",
         keys=frozenset({"ghost/layers"}),
     ),
     "AdaptiveBatchSize": Entry(
@@ -58,21 +60,22 @@ REGISTRY = {
     ),
     "ExactAccumulation": Entry(
         lambda: ExactAccumulation(),
-        second="more than one ExactAccumulation",
+        second="ExactAccumulation and ExactAccumulation both",
         keys=frozenset(),
     ),
     "LearningRateScaling": Entry(
         lambda: LearningRateScaling(8, warmup_epochs=1),
-        second="more than one LearningRateScaling",
-        keys=frozenset({"lr/effective", "lr/scale", "batch/effective"}),
+        second="LearningRateScaling and LearningRateScaling both",
+        keys=frozenset({"lr/effective", "lr/scale", "batch/size", "batch/effective"}),
     ),
     "PiggybackWarmStart": Entry(
         lambda: PiggybackWarmStart(1, 24, optimizer_state="keep"),
         second="PiggybackWarmStart and PiggybackWarmStart",
         keys=frozenset({"piggyback/switched", "batch/size", "batch/accumulate"}),
     ),
+    "ResumeExactly": Entry(lambda: ResumeExactly(), second=None, keys=frozenset()),
     "SharpnessMonitor": Entry(
-        lambda: SharpnessMonitor(samples=20, chunk_size=8),
+        lambda: SharpnessMonitor(samples=20, chunk_size=8, max_time_share=None),
         second=lambda: SharpnessMonitor(samples=20, batch_norm="batch", suffix="_batch"),
         keys=frozenset(
             f"sharpness/{name}"
@@ -89,7 +92,7 @@ REGISTRY = {
         is_monitor=True,
     ),
     "CurvatureMonitor": Entry(
-        lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2),
+        lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2, max_time_share=None),
         second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, suffix="_batch"),
         keys=frozenset(
             f"curvature/{name}"
@@ -108,7 +111,7 @@ REGISTRY = {
         is_monitor=True,
     ),
     "GradientNoiseScaleMonitor": Entry(
-        lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=8),
+        lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=8, max_time_share=None),
         second=lambda: GradientNoiseScaleMonitor(samples=48, chunk_size=12, probes=0, suffix="_twelve"),
         keys=frozenset(
             {
@@ -125,7 +128,7 @@ REGISTRY = {
         is_monitor=True,
     ),
     "GeneralizationGapMonitor": Entry(
-        lambda: GeneralizationGapMonitor(samples=20, chunk_size=8),
+        lambda: GeneralizationGapMonitor(samples=20, chunk_size=8, max_time_share=None),
         second=lambda: GeneralizationGapMonitor(samples=10, suffix="_ten"),
         keys=frozenset({"gap/loss", "gap/accuracy"}),
         is_monitor=True,

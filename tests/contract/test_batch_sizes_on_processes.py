@@ -90,6 +90,7 @@ def test_processes_train_as_one(tmp_path, alone, processes, accumulations):
             assert apart(alone[kind, 1], state, statistics=False) <= 1e-12, (kind, accumulate)
 
 
+@pytest.mark.slow
 def test_processes_decide_alike_and_much_as_one_alone_would(tmp_path):
     """They measure three of four micro-batches, the one alone all four: the same noise, by other samples."""
     alone, ranks = training.adapt(1), run(tmp_path, "adapt", 2)

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from lightning_gap import BatchSizeScheduler, ExactAccumulation, LearningRateScaling, _resume
+from lightning_gap import BatchSizeScheduler, ExactAccumulation, LearningRateScaling
+from lightning_gap.trainer import epoch_means
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
@@ -102,13 +103,16 @@ def test_a_checkpoint_that_was_only_validated_does_not_count_in_a_new_fit(run):
 
 def test_a_lightning_whose_parts_have_other_names_does_as_it_does_alone(run, tmp_path, monkeypatch):
     folder, whole = run
-    monkeypatch.setattr(_resume, "_PLAIN", (*_resume._PLAIN, "renamed"))
-    assert training.train(tmp_path) == whole
-    rows, _ = training.train(None, ckpt_path=folder / "step=4.ckpt")
+    monkeypatch.setattr(epoch_means, "_PLAIN", (*epoch_means._PLAIN, "renamed"))
+    with pytest.warns(UserWarning, match=r"lost when the run is resumed.*renamed"):
+        assert training.train(tmp_path) == whole
+    with pytest.warns(UserWarning, match=r"lost when the run is resumed.*renamed"):
+        rows, _ = training.train(None, ckpt_path=folder / "step=4.ckpt")
     assert rows["mean", 1] == whole[0]["mean", 1]
     assert rows["mean", 0] != whole[0]["mean", 0]
 
 
+@pytest.mark.slow
 def test_each_of_two_processes_has_its_own_share_and_one_that_goes_on_alone_has_both(tmp_path):
     command = [sys.executable, training.__file__, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)

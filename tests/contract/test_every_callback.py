@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lightning_gap
 
-EPOCHS = 4
+EPOCHS = 3
 
 
 @pytest.fixture(params=sorted(REGISTRY))
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(entry, tmp_path):
         return trainer
 
     whole = run(EPOCHS)
-    run(EPOCHS // 2).save_checkpoint(tmp_path / "half.ckpt")
+    run(EPOCHS - 1).save_checkpoint(tmp_path / "half.ckpt")
     resumed = run(EPOCHS, tmp_path / "half.ckpt")
     ends = [tiny.state_of(trainer.lightning_module) for trainer in (whole, resumed)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -99,15 +99,16 @@ def test_two_of_it_stand_side_by_side_or_the_second_is_refused(entry):
         with pytest.raises(ValueError, match=entry.second):
             fit(entry.make(), entry.make())
         return
+    if entry.second is None:
+        fit(entry.make(), entry.make())
+        return
     alone, _ = fit(entry.make())
     second = entry.second()
     together, _ = fit(entry.make(), second)
     for key in entry.keys & set(alone.callback_metrics):
         assert torch.equal(alone.callback_metrics[key], together.callback_metrics[key]), key
     assert set(second.keys) & set(together.callback_metrics)
-    with pytest.raises(
-        (ValueError, RuntimeError), match=r"two .* callbacks log .* suffix|more than one stateful callback"
-    ):
+    with pytest.raises((ValueError, RuntimeError), match=r"both log .* suffix|more than one stateful callback"):
         fit(entry.make(), entry.make())
 
 

@@ -28,19 +28,26 @@ def assert_goes_on(whole, resumed, step):
         assert seen == whole["steps"][later], (step, later)
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["no workers", "two workers"])
+# With workers at a step of each epoch, the last of one among them.
+STEPS = [(0, step) for step in range(1, training.STEPS)] + [
+    pytest.param(2, step, marks=() if step in (4, 9, 16) else pytest.mark.slow) for step in range(1, training.STEPS)
+]
+
+
+@pytest.fixture(scope="module")
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return folder, training.train(folder, workers=request.param), request.param
 
 
-@pytest.mark.parametrize("step", range(1, training.STEPS))
+@pytest.mark.parametrize(("run", "step"), STEPS, indirect=["run"])
 def test_it_resumes_from_every_step(run, step):
     folder, whole, workers = run
     resumed = training.train(None, workers=workers, ckpt_path=folder / f"step={step}.ckpt")
     assert_goes_on(whole, resumed, step)
 
 
+@pytest.mark.parametrize("run", [0, 2], indirect=True)
 def test_it_went_through_all_sizes_and_every_sample_once_an_epoch(run):
     steps = run[1]["steps"]
     assert [steps[step]["batch/size"] for step in range(1, 18)] == [32.0] * 9 + [64.0] * 5 + [128.0] * 3

@@ -38,6 +38,7 @@ def test_one_process_with_ghosts_trains_as_many_processes_do(tmp_path, processes
     assert_same(one, many, statistics=False)  # each process keeps running statistics of its own samples
 
 
+@pytest.mark.slow
 def test_without_ghosts_it_does_not(tmp_path):
     one, many = fit(tmp_path / "one.pt", 1, "plain"), fit(tmp_path / "many.pt", 2, "plain")
     assert not torch.allclose(one["head.weight"], many["head.weight"], atol=1e-3)

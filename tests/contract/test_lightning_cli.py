@@ -1,11 +1,16 @@
 """The callbacks from a LightningCLI's YAML, where the optimizer exists before setup."""
 
+import re
+
 import pytest
 import tiny
 import torch
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
+
+from lightning_gap import CurvatureMonitor, GeneralizationGapMonitor, SharpnessMonitor
 
 CONFIG = {
     "seed_everything": 0,
@@ -101,3 +106,18 @@ def test_batch_sizes_over_time_are_configured_from_yaml(tmp_path, monkeypatch, n
         scale = sizes / 8 if when == "rescale" else {"PiggybackWarmStart": 0.5}.get(name, 1.0)
         assert float(cli.trainer.callback_metrics["lr/scale"]) == scale
     assert cli.trainer.callback_metrics["batch/size"] >= 8
+
+
+@pytest.mark.parametrize("monitor", [SharpnessMonitor, CurvatureMonitor, GeneralizationGapMonitor])
+def test_the_arguments_that_monitors_share_are_seen_with_their_types_and_descriptions(monitor):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(monitor, "monitor")
+    described = " ".join(parser.format_help().split())
+    for argument, text in (
+        ("chunk_size", "Most samples in memory at a time"),
+        ("every_n_epochs", "Measure at the end of every n-th epoch"),
+        ("suffix", "Appended to the keys"),
+    ):
+        assert re.search(rf"--monitor\.{argument} \S+ {text}.*?\(type: ", described), argument
+    with pytest.raises(ArgumentError, match="samples"):
+        parser.parse_args(["--monitor.samples", "many"])

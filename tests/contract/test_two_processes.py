@@ -15,17 +15,16 @@ def run(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
-def fit(folder, mode):
-    folder.mkdir()
-    done = run("two_processes.py", folder, mode)
+def found(script, folder, processes):
+    done = run(script, folder, str(processes))
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ddp")
-    return {mode: fit(folder / mode, mode) for mode in ("plain", "monitors")}
+    ranks = found("two_processes.py", tmp_path_factory.mktemp("ddp"), 2)
+    return {mode: [rank[mode] for rank in ranks] for mode in ranks[0]}
 
 
 def test_both_processes_log_the_same_values(results):
@@ -36,7 +35,8 @@ def test_both_processes_log_the_same_values(results):
 
 def test_the_batch_is_that_of_all_processes(results):
     metrics = results["monitors"][0]["metrics"]
-    assert (float(metrics["batch/effective"]), float(metrics["lr/scale"])) == (16.0, 2.0)
+    sizes = float(metrics["batch/size"]), float(metrics["batch/effective"])
+    assert (*sizes, float(metrics["lr/scale"])) == (16.0, 16.0, 2.0)
 
 
 def test_the_monitors_change_no_bit_of_the_run(results):
@@ -44,15 +44,21 @@ def test_the_monitors_change_no_bit_of_the_run(results):
         assert all(torch.equal(value, seen["weights"][name]) for name, value in plain["weights"].items())
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_what_the_processes_measure_together_is_what_one_measures_alone(tmp_path, processes):
-    done = run("exact_on_processes.py", tmp_path, str(processes))
-    assert done.returncode == 0, done.stderr
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
+def test_what_two_processes_measure_together_is_what_one_measures_alone(results):
+    assert_as_by_hand(results["exact"])
+
+
+@pytest.mark.slow
+def test_what_four_processes_measure_together_is_what_one_measures_alone(tmp_path):
+    assert_as_by_hand(found("exact_on_processes.py", tmp_path, 4))
+
+
+def assert_as_by_hand(ranks):
     assert ranks[0]["found"] == pytest.approx(ranks[0]["expected"], rel=1e-8)
     assert all(rank["found"] == ranks[0]["found"] and rank["gap"] == ranks[0]["gap"] for rank in ranks)
 
 
+@pytest.mark.slow  # that all processes are told is tested below
 def test_a_fit_that_cannot_be_right_ends_on_both_processes():
     done = run("refused_on_two_processes.py", "large")
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""A fit on two processes, with or without the monitors; run by test_two_processes.py as a user runs a script."""
+"""Fits on two processes, without and with the monitors; run by test_two_processes.py as a user runs a script."""
 
 import sys
 from pathlib import Path
@@ -17,10 +17,10 @@ from lightning_gap import (
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
+from exact_on_processes import measure
 
 
-def main() -> None:
-    output, with_monitors = Path(sys.argv[1]), sys.argv[2] == "monitors"
+def fit(*, with_monitors: bool) -> dict[str, object]:
     monitors = [
         SharpnessMonitor(samples=20, chunk_size=8, at_start=True),
         CurvatureMonitor(samples=20, chunk_size=8, probes=2),
@@ -33,8 +33,12 @@ def main() -> None:
     module = tiny.Validated()
     trainer = tiny.trainer(*callbacks, strategy="ddp", devices=2)
     trainer.fit(module, tiny.loader(batch_size=8, shuffle=True), tiny.loader(24, seed=2))
-    result = {"weights": tiny.state_of(module), "metrics": dict(trainer.callback_metrics)}
-    torch.save(result, output / f"rank-{trainer.global_rank}.pt")
+    return {"weights": tiny.state_of(module), "metrics": dict(trainer.callback_metrics)}
+
+
+def main() -> None:
+    found = {"plain": fit(with_monitors=False), "monitors": fit(with_monitors=True), "exact": measure(2)}
+    torch.save(found, Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.pt")
 
 
 if __name__ == "__main__":

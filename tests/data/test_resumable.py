@@ -214,7 +214,7 @@ def test_a_collate_function_that_draws_is_repeated_too(num_workers):
 
 @pytest.mark.parametrize("dataset", [iter([1]), {1, 2}])
 def test_a_data_set_without_index_or_length_is_refused(dataset):
-    with pytest.raises(TypeError, match="dataset must have a length and samples by index"):
+    with pytest.raises(ValueError, match="dataset must be a data set, with a length and samples by index"):
         ResumableLoader(dataset, batch_size=2)
 
 
@@ -229,7 +229,7 @@ def test_a_stream_is_refused():
         def __iter__(self):
             return iter(range(3))
 
-    with pytest.raises(TypeError, match="a stream cannot be read from its middle"):
+    with pytest.raises(ValueError, match=r"dataset .*; a stream cannot be read from its middle"):
         ResumableLoader(Stream(), batch_size=2)
 
 

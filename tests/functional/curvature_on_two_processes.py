@@ -9,12 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional.curvature import (
-    hessian_eigenvalues,
-    hessian_trace,
-    hessian_vector_product,
-    spectral_density,
-)
+from lightning_gap.functional import hessian_eigenvalues, hessian_trace, hessian_vector_product, spectral_density
 
 SAMPLES, SHARES = 23, ((0, 16), (16, 23))  # ragged
 

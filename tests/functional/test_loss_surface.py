@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_gap.functional.loss_surface import checked_params, euclidean_norm, loss_surface
+from lightning_gap.functional._loss_surface import checked_params, euclidean_norm, loss_surface
 
 
 def weights(*shapes, seed=0, dtype=torch.float64):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed
 
-from lightning_gap.functional.processes import sum_over_processes
+from lightning_gap.functional._processes import sum_over_processes
 
 
 @pytest.fixture

@@ -205,7 +205,13 @@ def drawn_out(model, x, y):
     along_line(model, state, {k: v + 1 for k, v in state.items()}, [0.5, 1.0], lambda: cross_entropy(model(x), y))
 
 
-@pytest.mark.parametrize("measure", [measured, measured_as_a_module, curved, grouped, drawn_out])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        measured,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (measured_as_a_module, curved, grouped, drawn_out)),
+    ],
+)
 def test_no_instant_of_a_measurement_leaves_weights_or_buffers_moved(monkeypatch, measure):
     torch.manual_seed(0)
     layers = (part for _ in range(20) for part in (nn.Linear(4, 4), nn.BatchNorm1d(4)))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_gap.functional.weight_distance import layer_distances, log_fit, weight_distance
+from lightning_gap.functional import layer_distances, log_fit, weight_distance
 
 NUMBERS = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=30)
 
@@ -96,7 +96,9 @@ def test_a_run_that_diverged_fits_nothing():
 
 @pytest.mark.parametrize("steps", [[], [0, 1], [5, 5]])
 def test_steps_without_a_line_through_them_are_refused(steps):
-    with pytest.raises(ValueError, match="steps must hold at least two different values"):
+    with pytest.raises(
+        ValueError, match=r"steps must (hold at least two different values|be a whole number, at least 1)"
+    ):
         log_fit(steps, [1.0] * len(steps))
 
 

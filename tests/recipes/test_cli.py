@@ -96,6 +96,7 @@ def over_time(tmp_path_factory):
     return folder, command("compare", "f1", *regimes, *settings, "--output", folder)
 
 
+@pytest.mark.slow
 def test_the_table_tells_how_long_and_in_which_batches_each_regime_trained(over_time):
     folder, done = over_time
     assert done.returncode == 0, done.stderr

@@ -129,7 +129,9 @@ def test_damaged_files_of_a_run_are_named_before_it_goes_on(tmp_path, capsys):
     assert again | {"seconds": 0} == found | {"seconds": 0}
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize(
+    "name", [name if name == "f1" else pytest.param(name, marks=pytest.mark.slow) for name in bundled()]
+)
 def test_a_copied_recipe_is_a_file_that_tells_its_table_its_cost_and_the_papers_numbers(name, tmp_path, capsys):
     assert main(["copy", name, str(tmp_path / "new")]) == 0
     file = tmp_path / "new" / f"{name.replace('-', '_')}.py"

@@ -10,6 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from recipes_on_processes import CASES
 
+pytestmark = pytest.mark.slow  # test_cli_running has one run on two processes
+
 SCRIPT = Path(__file__).with_name("recipes_on_processes.py")
 
 

@@ -1,6 +1,0 @@
-"""The state of Python objects: remembered, put back, and kept from what could not be put back."""
-
-from .object_parts import is_of as is_of
-from .records import same_tensor as same_tensor
-from .remembered import Remembered as Remembered
-from .stand_in import CannotBePutBackError as CannotBePutBackError

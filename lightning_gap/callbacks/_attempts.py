@@ -1,0 +1,86 @@
+"""Measure in smaller chunks where memory runs out; on several processes all do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from lightning.pytorch import Trainer
+
+from ..functional.errors import (
+    FailedElsewhereError,
+    RandomLossError,
+    UndefinedCurvatureError,
+    UndefinedNoiseError,
+    UndefinedSharpnessError,
+)
+from ..trainer.processes import process_group
+from ..trainer.state import CannotBePutBackError
+from ._evaluations import NoLossError
+from ._loader_subset import one_line
+from ._module_loss import is_out_of_memory
+
+T = TypeVar("T")
+
+_HALVINGS = 3
+_MEMORY, _UNDEFINED, _ELSEWHERE, _OTHER = "memory", "undefined", "elsewhere", "other"
+_UNDEFINED_ERRORS = (
+    *(UndefinedSharpnessError, UndefinedCurvatureError, UndefinedNoiseError),
+    *(NoLossError, CannotBePutBackError, RandomLossError),
+)
+
+
+class NoValueError(ValueError):
+    """There is no value to log, for a reason that does not end a run."""
+
+
+def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callable[[], bool], alone: bool = False) -> T:
+    """Call it, in smaller chunks where memory runs out; on several processes all do the same.
+
+    Args:
+        function: What to call.
+        trainer: In a fit.
+        halve_chunks: Lets it work in smaller chunks from now on; whether that is possible.
+        alone: Whether each process calls it by itself, so that one may fail where the others do not.
+
+    Raises:
+        NoValueError: If it has no value for a reason that does not end a run.
+    """
+    for halvings_left in range(_HALVINGS, -1, -1):
+        try:
+            result = function()
+        except Exception as error:
+            kind, reason = _kind_on_all(trainer, _kind(error)), one_line(error)
+            if kind not in (_MEMORY, _UNDEFINED):
+                raise
+        else:
+            kind, reason = _kind_on_all(trainer, _ELSEWHERE) if alone else _ELSEWHERE, "on another process"
+            if kind == _ELSEWHERE:
+                return result
+            if kind == _OTHER:
+                raise FailedElsewhereError("measuring failed on another process; see its error")
+        # Outside of the handler, where nothing holds the memory any more.
+        if kind == _UNDEFINED:
+            raise NoValueError(reason)
+        if halvings_left == 0 or not halve_chunks():
+            raise NoValueError(f"memory ran out ({reason}); measure in smaller chunks, chunk_size=...")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _kind_on_all(trainer: Trainer, own: str) -> str:
+    """What failed, agreed on by all processes, of which some may have failed only because of another, or not at all."""
+    kinds = [own]
+    if process_group(trainer) is not None:
+        kinds = [""] * trainer.world_size
+        torch.distributed.all_gather_object(kinds, own)
+    known = {kind for kind in kinds if kind != _ELSEWHERE}
+    return known.pop() if len(known) == 1 else _OTHER if known else _ELSEWHERE
+
+
+def _kind(error: Exception) -> str:
+    if is_out_of_memory(error):
+        return _MEMORY
+    if isinstance(error, FailedElsewhereError):
+        return _ELSEWHERE
+    return _UNDEFINED if isinstance(error, _UNDEFINED_ERRORS) else _OTHER

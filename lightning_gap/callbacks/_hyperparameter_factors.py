@@ -1,0 +1,235 @@
+"""Multiply hyperparameters around each optimizer step, so that schedulers and checkpoints never see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from lightning.pytorch import Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ._learning_rate_checks import no_rate
+from ._update_record import UpdateRecord, groups_of
+
+Factors = Mapping[str, float]  # by the name that a hyperparameter has in an optimizer's parameter groups
+
+
+class _Scaled(NamedTuple):
+    """A hyperparameter of a group that a step has scaled."""
+
+    group: dict[str, Any]
+    name: str
+    before: Any
+    scaled: Any
+
+
+@dataclass
+class _Step:
+    """An optimizer step that is under way, and what it has scaled."""
+
+    optimizer: Optimizer
+    factors: Factors
+    scaled: list[_Scaled] = field(default_factory=list)
+
+
+class HyperparameterFactors:
+    """Hyperparameters of one fit, multiplied before each update of the module's weights and put back after it.
+
+    By torch's hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled value. So
+    must the closure, in which Lightning runs `training_step`. Torch calls these hooks for every optimizer: they reach
+    an optimizer that replaces another, one that the module steps by hand, and one that a wrapper steps. Callbacks that
+    multiply share one pair of hooks, since two pairs would put values back in the wrong order.
+
+    The factors apply to the optimizers of the Trainer, to those that hold a parameter of its module, and to those that
+    share a parameter group with one of the first. A wrapper's step and the step inside it scale a value once.
+
+    Attributes:
+        corrects_momentum: Whether momentum buffers follow the learning rate.
+        learning_rate_factor: The factor on the learning rate in the last step.
+        steps: Steps that are over, those inside a wrapper's not counted.
+        record: What the updates had.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.corrects_momentum = False
+        self.learning_rate_factor = 1.0
+        self.steps = 0
+        self.record = UpdateRecord(trainer)
+        self._trainer = trainer
+        self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
+        self._steps: list[_Step] = []  # under way, the outermost first
+        self._ours: WeakKeyDictionary[Optimizer, tuple[int, bool]] = WeakKeyDictionary()
+        self._latest: Optimizer | None = None  # of ours; most runs have one
+        self._told: set[str] = set()
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before),
+            register_optimizer_step_post_hook(self._after),
+        ]
+
+    @property
+    def owners(self) -> list[str]:
+        """The callbacks that multiply."""
+        return [type(owner).__name__ for owner in self._owners]
+
+    def multiplies_for(self, owner: object) -> bool:
+        """Whether this is one of them."""
+        return owner in self._owners
+
+    def speaks_for_all(self, owner: object) -> bool:
+        """Whether this is the one of them that speaks for all."""
+        return next(iter(self._owners), None) is owner
+
+    @property
+    def changes_rates(self) -> bool:
+        """Whether some factor is known not to be 1 throughout."""
+        return any(certain for _, certain in self._owners.values())
+
+    def multiply(self, owner: object, factors: Callable[[], Factors], *, certain: bool = True) -> None:
+        """Multiply hyperparameters by what ``factors`` says at each step, until ``owner`` stops.
+
+        ``certain`` tells that a factor is not 1 throughout, so that an update without it is wrong.
+        """
+        self._owners[owner] = factors, certain
+
+    def stop(self, owner: object) -> bool:
+        """Multiply no longer for this owner; values that a step which raised has left scaled are put back.
+
+        Returns:
+            Whether others still multiply.
+        """
+        self._owners.pop(owner, None)
+        if not self._owners:
+            self._told.clear()
+            while self._steps:
+                self._put_back(self._steps.pop())
+            for handle in self._handles:
+                handle.remove()
+        return bool(self._owners)
+
+    def say(self, text: str, *, at_first_step: bool) -> None:
+        """Raise at the first step; later, when a long run is not to end, warn once."""
+        if at_first_step:
+            raise ValueError(text)
+        if text not in self._told:
+            self._told.add(text)
+            rank_zero_warn(text)
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if not self._is_ours(optimizer):
+            return None
+        step = _Step(optimizer, self._factors())
+        self.learning_rate_factor = step.factors.get("lr", 1.0)
+        self._scale(step)
+        self._steps.append(step)
+        named = "closure" in kwargs
+        closure = kwargs["closure"] if named else next(iter(args[1:]), None)
+        if not callable(closure):
+            self._note(step)
+            return None
+
+        def unscaled_closure() -> Any:
+            self._unscale(step)
+            result = closure()
+            self._scale(step)
+            self._note(step)
+            return result
+
+        if named:
+            return args, {**kwargs, "closure": unscaled_closure}
+        return (args[0], unscaled_closure, *args[2:]), kwargs
+
+    def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        while any(step.optimizer is optimizer for step in self._steps):
+            step = self._steps.pop()  # a step inside that raised, and was caught, is still there
+            self._unscale(step)
+            if step.optimizer is optimizer:
+                break
+        self.steps += not self._steps
+
+    def _factors(self) -> Factors:
+        """The products of all owners' factors."""
+        each = [factors() for factors, _ in self._owners.values()]
+        if len(each) == 1:
+            return each[0]
+        names = dict.fromkeys(name for factors in each for name in factors)
+        return {name: math.prod(factors.get(name, 1.0) for factors in each) for name in names}
+
+    def _is_ours(self, optimizer: Optimizer) -> bool:
+        if optimizer is self._latest:
+            return True
+        ours = self._holds_weights(optimizer)
+        self._latest = optimizer if ours else self._latest
+        return ours
+
+    def _holds_weights(self, optimizer: Optimizer) -> bool:
+        if any(optimizer is own for own in self._trainer.optimizers):
+            return True
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        known = self._ours.get(optimizer)
+        if known is None or known[0] != count:  # groups may be added later
+            weights = {id(weight) for weight in self._trainer.lightning_module.parameters()}
+            groups = {id(group) for own in self._trainer.optimizers for group in groups_of(own)}
+            ours = any(
+                id(group) in groups or any(id(weight) in weights for weight in group["params"])
+                for group in optimizer.param_groups
+            )
+            self._ours[optimizer] = known = count, ours
+        return known[1]
+
+    def _scale(self, step: _Step) -> None:
+        around = [scaled for other in self._steps if other is not step for scaled in other.scaled]
+        for group in step.optimizer.param_groups:
+            for name, factor in step.factors.items():
+                value = group.get(name)
+                if value is None:
+                    if name == "lr" and self.changes_rates:
+                        self.say(no_rate(step.optimizer, self.owners[0]), at_first_step=self.steps == 0)
+                    continue
+                if around and _is_scaled(group, name, value, around):
+                    continue
+                scaled = value * factor  # a new object: learning rates held as tensors are shared
+                step.scaled.append(_Scaled(group, name, value, scaled))
+                group[name] = scaled
+
+    def _note(self, step: _Step) -> None:
+        around = [other.optimizer for other in self._steps if other is not step]
+        self.record.note(step.optimizer, around, correct_momentum=self.corrects_momentum)
+
+    def _put_back(self, step: _Step) -> bool:
+        """Put the unscaled values back; whether they still were those that the step was given."""
+        entries, step.scaled = step.scaled, []
+        kept = True
+        for group, name, before, scaled in entries:
+            now = group[name]
+            if now is scaled or bool(now == scaled):
+                group[name] = before
+            else:  # the optimizer's own doing, beginning with the value that it found
+                group[name], kept = now * (before / scaled) if scaled else now, False
+        return kept
+
+    def _unscale(self, step: _Step) -> None:
+        if not self._put_back(step):
+            name = type(step.optimizer).__name__
+            self.say(
+                f"{name} sets its own learning rate inside step, so that {self.owners[0]} cannot tell which one an "
+                f"update had; remove {self.owners[0]}, or set the learning rate outside of the step, as schedulers do",
+                at_first_step=self.steps == 0,
+            )
+
+
+def _is_scaled(group: dict[str, Any], name: str, value: Any, around: list[_Scaled]) -> bool:
+    """Whether a step around this one has scaled this value, or the one that it is a copy of."""
+    for other in around:
+        if name != other.name:
+            continue
+        if group is other.group:
+            return True
+        same = other.scaled != other.before and value == other.scaled
+        if same and {*map(id, group["params"])} & {*map(id, other.group["params"])}:
+            return True
+    return False

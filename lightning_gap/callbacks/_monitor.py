@@ -1,0 +1,222 @@
+"""The base of the monitors: when they measure, and where the values go."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, final
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from ..functional._validation import flag, text
+from ..trainer.logs import log_now
+from ..trainer.refusals import refuse_sharded_weights
+from ..trainer.saved_progress import epoch_without_its_end
+from ._attempts import NoValueError, attempt
+from ._callback import GapCallback
+from ._run import run_of
+from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share, is_regular
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Monitor(GapCallback, ABC):
+    """Logs its values before the first step if asked to, at the ends of epochs that are due, and when the run ends.
+
+    A subclass says what it logs (`area` and `names`), and answers one question: `measure`. The keys are
+    ``<area>/<name><suffix>``. Arguments are fields, checked in `check_arguments`, when they are given and again when
+    fit begins, so that one that was set in between counts.
+
+    A missing value does not end the run: where the loss is not finite, or a batch has none, NaN is logged with the
+    reason. Where memory runs out the chunks are halved, three times at most. A measurement that was due when a
+    checkpoint was saved at the end of an epoch is made after resuming.
+
+    Args:
+        every_n_epochs: Measure at the end of every n-th epoch, or with "log" of epochs 1, 2, 4, 8, ...; and at the end
+            of the run.
+        at_start: Measure also before the first step.
+        max_time_share: Most time that measuring between the first and the last epoch may take, as a share of the
+            training time; measurements wait until it allows them. The first ten seconds of measuring are not limited.
+            ``None`` for no limit.
+        suffix: Appended to the keys, so that two monitors can stand side by side.
+    """
+
+    may_change: ClassVar[tuple[str, ...]] = ("every_n_epochs", "at_start", "max_time_share")
+    area: ClassVar[str]  # the first part of the keys
+    quantity: ClassVar[str]  # what is measured, in words
+
+    every_n_epochs: EveryNEpochs = 1
+    at_start: bool = False
+    max_time_share: float | None = 0.1
+    suffix: str = ""
+
+    def __post_init__(self) -> None:
+        self._schedule = Schedule()
+        self._measured_step: int | None = None  # of the checkpoint that was resumed from
+        self._owed_epoch: int | None = None
+        self._resumed_step = 0
+        self._in_training = False
+        self.check_arguments()
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """What is logged, without area and suffix."""
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Measure now, inside fit; nothing is logged.
+
+        Returns:
+            A value for each of `names`, or a result that `named` takes apart.
+        """
+
+    # What a subclass may add
+
+    def check_arguments(self) -> None:
+        """Raise if an argument is out of range, and keep it as a plain value."""
+        self.every_n_epochs = check_every_n_epochs(self.every_n_epochs)
+        self.at_start = flag("at_start", self.at_start)
+        self.max_time_share = check_time_share(self.max_time_share)
+        self.suffix = text("suffix", self.suffix)
+
+    def begin(self, trainer: Trainer) -> None:
+        """Fit begins, before a checkpoint is loaded: what was measured in an earlier fit is over."""
+
+    def draw(self, trainer: Trainer, module: LightningModule) -> None:
+        """Fix what to measure on, when training begins."""
+
+    def try_out(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
+        """Raise before the first step if something cannot be measured."""
+
+    def halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Measure in smaller chunks from now on; whether that can be done and is the same measurement."""
+        return False
+
+    def named(self, trainer: Trainer, module: LightningModule, result: Any) -> Mapping[str, float]:
+        """A result by `names`."""
+        return dict(result)
+
+    def unknown(self, trainer: Trainer, module: LightningModule) -> Mapping[str, float]:
+        """What is logged where there is no value."""
+        return dict.fromkeys(self.names, math.nan)
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log what is measured only when the run is over."""
+
+    def forget(self) -> None:
+        """Let go of what was drawn."""
+
+    # The hooks, which are the same for all
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this monitor logs."""
+        return tuple(self._by_key(dict.fromkeys(self.names, 0.0)))
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(suffix=self.suffix)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured_step": self._schedule.measured_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._measured_step = state_dict.get("measured_step")
+        self._schedule.measured_step = self._measured_step or 0
+
+    @final
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.check_arguments()
+            self._schedule.every_n_epochs, self._schedule.max_time_share = self.every_n_epochs, self.max_time_share
+            refuse_sharded_weights(trainer, self)
+            run_of(trainer).claim_keys(trainer, self, self.keys)
+            self._measured_step = self._owed_epoch = None
+            self._in_training = False
+            self.begin(trainer)
+
+    @final
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._owed_epoch = epoch_without_its_end(checkpoint)
+        self._resumed_step = int(checkpoint.get("global_step", 0))
+
+    @final
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._in_training = True
+        self.draw(trainer, pl_module)
+        self._schedule.begin(trainer, self._measured_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._schedule.is_first_batch():
+            return
+        self._attempt(lambda: self.try_out(trainer, pl_module, batch), trainer, pl_module, alone=True)
+        if self._owes(trainer) or (self.at_start and trainer.global_step == 0):
+            log_now(trainer, self._measured(trainer, pl_module))
+
+    @final
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._schedule.is_due(trainer, type(self).__name__):
+            pl_module.log_dict(self._measured(trainer, pl_module), sync_dist=True)
+
+    @final
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._schedule.is_left(trainer):
+            log_now(trainer, self._measured(trainer, pl_module))
+        self.finish(trainer, pl_module)
+        self.forget()
+
+    @final
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that was resumed from after its last step has nothing to train, and Lightning calls no other hook.
+        if self._in_training or self._measured_step in (None, trainer.global_step):
+            return
+        trainer.strategy.model_to_device()
+        self.draw(trainer, pl_module)
+        log_now(trainer, self._measured(trainer, pl_module))
+        self.finish(trainer, pl_module)
+        self.forget()
+
+    @final
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.forget()
+        super().on_exception(trainer, pl_module, exception)
+
+    def epochs_begun(self, trainer: Trainer) -> int:
+        """Epochs of training up to this measurement; one that is made after resuming belongs to the epoch before."""
+        if self._owed_epoch is not None and self._schedule.measured_step < trainer.global_step == self._resumed_step:
+            return self._owed_epoch + 1
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        # The one is short after a resume, the other inside an epoch.
+        return int(max(progress.ready, progress.processed))
+
+    def _owes(self, trainer: Trainer) -> bool:
+        """Whether the checkpoint was saved with an epoch's last step and before the measurement that was due then."""
+        if self._owed_epoch is None or self._measured_step in (None, trainer.global_step):
+            return False
+        return is_regular(self._owed_epoch, self.every_n_epochs)
+
+    def _measured(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        """The values by key, or NaN with a warning where there are none."""
+        with self._schedule.measuring(trainer):
+            try:
+                found = self._attempt(lambda: self.measure(trainer, module), trainer, module)
+            except NoValueError as error:  # a diverged run, a rare batch or a full device are not ours to stop
+                rank_zero_warn(f"{self.quantity} is logged as NaN: {error}")
+                return self._by_key(self.unknown(trainer, module))
+            return self._by_key(self.named(trainer, module, found))
+
+    def _attempt(
+        self, function: Callable[[], T], trainer: Trainer, module: LightningModule, *, alone: bool = False
+    ) -> T:
+        return attempt(function, trainer, halve_chunks=lambda: self.halve_chunks(trainer, module), alone=alone)
+
+    def _by_key(self, values: Mapping[str, float]) -> dict[str, float]:
+        return {f"{self.area}/{name}{self.suffix}": value for name, value in values.items()}

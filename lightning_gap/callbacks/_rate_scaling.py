@@ -1,0 +1,49 @@
+"""The callbacks that multiply learning rates: around each update, and watched for updates that were not reached."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from ._callback import GapCallback
+from ._run import run_of
+
+
+class RateScalingCallback(GapCallback):
+    """Multiplies every learning rate by its `factor`, and those of other callbacks; see `HyperparameterFactors`."""
+
+    _factor = 1.0
+
+    @property
+    def current_scale(self) -> float:
+        """What this callback multiplied the learning rates by in the last step."""
+        return self._factor
+
+    @abstractmethod
+    def factor(self, trainer: Trainer) -> float:
+        """What to multiply by in the step that comes now."""
+
+    def multiply(self, trainer: Trainer, *, certain: bool) -> None:
+        """Begin, or tell anew how certain it is that the factor is not 1 throughout."""
+
+        def factors() -> dict[str, float]:
+            self._factor = self.factor(trainer)
+            return {"lr": self._factor}
+
+        run_of(trainer).factors_of(trainer).multiply(self, factors, certain=certain)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        run = run_of(trainer)
+        if run.unscaled is not None and run.multiplies_first(self):
+            run.unscaled.before_batch(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        run = run_of(trainer)
+        if run.unscaled is not None and run.multiplies_first(self):
+            run.unscaled.after_batch(trainer)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

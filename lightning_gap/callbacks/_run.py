@@ -1,0 +1,235 @@
+"""Where the callbacks of one Trainer meet: what they share, each fact in one place.
+
+A callback claims its part in `setup` and reads the others' from `on_train_start` on, when all claims are made: their
+order in the Trainer's list does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
+
+from lightning.pytorch import Callback, Trainer
+from torch.optim import Optimizer
+
+from ..functional.batch_size.schedule import MicroBatching
+from ..trainer.batches import micro_batch_size
+from ..trainer.callbacks import accumulation_scheduled, callbacks_of
+from ..trainer.processes import sum_over_processes
+from ..trainer.resume import SavedEpoch, fix_resume_progress
+from ._accumulation import SampleWeightedAccumulation
+from ._extra_pass import GradientChange, TwoPassStep
+from ._hyperparameter_factors import HyperparameterFactors
+from ._sample_counter import Count
+from ._unscaled import UnscaledUpdates
+
+
+class Run:
+    """What the callbacks of one Trainer share during a fit.
+
+    Attributes:
+        split: How this epoch's batches are split, where a callback sets the batch size; else ``None``.
+        planned: The same for the epochs to come, as far as they are known.
+        accumulation: Weighs micro-batches by their samples.
+        factors: Multiplies hyperparameters around each step; ``None`` while no callback does.
+        unscaled: Finds updates that the factor on the learning rate did not reach.
+        saved_epoch: What the checkpoint that is resumed from tells of its epoch, until it has been used.
+        two_pass_step: Takes further passes over the batch of a step for plugins; ``None`` without one.
+    """
+
+    def __init__(self) -> None:
+        self.split: MicroBatching | None = None
+        self.planned: list[MicroBatching] = []
+        self.accumulation = SampleWeightedAccumulation()
+        self.factors: HyperparameterFactors | None = None
+        self.unscaled: UnscaledUpdates | None = None
+        self.saved_epoch: SavedEpoch | None = None
+        self.two_pass_step: TwoPassStep | None = None
+        self._owners: dict[str, Callback] = {}  # by what only one of them may do
+        self._weighers: dict[Callback, Count | None] = {}  # with their function that counts a batch
+        self._fixes_resume: set[Callback] = set()
+        self._gradient_changes: dict[Callback, GradientChange] = {}
+        self._begin_batch_size: Callable[[Trainer], None] | None = None
+        self._stated_micro_batch_size: dict[Callback, int | None] = {}
+        self._samples_at_a_time: int | None = None  # in the batches of all processes together
+
+    def claim(self, trainer: Trainer, owner: Callback, does: str, *, fix: str = "keep one of them") -> None:
+        """Claim what only one callback may do.
+
+        Args:
+            trainer: Of this run; what a callback has claimed that it no longer holds is free again.
+            owner: The callback.
+            does: What it does, for the error: a verb and its object.
+            fix: What to do about it.
+
+        Raises:
+            ValueError: If another callback has claimed it; names both.
+        """
+        other = self._owners.get(does, owner)
+        if other is not owner and any(other is held for held in callbacks_of(trainer)):
+            raise ValueError(f"{_name(other)} and {_name(owner)} both {does}; {fix}")
+        self._owners[does] = owner
+
+    def claim_keys(self, trainer: Trainer, owner: Callback, keys: Iterable[str]) -> None:
+        """Claim keys to log; Lightning would average the values of two callbacks."""
+        for key in keys:
+            self.claim(trainer, owner, f"log {key}", fix="give one of them a suffix, for instance suffix='_2'")
+
+    def release(self, owner: Callback) -> None:
+        """Give back all that this callback has claimed: its fit is over."""
+        if owner is self._owners.get(SET_BATCH_SIZE):
+            self.split, self.planned, self._begin_batch_size = None, [], None
+        self._owners = {does: other for does, other in self._owners.items() if other is not owner}
+        self._weighers.pop(owner, None)
+        self._fixes_resume.discard(owner)
+        self._gradient_changes.pop(owner, None)
+        self._stated_micro_batch_size.pop(owner, None)
+        if self.factors is not None and not self.factors.stop(owner):
+            self.factors = self.unscaled = None
+
+    # The course of a fit
+
+    def claim_exact_resume(self, owner: Callback) -> None:
+        """Ask for the progress of a resumed run to be fixed, which is done once for all who ask."""
+        self._fixes_resume.add(owner)
+
+    def start(self, trainer: Trainer) -> None:
+        """Training begins; called once, by the first of the callbacks, before any of them reads."""
+        saved, self.saved_epoch, self._samples_at_a_time = self.saved_epoch, None, None
+        if self._fixes_resume:
+            fix_resume_progress(trainer, saved)
+        if self._begin_batch_size is not None:
+            self._begin_batch_size(trainer)
+        self.accumulation.start(next((count for count in self._weighers.values() if count is not None), None))
+        self.read_batch_size(trainer)
+
+    # The batch size
+
+    def claim_batch_size(self, trainer: Trainer, owner: Callback, begin: Callable[[Trainer], None]) -> None:
+        """Claim to set the batch size; ``begin`` sets that of the first epoch when training begins."""
+        self.claim(trainer, owner, SET_BATCH_SIZE, fix="keep one, or each would undo what the other sets")
+        self.split, self.planned, self._begin_batch_size = None, [], begin
+
+    def claim_to_read_batch_size(self, owner: Callback, micro_batch_size: int | None = None) -> None:
+        """Ask for the batch size to be read, with the samples per batch and process where the user has stated them."""
+        self._stated_micro_batch_size[owner] = micro_batch_size
+
+    def micro_batch_size(self, trainer: Trainer) -> int | None:
+        """Samples per batch on this process: as set, as stated by the user, or as the loader states."""
+        if self.split is not None:
+            return self.split.micro_batch_size
+        stated = next((size for size in self._stated_micro_batch_size.values() if size is not None), None)
+        return stated or micro_batch_size(trainer)
+
+    def read_batch_size(self, trainer: Trainer) -> None:
+        """Read the batch size of this epoch: on all processes at once, as the loader of each may have its own."""
+        if self._stated_micro_batch_size or self._begin_batch_size is not None:
+            own = self.micro_batch_size(trainer)
+            total = sum_over_processes(trainer, math.nan if own is None else own)
+            self._samples_at_a_time = None if math.isnan(total) else round(total)
+
+    def batch_size(self, trainer: Trainer) -> int | None:
+        """Samples per optimizer step: micro-batch x accumulation x processes; ``None`` where they are not known."""
+        at_a_time = self._samples_at_a_time
+        return None if at_a_time is None else at_a_time * trainer.accumulate_grad_batches
+
+    # The weights of micro-batches
+
+    def claim_weighing(self, owner: Callback, count: Count | None) -> None:
+        """Ask for micro-batches to be weighed by what ``count`` gives for them, by default their samples.
+
+        Raises:
+            ValueError: If another callback was given another function.
+        """
+        for other, theirs in self._weighers.items():
+            if other is not owner and None not in (count, theirs) and count != theirs:
+                raise ValueError(
+                    f"{_name(other)} and {_name(owner)} have different count functions, and a batch is weighed once; "
+                    "give count to one of them"
+                )
+        self._weighers[owner] = count
+
+    def weighs(self, owner: Callback) -> bool:
+        """Whether this is the one of the callbacks that weighs; which one makes no difference."""
+        return owner is next(iter(self._weighers), None)
+
+    @property
+    def is_counted_by_user(self) -> bool:
+        """Whether some callback was given a function that counts a batch."""
+        return any(count is not None for count in self._weighers.values())
+
+    def will_weigh(self, trainer: Trainer) -> bool:
+        """Whether micro-batches are weighed at some time of this run, as far as it is known."""
+        return trainer.world_size > 1 or self.accumulates(trainer) or self.is_counted_by_user
+
+    def accumulates(self, trainer: Trainer) -> bool:
+        """Whether gradients are accumulated at some time of this run, as far as it is known."""
+        factors = [trainer.accumulate_grad_batches, *accumulation_scheduled(trainer)]
+        return max([*factors, *(split.accumulate for split in self.planned)]) > 1
+
+    # Further passes over the batch of a step
+
+    def claim_gradient(self, owner: Callback, change: GradientChange) -> None:
+        """Ask for the gradient of each step to be changed."""
+        self._gradient_changes[owner] = change
+
+    @property
+    def gradient_changes(self) -> list[GradientChange]:
+        """What to do with the gradient of a step, in the order of the callbacks' names."""
+        return [self._gradient_changes[owner] for owner in sorted(self._gradient_changes, key=_name)]
+
+    @property
+    def is_extra_pass(self) -> bool:
+        """Whether the present pass over a batch is a further one.
+
+        Only the first counts: for the weights of micro-batches, gradient noise, running statistics and loggers.
+        """
+        return self.two_pass_step is not None and self.two_pass_step.is_extra_pass
+
+    # The factors on hyperparameters
+
+    def factors_of(self, trainer: Trainer) -> HyperparameterFactors:
+        """The one object that multiplies the hyperparameters of this fit."""
+        if self.factors is None:
+            self.factors = HyperparameterFactors(trainer)
+            self.unscaled = UnscaledUpdates(self.factors)
+        return self.factors
+
+    def multiplies_first(self, owner: Callback) -> bool:
+        """Whether this is the one of the callbacks that multiply which speaks for all."""
+        return self.factors is not None and self.factors.speaks_for_all(owner)
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """What callbacks multiplied the learning rates by in the last step."""
+        return 1.0 if self.factors is None else self.factors.learning_rate_factor
+
+    def used_rates(self, optimizer: Optimizer) -> list[float]:
+        """The learning rates of the last update by parameter group; none where nothing multiplies them."""
+        return [] if self.factors is None else self.factors.record.used(optimizer)
+
+
+SET_BATCH_SIZE = "set the batch size"
+RESCALE = {
+    "does": "change the learning rate when the batch size changes",
+    "fix": "use LearningRateScaling(when_batch_changes='keep'), or a schedule that leaves the learning rate alone",
+}
+_runs: WeakKeyDictionary[Trainer, Run] = WeakKeyDictionary()
+
+
+def run_of(trainer: Trainer) -> Run:
+    """The run of a Trainer; the same for all of its fits."""
+    run = _runs.get(trainer)
+    if run is None:
+        run = _runs[trainer] = Run()
+    return run
+
+
+def global_batch_size(trainer: Trainer, split: MicroBatching) -> int:
+    """Samples per optimizer step of a batch that is split like this."""
+    return split.micro_batch_size * split.accumulate * trainer.world_size
+
+
+def _name(callback: Callback) -> str:
+    return type(callback).__name__

@@ -1,0 +1,1 @@
+"""Batch sizes over time: schedules, growth, adaptive sampling, and exact accumulation."""

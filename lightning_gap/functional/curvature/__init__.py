@@ -1,0 +1,1 @@
+"""Curvature of the loss: Hessian products, eigenvalues, trace and spectral density."""

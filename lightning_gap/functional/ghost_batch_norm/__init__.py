@@ -1,0 +1,1 @@
+"""Batch normalisation over small slices (ghosts) of a large batch."""

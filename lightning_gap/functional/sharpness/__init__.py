@@ -1,0 +1,1 @@
+"""Sharpness: how high the loss climbs close to the weights, and its relatives."""

@@ -1,0 +1,127 @@
+"""The batches of a Trainer's train loader: how many samples each holds, for every callback alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset, default_collate
+
+from ..data._planned_loader import PlannedLoader
+from ..data.batch_plan import BatchPlan
+from ..data.in_memory import InMemoryLoader
+from ..data.resumable import _makes_batches
+from .stated_batches import gives_ready_batches, length, nominal_size, samplers_of, stated_batches
+
+_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def changes_batches(trainer: Trainer) -> bool:
+    """Whether a collate function, a data set or a hook of the user's stands between the sampler and the step."""
+    loader: Any = trainer.train_dataloader
+    owners = (trainer.lightning_module, trainer.datamodule)  # type: ignore[attr-defined]
+    if any(_overrides(owner, hook) for owner in owners for hook in _TRANSFER_HOOKS):
+        return True
+    if isinstance(loader, InMemoryLoader):
+        return type(loader.dataset) is not TensorDataset
+    dataset: Any = getattr(loader, "dataset", None)
+    return getattr(loader, "collate_fn", None) is not default_collate or _makes_batches(dataset)
+
+
+def micro_batch_size(trainer: Trainer) -> int | None:
+    """Samples per batch and process of the train loader, or ``None`` where the loader does not say."""
+    loader = trainer.train_dataloader
+    if isinstance(loader, PlannedLoader) and not gives_ready_batches(loader):
+        plan = loader.plan  # of the largest share: a small data set may leave smaller ones
+        return math.ceil(min(plan.samples, plan.samples_per_batch) / plan.processes)
+    size, samples = nominal_size(loader), samples_per_process(trainer)
+    return size if size is None or samples is None else min(size, samples)  # a small data set makes one smaller batch
+
+
+def stated_micro_batch_size(trainer: Trainer) -> int | None:
+    """Samples per batch and process where the train loader is certain of them; an argument cannot say otherwise.
+
+    A `DataLoader` of ready batches, ``batch_size=1`` with something that takes the one out, is not.
+    """
+    stated = stated_batches(trainer.train_dataloader)
+    ready = stated is not None and stated.size == 1 and changes_batches(trainer)
+    return None if stated is None or ready else micro_batch_size(trainer)
+
+
+def last_micro_batch_size(trainer: Trainer) -> int | None:
+    """Samples of the last batch of an epoch on one process; ``None`` where only the batches themselves would tell."""
+    loader = trainer.train_dataloader
+    if gives_ready_batches(loader):
+        return None
+    if isinstance(loader, PlannedLoader):
+        return loader.plan.size(min(len(loader), int(trainer.num_training_batches)) - 1)
+    stated = stated_batches(loader)
+    if stated is None or stated.samples is None:
+        return None
+    batches = stated.samples / stated.size
+    batches = math.floor(batches) if stated.drop_last else math.ceil(batches)
+    steps_end_sooner = 0 <= trainer.max_steps * trainer.accumulate_grad_batches < batches
+    if stated.drop_last or trainer.num_training_batches < batches or steps_end_sooner:
+        return min(stated.size, stated.samples)
+    return stated.samples % stated.size or stated.size
+
+
+def samples_of_last_batch(trainer: Trainer, micro_batch_size: int) -> int | None:
+    """Least samples that a process has in the last batch of a whole epoch with this batch size, if it is known."""
+    loader = trainer.train_dataloader
+    if gives_ready_batches(loader):
+        return None
+    if isinstance(loader, PlannedLoader):
+        total, processes = len(loader.dataset), loader.plan.processes
+        plans = (
+            BatchPlan(total, micro_batch_size, drop_last=loader.drop_last, processes=processes, rank=rank)
+            for rank in range(processes)
+        )
+        return min(plan.size(len(plan) - 1) for plan in plans)
+    samples = samples_per_process(trainer)
+    if samples is None or stated_batches(loader) is None:
+        return None
+    rest = samples % micro_batch_size
+    return micro_batch_size if rest == 0 or drops_last_batch(trainer) else rest
+
+
+def samples_per_process(trainer: Trainer) -> int | None:
+    """Samples of an epoch on one process, or ``None`` where the loader does not say."""
+    loader = trainer.train_dataloader
+    if gives_ready_batches(loader):
+        return None  # the number of ready batches is no number of samples
+    if isinstance(loader, PlannedLoader):
+        return len(loader.dataset) // trainer.world_size
+    stated = stated_batches(loader)
+    if stated is not None:
+        return stated.samples
+    *_, innermost = samplers_of(loader)
+    ready = isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None
+    if ready and not isinstance(innermost, BatchSampler):
+        return None  # the number of ready batches is no number of samples
+    if isinstance(innermost, BatchSampler):
+        return length(innermost.sampler)
+    alone = innermost is getattr(loader, "batch_sampler", None)  # a batch sampler of its own, which wraps none
+    return length(getattr(loader, "sampler", None) if alone else innermost)
+
+
+def drops_last_batch(trainer: Trainer) -> bool:
+    """Whether the train loader leaves out what does not fill a batch."""
+    loader = trainer.train_dataloader
+    stated = stated_batches(loader)
+    if stated is not None:
+        return stated.drop_last
+    return bool(getattr(getattr(loader, "batch_sampler", None) or loader, "drop_last", False))
+
+
+def states_its_batches(trainer: Trainer) -> bool:
+    """Whether the train loader's batches are known to have its batch size."""
+    stated = stated_batches(trainer.train_dataloader)
+    return stated is not None and stated.direct
+
+
+def _overrides(owner: Any, hook: str) -> bool:
+    """Whether a module or data module has its own version of a hook of Lightning's."""
+    method = getattr(type(owner), hook, None)
+    return method is not None and not method.__module__.startswith(("lightning.pytorch", "pytorch_lightning"))

@@ -1,0 +1,64 @@
+"""How far a run is, and what Lightning does with the present batch."""
+
+from __future__ import annotations
+
+import math
+
+from lightning.pytorch import Trainer
+
+from . import _private
+
+
+def optimizer_steps_taken(trainer: Trainer) -> int:
+    """Optimizer steps so far; in manual optimization, where one batch may step several optimizers, batches so far."""
+    if trainer.lightning_module.automatic_optimization:
+        return trainer.global_step
+    return trainer.fit_loop.total_batch_idx
+
+
+def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
+    """Optimizer steps in one epoch, or ``None`` where the train loader has no length."""
+    batches = trainer.num_training_batches
+    return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
+
+
+def optimizer_steps_planned_before(trainer: Trainer) -> int:
+    """Optimizer steps that come before the present one in a run whose epochs are all as long as this one."""
+    per_epoch = optimizer_steps_per_epoch(trainer) or 0
+    return trainer.current_epoch * per_epoch + trainer.fit_loop.batch_idx // trainer.accumulate_grad_batches
+
+
+def ends_accumulation(trainer: Trainer) -> bool:
+    """Whether the optimizer steps after this batch."""
+    return not _private.is_accumulating(trainer)
+
+
+def zeroes_gradients(trainer: Trainer) -> bool:
+    """Whether Lightning cleared the gradients before this batch's backward pass."""
+    return trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0
+
+
+def validation_interval(trainer: Trainer) -> int | None:
+    """Batches between validations, where Lightning insists that an epoch has at least as many."""
+    interval: object = trainer.val_check_interval
+    counts = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
+    return int(trainer.val_check_interval) if counts else None
+
+
+def averages_weights_now(trainer: Trainer) -> bool:
+    """Whether this is the extra epoch of `StochasticWeightAveraging`, which trains nothing."""
+    return _private.skips_backward(trainer)
+
+
+def is_last_planned(trainer: Trainer) -> bool:
+    """Whether this epoch is the last one by ``max_epochs`` or ``max_steps``.
+
+    Not `should_stop`: whether it is set by now depends on which callback comes first.
+    """
+    steps_are_up = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return trainer.current_epoch + 1 == trainer.max_epochs or steps_are_up
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -1,0 +1,56 @@
+"""What cannot work together is refused before the first step: one error that names the callback and the fix."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, Trainer
+
+from .callbacks import callbacks_of, is_lightnings
+from .processes import uses_sync_batch_norm
+
+
+def refuse_other_batch_sizes(trainer: Trainer, callback: Callback) -> None:
+    """Raise if the batch size is also set by one of Lightning's callbacks, by its strategy, or by hand."""
+    name = type(callback).__name__
+    for other in callbacks_of(trainer):
+        if is_lightnings(other, "GradientAccumulationScheduler"):
+            raise ValueError(f"{name} and GradientAccumulationScheduler both set accumulate_grad_batches; keep one")
+        if is_lightnings(other, "BatchSizeFinder"):
+            raise ValueError(
+                f"{name} and BatchSizeFinder both set the batch size; find the largest that fits first, with "
+                "Tuner.scale_batch_size, and pass it as max_micro_batch"
+            )
+    refuse_manual_optimization(trainer, callback)
+
+
+def refuse_manual_optimization(trainer: Trainer, callback: Callback) -> None:
+    """Raise if it is not Lightning's loop that accumulates gradients and steps."""
+    name = type(callback).__name__
+    if trainer.strategy.handles_gradient_accumulation:
+        raise ValueError(
+            f"{name} works where Lightning accumulates gradients, and {type(trainer.strategy).__name__} does it "
+            "itself; use strategy='auto' or 'ddp'"
+        )
+    if not trainer.lightning_module.automatic_optimization:
+        raise ValueError(
+            f"{name} works where Lightning accumulates gradients and steps; with automatic_optimization=False the "
+            "module does both itself"
+        )
+
+
+def refuse_sync_batch_norm(trainer: Trainer, argument: str) -> None:
+    """Raise if BatchNorm would gather its statistics from all processes, which measure different batches."""
+    if uses_sync_batch_norm(trainer):
+        raise ValueError(
+            f"{argument} cannot be measured under sync_batchnorm=True, where each batch has the statistics of all "
+            "processes; use batch_norm='running'"
+        )
+
+
+def refuse_sharded_weights(trainer: Trainer, callback: Callback) -> None:
+    """Raise if the strategy splits each parameter over processes: what we would measure there is wrong."""
+    strategy = type(trainer.strategy).__name__
+    if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+        raise ValueError(
+            f"{type(callback).__name__} needs whole parameters on every process, and {strategy} shards them; "
+            "use strategy='auto' or 'ddp'"
+        )

@@ -1,0 +1,175 @@
+"""Callbacks meet in the run of their Trainer: their order makes no difference, and one thing is claimed once."""
+
+import gc
+import random
+import re
+import weakref
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import lightning_gap
+from lightning_gap import (
+    AdaptiveBatchSize,
+    BatchSizeScheduler,
+    CurvatureMonitor,
+    ExactAccumulation,
+    GeneralizationGapMonitor,
+    GhostBatchNormSwap,
+    GradientNoiseScaleMonitor,
+    LearningRateScaling,
+    PiggybackWarmStart,
+    ResumableLoader,
+    ResumeExactly,
+    SharpnessMonitor,
+    WeightDistanceMonitor,
+)
+from lightning_gap.callbacks._run import run_of
+from lightning_gap.functional import SmithGrowth
+
+SMALL = {"samples": 16, "chunk_size": 8, "max_time_share": None}  # a busy machine leaves out no measurement
+OWNERS = {
+    "schedule": lambda: BatchSizeScheduler({0: 8, 2: 16}, max_micro_batch=8),
+    "growth with its own learning rate": lambda: BatchSizeScheduler(SmithGrowth(8, [1, 2], 16, factor=2.0)),
+    "adaptive": lambda: AdaptiveBatchSize(8, 24, test="noise_scale", measure_every_n_steps=1, micro_batches=2),
+    "piggyback": lambda: PiggybackWarmStart(1, 24, optimizer_state="reset"),
+}
+
+
+def samples(batch):
+    return len(batch[0])
+
+
+def everybody(owner):
+    keeps = "keep" if "growth" in owner else "rescale"
+    return [
+        OWNERS[owner](),
+        LearningRateScaling(8, warmup_epochs=1, when_batch_changes=keeps),
+        ExactAccumulation(samples),
+        GhostBatchNormSwap(2),
+        ResumeExactly(),
+        SharpnessMonitor(**SMALL, max_evaluations=2),
+        CurvatureMonitor(**SMALL, max_products=3, probes=0),
+        GradientNoiseScaleMonitor(**SMALL, probes=0),
+        GeneralizationGapMonitor(**SMALL),
+        WeightDistanceMonitor(),
+    ]
+
+
+def fit(*callbacks, ckpt_path=None, **options):
+    torch.manual_seed(0)
+    module = tiny.Validated()
+    trainer = tiny.trainer(*callbacks, **({"max_epochs": 3} | options))
+    loader = ResumableLoader(tiny.dataset(52), batch_size=8, shuffle=True)
+    trainer.fit(module, loader, tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+    return tiny.state_of(module), {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_in_any_order_the_weights_and_the_logged_values_are_the_same_to_the_bit(owner):
+    expected = fit(*everybody(owner))
+    for seed in (None, 0, 1):
+        callbacks = everybody(owner)
+        callbacks.reverse() if seed is None else random.Random(seed).shuffle(callbacks)
+        weights, logged = fit(*callbacks)
+        assert tiny.same(weights, expected[0])
+        assert logged == pytest.approx(expected[1], nan_ok=True, rel=0, abs=0)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_run_resumes_with_its_callbacks_in_another_order(tmp_path):
+    saves = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1, save_on_train_epoch_end=False)
+    expected, _ = fit(*everybody("adaptive"), saves, enable_checkpointing=True)
+    steps = sorted(int(path.stem.removeprefix("step=")) for path in tmp_path.iterdir())
+    for step in (steps[1], steps[len(steps) // 2], steps[-2]):
+        callbacks = everybody("adaptive")
+        random.Random(step).shuffle(callbacks)
+        weights, _ = fit(*callbacks, ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert tiny.same(weights, expected), step
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "names"),
+    [
+        (lambda: [OWNERS["schedule"](), OWNERS["adaptive"]()], "BatchSizeScheduler and AdaptiveBatchSize both set"),
+        (lambda: [OWNERS["adaptive"](), OWNERS["piggyback"]()], "AdaptiveBatchSize and PiggybackWarmStart both set"),
+        (
+            lambda: [LearningRateScaling(8), OWNERS["growth with its own learning rate"]()],
+            "LearningRateScaling and BatchSizeScheduler both .*when_batch_changes='keep'",
+        ),
+        (
+            lambda: [OWNERS["growth with its own learning rate"](), LearningRateScaling(8)],
+            "BatchSizeScheduler and LearningRateScaling both .*when_batch_changes='keep'",
+        ),
+        (lambda: [ExactAccumulation(samples), BatchSizeScheduler({0: 8}, count=len)], "different count functions"),
+        (lambda: [WeightDistanceMonitor(), WeightDistanceMonitor(per_layer=True)], "both log weights/.* suffix"),
+    ],
+)
+def test_what_two_claim_is_refused_and_both_are_named(callbacks, names):
+    with pytest.raises((ValueError, RuntimeError), match=names + "|more than one stateful callback"):
+        fit(*callbacks())
+    first, *_ = callbacks()
+    fit(first)  # and nothing of it is left
+
+
+def test_the_batch_size_is_one_number_for_all_who_ask():
+    class Asks(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_end(self, trainer, *_):
+            metrics = trainer.callback_metrics
+            if KEYS[0] in metrics:
+                self.seen.append({run_of(trainer).batch_size(trainer), *(int(metrics[key]) for key in KEYS)})
+
+    asks = Asks()
+    fit(LearningRateScaling(8, warmup_epochs=0), OWNERS["schedule"](), asks)
+    assert {len(sizes) for sizes in asks.seen} == {1}
+    assert set.union(*asks.seen) == {8, 16}
+    alone = Asks()
+    fit(LearningRateScaling(8, warmup_epochs=0), alone, accumulate_grad_batches=3)
+    assert set.union(*alone.seen) == {24}
+
+
+KEYS = ("batch/size", "batch/effective")
+
+
+def test_no_callback_looks_for_an_attribute_of_another():
+    package = Path(lightning_gap.__file__).parent
+    for file in [*(package / "callbacks").rglob("*.py"), *(package / "trainer").rglob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        assert not re.findall(r"(?:get|has|set)attr\((?:other|callback|held|each|another)\b", text), file
+
+
+def test_a_run_goes_with_its_trainer():
+    trainer = tiny.trainer(*everybody("adaptive"), max_epochs=1)
+    trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
+    run = weakref.ref(run_of(trainer))
+    assert run() is run_of(trainer)
+    del trainer
+    gc.collect()
+    assert run() is None
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (lambda: SharpnessMonitor(), {"samples": 8, "chunk_size": 4, "epsilon": 1e-2, "every_n_epochs": 2}),
+        (lambda: CurvatureMonitor(probes=0), {"samples": 8, "max_products": 2, "suffix": "_b"}),
+        (lambda: GradientNoiseScaleMonitor(probes=0), {"samples": 16, "chunk_size": 4, "at_start": True}),
+        (lambda: GeneralizationGapMonitor(), {"samples": 8, "seed": 3}),
+    ],
+)
+def test_arguments_that_are_set_before_fit_count(make, changes):
+    late = make()
+    for name, value in changes.items():
+        setattr(late, name, value)
+    early = type(late)(**({"probes": 0} if hasattr(late, "probes") else {}), **changes)
+    assert fit(late)[1] == pytest.approx(fit(early)[1], nan_ok=True, rel=0, abs=0)
+    late.samples = 0
+    with pytest.raises(ValueError, match="samples"):
+        fit(late)

@@ -1,0 +1,277 @@
+"""Every argument of every public function, fed what it is not: refused by name, or taken for what it says."""
+
+import inspect
+
+import pytest
+import torch
+from functional.odd_values import DOUBTFUL, JUNK
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from lightning_gap import data, functional, logging
+from lightning_gap.functional import (
+    AdaBatch,
+    BatchSizeTest,
+    DatasetLoss,
+    FixedSubset,
+    GeometricGrowth,
+    GhostBatchNorm1d,
+    GradientNoise,
+    GradientStatistics,
+    RandomSubspace,
+    RatioAverage,
+    SmithGrowth,
+)
+
+# What functions return, made by them alone; aliases of types; and classes whose arguments those of others are.
+RESULTS = {
+    *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
+    *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
+}
+TYPES = {"BatchNormMode", "Schedule", "Augmentation"}
+ERRORS = {name for name, value in vars(functional).items() if inspect.isclass(value) and issubclass(value, Exception)}
+SAME = {"GhostBatchNorm2d": "GhostBatchNorm1d", "GhostBatchNorm3d": "GhostBatchNorm1d"}
+TORCHS_OWN = {"device", "dtype"}
+# What is no junk to some arguments: measurements that may have failed, series, tensors, data sets.
+MEASURED = {
+    "wanted",
+    "learning_rate",
+    "loss",
+    "sum_of_norms_squared",
+    "mean_norm_squared",
+    "sum_of_products_squared",
+} | {*("small_norm_squared", "large_norm_squared")}
+FAILED, ARRAYS = {"nan", "inf", "minus inf", "numpy nan"}, {"array", "array of one"}
+SERIES = ("steps", "distances", "milestones", "alphas", "values", "sizes", "epsilons", "levels", "ratio")
+GOOD = {
+    **dict.fromkeys(MEASURED, FAILED),
+    **dict.fromkeys(SERIES, ARRAYS),
+    **{name: {"tensor", "floats"} for name in ("weights", "gradients", "grid")},
+    **{name: {*ARRAYS, "floats"} for name in ("dataset", "samples")},
+}
+CALLABLE = {"loss_fn", "report_on", "schedule", "rule", "run", "measure", "observe", "evaluation_mode", "collate_fn"}
+
+
+def weight(size=30):
+    return torch.ones(size, dtype=torch.float64, requires_grad=True)
+
+
+def of_weights(**needed):
+    """A loss of its own for each call, and the weights that it is of."""
+    w = weight()
+    return {"loss_fn": lambda: w.square().sum(), "params": [w], **needed}
+
+
+def of_parts():
+    w = weight()
+    return {"loss_fn": lambda: ((w * k).square().sum() / 4 for k in (1, 2, 3, 4)), "params": [w], "sizes": [2] * 4}
+
+
+def of_layers():
+    w = weight()
+    return {"loss_fn": lambda: w.sum(), "params": {"a.w": w}}
+
+
+def of_groups():
+    w = weight()
+    return {"loss_fns": [lambda: w.sum()], "params": [w]}
+
+
+def statistics(**needed):
+    return {"statistics": GradientStatistics(2, 8, 20.0, 5.0, 40.0), **needed}
+
+
+def line():
+    return {
+        "module": nn.Linear(2, 1),
+        "start": nn.Linear(2, 1).state_dict(),
+        "end": nn.Linear(2, 1).state_dict(),
+        "alphas": [0.0],
+        "measure": lambda: 1.0,
+    }
+
+
+def made(kind, method, *needed):
+    """A method of a fresh object."""
+    return lambda **given: getattr(kind(*needed), method)(**given)
+
+
+# What each call cannot do without: made anew for every value.
+CALLS = {
+    "AccumulationWindow": (functional.AccumulationWindow, dict),
+    "AccumulationWindow.add": (made(functional.AccumulationWindow, "add"), lambda: {"samples": 8, "divisor": 2}),
+    "AccumulationWindow.finish": (
+        made(functional.AccumulationWindow, "finish"),
+        lambda: {"samples_of_all": 8, "processes": 2},
+    ),
+    "AdaBatch": (AdaBatch, lambda: {"batch_size": 8, "max_batch_size": 64}),
+    "AdaBatch.__call__": (made(AdaBatch, "__call__", 8, 64), lambda: {"epoch": 1}),
+    "BatchSizeTest": (BatchSizeTest, lambda: {"test": "norm"}),
+    "BatchSizeTest.update": (
+        made(BatchSizeTest, "update", "cabs"),
+        lambda: statistics(batch_size=16, learning_rate=0.1, loss=1.0),
+    ),
+    "DatasetLoss": (
+        DatasetLoss,
+        lambda: {
+            "module": nn.Linear(2, 1),
+            "loss_fn": lambda m, b: m(b).mean(),
+            "batches": [torch.ones(3, 2)],
+            "sizes": [3],
+        },
+    ),
+    "FixedSubset": (FixedSubset, lambda: {"dataset": TensorDataset(torch.ones(4))}),
+    "GeometricGrowth": (GeometricGrowth, lambda: {"batch_size": 8, "max_batch_size": 64}),
+    "GeometricGrowth.__call__": (made(GeometricGrowth, "__call__", 8, 64), lambda: {"epoch": 1}),
+    "GhostBatchNorm1d": (GhostBatchNorm1d, lambda: {"num_features": 2, "ghost_batch_size": 4}),
+    "GradientNoise.reason": (made(GradientNoise, "reason", -1.0, 2.0), lambda: {"scale": "simple_scale"}),
+    "GradientStatistics": (
+        GradientStatistics,
+        lambda: {
+            "gradients": 2,
+            "samples_each": 8,
+            "sum_of_norms_squared": 20.0,
+            "mean_norm_squared": 5.0,
+            "sum_of_products_squared": 40.0,
+        },
+    ),
+    "RandomSubspace": (RandomSubspace, dict),
+    "RatioAverage": (RatioAverage, lambda: {"decay": 0.5}),
+    "RatioAverage.update": (made(RatioAverage, "update", 0.5), lambda: {"numerator": 1.0, "denominator": 2.0}),
+    "SmithGrowth": (SmithGrowth, lambda: {"batch_size": 8, "milestones": (3,), "max_batch_size": 64}),
+    "SmithGrowth.__call__": (made(SmithGrowth, "__call__", 8, (3,), 64), lambda: {"epoch": 1}),
+    "SpectralDensity.density": (
+        made(functional.SpectralDensity, "density", torch.zeros(1).double(), torch.ones(1).double(), True),
+        lambda: {"grid": torch.zeros(3), "width": 0.1},
+    ),
+    "along_line": (functional.along_line, line),
+    "augmented_inner_product_test": (functional.augmented_inner_product_test, statistics),
+    "average_sharpness": (functional.average_sharpness, of_weights),
+    "batch_statistics": (
+        lambda **given: functional.batch_statistics(**given).__enter__(),
+        lambda: {"module": nn.ReLU()},
+    ),
+    "cabs": (functional.cabs, lambda: statistics(learning_rate=0.1, loss=1.0)),
+    "constant_warmup": (functional.constant_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
+    "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
+    "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
+    "ghost_batch_norm": (
+        functional.ghost_batch_norm,
+        lambda: {"input": torch.ones(4, 2), "runs": ((2, 2),), "weight": torch.ones(2), "bias": torch.ones(2)},
+    ),
+    "ghost_runs": (functional.ghost_runs, lambda: {"samples": 8, "ghost_batch_size": 4}),
+    "gradient_noise": (functional.gradient_noise, of_parts),
+    "gradient_statistics": (
+        functional.gradient_statistics,
+        lambda: {"gradients": [torch.ones(2), torch.zeros(2)], "samples_each": 1},
+    ),
+    "gradual_warmup": (functional.gradual_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
+    "hessian_eigenvalues": (functional.hessian_eigenvalues, of_weights),
+    "hessian_trace": (functional.hessian_trace, of_weights),
+    "hessian_vector_product": (functional.hessian_vector_product, lambda: of_weights(vector=[torch.ones(30).double()])),
+    "inner_product_test": (functional.inner_product_test, statistics),
+    "layer_distances": (
+        functional.layer_distances,
+        lambda: {"weights": {"a.w": torch.ones(2)}, "reference": {"a.w": torch.ones(2)}},
+    ),
+    "layer_sharpness": (functional.layer_sharpness, of_layers),
+    "learning_rate_gain": (
+        functional.learning_rate_gain,
+        lambda: {"batch_size": 9, "base_batch_size": 3, "noise_scale": 9.0},
+    ),
+    "learning_rate_scale": (functional.learning_rate_scale, lambda: {"batch_size": 9, "base_batch_size": 3}),
+    "log_fit": (functional.log_fit, lambda: {"steps": [1, 2], "distances": [1.0, 2.0]}),
+    "m_sharpness": (functional.m_sharpness, of_groups),
+    "next_batch_size": (
+        functional.next_batch_size,
+        lambda: {"wanted": 9.0, "current": 8, "smallest": 8, "largest": 64},
+    ),
+    "noise_from_norms": (
+        functional.noise_from_norms,
+        lambda: {"small_norm_squared": 13.0, "large_norm_squared": 4.0, "small_batch_size": 1, "large_batch_size": 4},
+    ),
+    "norm_test": (functional.norm_test, statistics),
+    "optimal_learning_rate": (
+        functional.optimal_learning_rate,
+        lambda: {"batch_size": 8, "noise_scale": 9.0, "max_learning_rate": 1.0},
+    ),
+    "orthogonality_test": (functional.orthogonality_test, statistics),
+    "planned_optimizer_steps": (
+        functional.planned_optimizer_steps,
+        lambda: {"schedule": {0: 8}, "samples": 20, "epochs": 2},
+    ),
+    "recomputed_statistics": (
+        lambda **given: functional.recomputed_statistics(**given).__enter__(),
+        lambda: {"module": nn.ReLU(), "run": lambda: None},
+    ),
+    "restore_batch_norm": (functional.restore_batch_norm, lambda: {"module": nn.BatchNorm1d(2)}),
+    "sharpness": (functional.sharpness, of_weights),
+    "sharpness_profile": (functional.sharpness_profile, lambda: of_weights(epsilons=(0.1,))),
+    "spectral_density": (functional.spectral_density, of_weights),
+    "split_batch": (functional.split_batch, lambda: {"batch_size": 8}),
+    "subspace_sharpness": (functional.subspace_sharpness, lambda: of_weights(subspace=RandomSubspace(2))),
+    "swap_batch_norm": (functional.swap_batch_norm, lambda: {"module": nn.BatchNorm1d(2), "ghost_batch_size": 2}),
+    "train_longer": (
+        functional.train_longer,
+        lambda: {"epochs": 2, "milestones": (1,), "batch_size": 8, "base_batch_size": 4},
+    ),
+    "weight_distance": (functional.weight_distance, lambda: {"weights": [torch.ones(2)], "reference": [torch.ones(2)]}),
+    "weight_quantiles": (functional.weight_quantiles, lambda: {"weights": [torch.ones(3)]}),
+    "BatchPlan": (data.BatchPlan, lambda: {"samples": 8, "batch_size": 2, "processes": 2}),
+    "InMemoryLoader": (data.InMemoryLoader, lambda: {"samples": (torch.ones(8),), "batch_size": 2}),
+    "ResumableLoader": (data.ResumableLoader, lambda: {"dataset": TensorDataset(torch.ones(8)), "batch_size": 2}),
+    "RandomAffine": (data.RandomAffine, dict),
+    "RandomCrop": (data.RandomCrop, dict),
+    "RandomFlip": (data.RandomFlip, dict),
+    "RandomResizedCrop": (data.RandomResizedCrop, dict),
+    "Column": (logging.Column, lambda: {"key": "loss", "title": "Loss"}),
+    "mean_and_std": (logging.mean_and_std, lambda: {"values": [1.0, 2.0]}),
+}
+ARGUMENTS = [
+    pytest.param(call, needed, argument, parameter, id=f"{name}-{argument}")
+    for name, (call, needed) in CALLS.items()
+    for argument, parameter in inspect.signature(
+        getattr(functional, name, None) or getattr(data, name, None) or getattr(logging, name, None) or call
+    ).parameters.items()
+    if argument not in TORCHS_OWN and parameter.kind is not parameter.VAR_KEYWORD
+] + [
+    pytest.param(call, needed, argument, None, id=f"{name}-{argument}")
+    for name, (call, needed) in CALLS.items()
+    if "." in name
+    for argument in needed()
+]
+
+
+def public(module):
+    return {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
+
+
+def test_every_public_function_is_here():
+    drawn = {"log_figure", "parametric_figure", "sharpness_figure", "write_csv", "write_markdown", "Augmentations"}
+    wanted = public(functional) | public(data) | public(logging)
+    assert wanted - RESULTS - TYPES - ERRORS - SAME.keys() - drawn == {name for name in CALLS if "." not in name}
+
+
+def refusal_of(call, given):
+    try:
+        call(**given)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
+@pytest.mark.parametrize(("call", "needed", "argument", "parameter"), ARGUMENTS)
+def test_an_argument_is_refused_by_name_or_means_something(call, needed, argument, parameter):
+    annotation = str(parameter.annotation) if parameter is not None else ""
+    is_flag = "bool" in annotation
+    for label, value in {**JUNK, **DOUBTFUL}.items():
+        if argument in CALLABLE and label in ("function", "type"):
+            continue  # what they return or raise is their own
+        told = refusal_of(call, {**needed(), argument: value})
+        if told:
+            assert argument in told, f"{argument}={value!r}: {told}"
+            continue
+        assert label not in JUNK or label in GOOD.get(argument, ()), f"{argument}={value!r} was accepted"
+        assert label not in ("true", "numpy true") or is_flag, f"{argument}={value!r} was accepted"
+        assert label != "text" or "str" in annotation, f"{argument}={value!r} was accepted"
