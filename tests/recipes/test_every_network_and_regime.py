@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 
 from lightning_gap import GhostBatchNorm1d, GhostBatchNorm2d
-from lightning_gap.functional import stage_at
+from lightning_gap.functional import epoch_batch_at
 from lightning_gap.recipes import C1, C2, C3, C4, F1, F2, REGIMES, WRN16_4, ResNet44, ResNet50
 from lightning_gap.recipes.catalogue import bundled, load_recipe
 from lightning_gap.recipes.datasets import Images, InMemoryData
@@ -73,7 +73,7 @@ def test_a_network_trains_under_a_regime(kind, regime):
     trainer.fit(recipe, Pictures(recipe))
     sizes = []
     for epoch in range(recipe.epochs):
-        grown = {"growing": stage_at({0: 4, 1: 8}, epoch).batch_size, "piggyback": 8 if epoch else 4, "small": 4}
+        grown = {"growing": epoch_batch_at({0: 4, 1: 8}, epoch).batch_size, "piggyback": 8 if epoch else 4, "small": 4}
         sizes += [grown.get(regime, 8)] * (16 // grown.get(regime, 8))
     assert seen.sizes == sizes
     assert trainer.global_step == len(sizes) >= 2

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.functional import stage_at
+from lightning_gap.functional import epoch_batch_at
 from lightning_gap.recipes import F1, Digits, Recipe
 from lightning_gap.recipes.catalogue import bundled, load_recipe
 from lightning_gap.recipes.lookup import lookup
@@ -56,7 +56,7 @@ def sizes(recipe):
     for callback in recipe.configure_callbacks():
         if isinstance(callback, BatchSizeScheduler):
             for epoch in range(recipe.epochs):
-                size = stage_at(callback.schedule, epoch).batch_size
+                size = epoch_batch_at(callback.schedule, epoch).batch_size
                 if size != list(found.values())[-1]:
                     found[epoch] = size
         elif isinstance(callback, PiggybackWarmStart):
