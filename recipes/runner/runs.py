@@ -103,16 +103,17 @@ def _workers(plan: Plan, beside: bool) -> Iterator[list[_Worker]]:
     workers: list[_Worker] = []
     with ExitStack() as files:
         try:
-            for place in range(plan.settings.workers if beside else 0):
-                workers.append(_Worker(plan, place, files.enter_context(TemporaryFile("w+", encoding="utf-8"))))
+            places = range(plan.settings.workers if beside else 0)
+            said = (files.enter_context(TemporaryFile("w+", encoding="utf-8")) for _ in places)
+            workers.extend(_Worker(plan, place, file) for place, file in zip(places, said, strict=True))
             yield workers
         finally:
             for worker in workers:
                 worker.process.terminate()  # no more than a word to one that has ended
             for worker in workers:
                 worker.process.wait()
-        said = [line for worker in workers for line in worker.lines() if line.startswith("warning: ")]
-    for line in dict.fromkeys(said):
+        told = [line for worker in workers for line in worker.lines() if line.startswith("warning: ")]
+    for line in dict.fromkeys(told):
         print(line, file=sys.stderr)
 
 
