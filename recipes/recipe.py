@@ -79,7 +79,7 @@ class Recipe(LightningModule):
     optimizer: str
     learning_rate: float
     ghost_batch_size: int = 128
-    warmup_epochs: float = 5
+    warmup_epochs: float = 5.0
     learning_rate_steps: dict[int, float]
     momentum: float | None = None
     weight_decay: float = 0.0
