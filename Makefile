@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .PHONY: demo test test-all check format clean
 
 demo: .venv/installed
-	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 3 --workers 2 \
+	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 4 --workers 2 \
 	    --measure_every_n_epochs 30 --sharpness_samples 256
 
 test: .venv/installed-dev

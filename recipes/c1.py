@@ -42,7 +42,7 @@ class C1(Recipe):
         small_batch_size: int = 256,
         large_batch_size: int = 5000,  # 10 % of the training set
         ghost_batch_size: int = 128,  # Hoffer et al.'s
-        warmup_epochs: float = 5,
+        warmup_epochs: float = 5.0,
         optimizer: str = "adam",
         learning_rate: float = 1e-3,  # ADAM's default
         learning_rate_steps: dict[int, float] | None = None,

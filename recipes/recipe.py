@@ -65,7 +65,8 @@ class Recipe(LightningModule):
             or recomputed (over the training samples).
         evaluation_chunk: Samples evaluated at once, and so part of what batch statistics mean.
         sharpness_samples: Most samples that sharpness, and each split of the figure, are measured on.
-        channels_last: Whether weights and images lie in memory channel by channel of each pixel: faster convolutions.
+        channels_last: Whether weights and images lie in memory pixel by pixel, all channels of each together: faster
+            convolutions. Only where the channels of every convolution are a multiple of 16.
         batch_size: Samples per optimizer step in the first epoch, over all processes and micro-batches; the regime's.
     """
 
@@ -78,7 +79,7 @@ class Recipe(LightningModule):
     optimizer: str
     learning_rate: float
     ghost_batch_size: int = 128
-    warmup_epochs: float = 5
+    warmup_epochs: float = 5.0
     learning_rate_steps: dict[int, float]
     momentum: float | None = None
     weight_decay: float = 0.0
@@ -109,6 +110,9 @@ class Recipe(LightningModule):
         self._callbacks = _callbacks_of(regime, self.regimes[regime](self))
         if self.zero_last_gammas:
             self.zero_last_gammas = zero_last_gammas(network) > 0
+        # Narrow layers gain nothing, and end torch 2.15's backward pass in a crash on the CPU.
+        convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        self.channels_last = self.channels_last and not any(layer.out_channels % 16 for layer in convolutions)
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
         self.train_means, self.validation_means = EpochMeans(), EpochMeans()

@@ -37,7 +37,7 @@ class ResNet44(Recipe):
         small_batch_size: int = 128,
         large_batch_size: int = 4096,
         ghost_batch_size: int = 128,
-        warmup_epochs: float = 5,
+        warmup_epochs: float = 5.0,
         optimizer: str = "sgd",
         learning_rate: float = 0.1,
         learning_rate_steps: dict[int, float] | None = {81: 0.1, 122: 0.01, 164: 0.001},  # noqa: B006 - never changed

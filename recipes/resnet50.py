@@ -42,7 +42,7 @@ class ResNet50(Recipe):
         small_batch_size: int = 256,
         large_batch_size: int = 8192,
         ghost_batch_size: int = 32,  # of one worker
-        warmup_epochs: float = 5,
+        warmup_epochs: float = 5.0,
         optimizer: str = "nesterov",
         learning_rate: float = 0.1,
         learning_rate_steps: dict[int, float] | None = {30: 0.1, 60: 0.01, 80: 0.001},  # noqa: B006 - never changed

@@ -51,7 +51,7 @@ class WRN16_4(Recipe):
         small_batch_size: int = 128,
         large_batch_size: int = 5120,  # Smith's, a tenth of the training set
         ghost_batch_size: int = 128,
-        warmup_epochs: float = 5,
+        warmup_epochs: float = 5.0,
         optimizer: str = "sgd",
         learning_rate: float = 0.1,
         learning_rate_steps: dict[int, float] | None = {60: 0.2, 120: 0.04, 160: 0.008},  # noqa: B006 - never changed

@@ -1,6 +1,8 @@
 """What `pip install lightning-gap` may bring along."""
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,25 @@ def test_the_constraints_hold_no_compromised_release():
     pins = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE))
     assert pins["lightning"] not in COMPROMISED
     assert pins["pytorch-lightning"] not in COMPROMISED
+
+
+NAMES = {
+    "yaml": "PyYAML",
+    "sklearn": "scikit-learn",
+}  # where a library is imported by another name than it is installed
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("lightning_gap", ()), ("recipes", ("recipes",))])
+def test_what_is_imported_at_the_top_of_a_file_is_declared(folder, extras):
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    texts = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
+    declared = {Requirement(text).name.replace("-", "_") for text in texts}
+    ours = {"lightning_gap", *sys.stdlib_module_names}
+    for file in (ROOT / folder).rglob("*.py"):
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            if isinstance(statement, ast.ImportFrom) and not statement.level:
+                names = [statement.module]
+            for name in {name.partition(".")[0] for name in names} - ours:
+                assert NAMES.get(name, name).replace("-", "_") in declared, f"{file}: {name}"

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import docstring_parser
 import yaml
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from ..catalogue import RecipeFile, load_recipe, read_docstring
 from ..datasets import DATASETS
@@ -113,7 +113,7 @@ def settings_parser(command: str, told: str, file: RecipeFile | None, words: Wor
     """For a command that trains: every setting of a run, and every hyperparameter of the recipe with its default."""
     parser = Parser(prog=f"lightning-gap {command}", description=told)
     parser.add_argument("--config", action="config", help="YAML file of options, as --print_config writes it.")
-    parser.add_argument("--recipe", type=str, help=SUPPRESS)
+    parser.add_argument("--recipe", type=str, help="The same as the first word after the command.")
     described = _described(Settings.__doc__)
     if command == "run":
         parser.add_argument("--regime", type=str, required=True, help="Training regime of the recipe.")

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryFile
+from typing import IO
 
 import torch
 from rich.console import Console
@@ -82,9 +83,8 @@ def _train_all(plan: Plan, report: Callable[[str], None], share: str | None) -> 
 class _Worker:
     """A process that trains its share of the runs in a folder that is claimed; what it says is kept for later."""
 
-    def __init__(self, plan: Plan, place: int) -> None:
-        settings = plan.settings
-        self.said = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - open for as long as the worker is asked
+    def __init__(self, plan: Plan, place: int, said: IO[str]) -> None:
+        settings, self.said = plan.settings, said
         command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "compare", settings.recipe]
         command += [*settings.regimes, "--config", str(plan.output / CONFIG), "--output", str(plan.output), "--resume"]
         command += [f"--trials={settings.trials}"]
@@ -101,15 +101,19 @@ class _Worker:
 def _workers(plan: Plan, beside: bool) -> Iterator[list[_Worker]]:
     """As many as were asked for, or none; they end with the block, and their warnings are passed on once."""
     workers: list[_Worker] = []
-    try:
-        workers += (_Worker(plan, place) for place in range(plan.settings.workers if beside else 0))
-        yield workers
-    finally:
-        for worker in workers:
-            worker.process.terminate()  # no more than a word to one that has ended
-        for worker in workers:
-            worker.process.wait()
-    for line in dict.fromkeys(line for worker in workers for line in worker.lines() if line.startswith("warning: ")):
+    with ExitStack() as files:
+        try:
+            places = range(plan.settings.workers if beside else 0)
+            said = (files.enter_context(TemporaryFile("w+", encoding="utf-8")) for _ in places)
+            workers.extend(_Worker(plan, place, file) for place, file in zip(places, said, strict=True))
+            yield workers
+        finally:
+            for worker in workers:
+                worker.process.terminate()  # no more than a word to one that has ended
+            for worker in workers:
+                worker.process.wait()
+        told = [line for worker in workers for line in worker.lines() if line.startswith("warning: ")]
+    for line in dict.fromkeys(told):
         print(line, file=sys.stderr)
 
 

@@ -82,3 +82,26 @@ def test_a_network_trains_under_a_regime(kind, regime):
     moved = [not torch.equal(weight, start) for weight, start in zip(recipe.parameters(), before, strict=True)]
     assert sum(moved) > len(moved) / 2
     assert math.isfinite(float(trainer.callback_metrics["train/loss"]))
+
+
+@pytest.mark.parametrize("kind", [C1, ResNet44])
+def test_channels_last_changes_the_memory_and_no_more_than_rounding(kind):
+    few = {"channels": 16, "dense": (8, 8), "dropout": False} if kind is C1 else {"blocks": 1}
+    losses, gradients = [], []
+    for channels_last in (True, False):
+        torch.manual_seed(0)
+        recipe = kind("large", **few, channels_last=channels_last).double()
+        images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        loss = torch.nn.functional.cross_entropy(recipe(images), torch.arange(8))
+        loss.backward()
+        convolution = next(layer for layer in recipe.modules() if isinstance(layer, torch.nn.Conv2d))
+        assert convolution.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        losses.append(loss.item())
+        gradients.append(torch.cat([weight.grad.flatten() for weight in recipe.parameters()]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_narrow_convolutions_stay_in_torchs_own_order():
+    assert not C1("large", channels=4).channels_last
+    assert C1("large", channels=16).channels_last
