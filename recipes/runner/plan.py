@@ -191,7 +191,7 @@ def _check_users_callbacks(
         keys = (key for monitor in ours for key in getattr(monitor, "keys", ()))
         logged += [key for key in keys if "/log_" not in key and "_final" not in key]  # which take more than one epoch
     if any(isinstance(callback, LearningRateScaling) for callback in callbacks):
-        logged += ["lr/effective", "lr/scale", "batch/effective"]
+        logged += ["lr/effective", "lr/scale", "batch/size", "batch/effective"]
     for callback in users:
         wanted = getattr(callback, "monitor", None)
         if isinstance(wanted, str) and wanted not in logged and getattr(callback, "strict", True):
