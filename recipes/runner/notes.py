@@ -34,7 +34,8 @@ def table_notes(plan: Plan) -> str:
     first = recipes[settings.regimes[0]]
     data = plan.data(first, settings.seed)
     held_out = f"{len(data.validation):,} validation (drawn with seed 0)" if len(data.validation) else "no validation"
-    given = {name: value for name, value in hyperparameters.items() if value and value != "none" and name not in _TOLD}
+    used = {**hyperparameters, "channels_last": first.channels_last}  # which narrow layers turn off
+    given = {name: value for name, value in used.items() if value and value != "none" and name not in _TOLD}
     regimes = "".join(f"{name}: {told}; " for name, found in recipes.items() if (told := _changes(found)))
     seeds = ", ".join(str(settings.seed + trial) for trial in range(settings.trials))
     several = f", mean ± sample standard deviation over {settings.trials} trials" if settings.trials > 1 else ""
@@ -71,7 +72,7 @@ def _changes(recipe: Recipe) -> str:
     steps = steps_by_epoch(recipe.hparams.get("learning_rate_steps"))
     before = {**recipe.hparams, "gradient_clip": None, "learning_rate_steps": steps}
     now = {name: getattr(recipe, name) for name in Recipe.__annotations__ if name in before}
-    changed = {name: value for name, value in now.items() if value != before[name]}
+    changed = {name: value for name, value in now.items() if value != before[name] and name != "channels_last"}
     return ", ".join([*_pairs(changed), *map(_described, recipe.configure_callbacks())])
 
 
