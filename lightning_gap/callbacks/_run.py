@@ -170,14 +170,15 @@ class Run:
 
     # Further passes over the batch of a step
 
-    def claim_gradient(self, owner: Callback, change: GradientChange) -> None:
-        """Ask for the gradient of each step to be changed."""
+    def claim_gradient(self, trainer: Trainer, owner: Callback, change: GradientChange) -> None:
+        """Ask for the gradient of each step to be changed; one callback of each name may."""
+        self.claim(trainer, owner, f"change the gradient under the name {_name(owner)}")
         self._gradient_changes[owner] = change
 
     @property
-    def gradient_changes(self) -> list[GradientChange]:
-        """What to do with the gradient of a step, in the order of the callbacks' names."""
-        return [self._gradient_changes[owner] for owner in sorted(self._gradient_changes, key=_name)]
+    def gradient_changes(self) -> dict[str, GradientChange]:
+        """What to do with the gradient of a step, by the names of the callbacks and in their order."""
+        return {_name(owner): self._gradient_changes[owner] for owner in sorted(self._gradient_changes, key=_name)}
 
     @property
     def is_extra_pass(self) -> bool:

@@ -108,7 +108,6 @@ def test_only_the_first_pass_counts(page):
         torch.testing.assert_close(value, before[name])
     assert float(trainer.callback_metrics["loss_epoch"]) == pytest.approx(float(plain.callback_metrics["loss_epoch"]))
     assert trainer.global_step == plain.global_step
-    assert "optimizer_step" not in vars(trainer.lightning_module)
 
 
 def test_dropout_masks_are_the_same_in_both_passes(page):
@@ -141,3 +140,14 @@ def test_the_plugin_composes_in_any_order_and_resumes(page, tmp_path):
 def test_the_plugin_is_refused_where_a_batch_is_spread_over_several(page):
     with pytest.raises(ValueError, match=r"ExtraGradient.*accumulate_grad_batches=1"):
         fit(page["ExtraGradient"](), accumulate_grad_batches=2)
+
+
+def test_the_plugin_leaves_out_weights_that_the_loss_does_not_depend_on(page):
+    class Unused(tiny.Validated):
+        def __init__(self):
+            super().__init__()
+            self.extra = torch.nn.Linear(2, 2)
+
+    (_, found), (_, expected) = (fit(page["ExtraGradient"](), module=each, epochs=1) for each in (Unused(), None))
+    assert torch.equal(found["net.0.weight"], expected["net.0.weight"])
+    assert len(found) == len(expected) + 2

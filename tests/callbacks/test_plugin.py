@@ -1,0 +1,187 @@
+"""What a plugin is given and what it must not touch, in a user's own fit."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
+from torch.nn.utils import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm as parametrized_spectral_norm
+
+from lightning_gap import BatchSizeScheduler
+from lightning_gap.callbacks._plugin import Plugin
+from lightning_gap.functional import SmithGrowth
+
+
+class Again(Plugin):
+    """Take the second pass, and keep the gradient that each of the two has left."""
+
+    def __init__(self):
+        self.seen = []
+
+    def change_gradient(self, trainer, pl_module, again):
+        self._keep(pl_module)
+        again()
+        self._keep(pl_module)
+
+    def _keep(self, module):
+        self.seen.append([None if w.grad is None else w.grad.clone() for w in module.parameters()])
+
+
+class Halves(Plugin):
+    def change_gradient(self, trainer, pl_module, again):
+        for weight in pl_module.parameters():
+            weight.grad /= 2
+
+
+def fit(*callbacks, module=None, batch_size=16, **options):
+    module = module or tiny.TinyClassifier()
+    trainer = tiny.trainer(*callbacks, **({"max_epochs": 1} | options))
+    trainer.fit(module, tiny.loader(batch_size=batch_size))
+    return trainer, tiny.state_of(module)
+
+
+def scaled():
+    return MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+
+def test_under_a_gradient_scaler_a_plugin_sees_the_gradient_of_the_loss():
+    in_float32, under_scaler = Again(), Again()
+    fit(in_float32, module=tiny.TinyClassifier(dropout=0.0), limit_train_batches=1)
+    fit(under_scaler, module=tiny.TinyClassifier(dropout=0.0), limit_train_batches=1, plugins=[scaled()])
+    assert len(in_float32.seen) == len(under_scaler.seen) == 2
+    for expected, found in zip(in_float32.seen, under_scaler.seen, strict=True):
+        for own, other in zip(expected, found, strict=True):
+            torch.testing.assert_close(other, own, rtol=0.02, atol=2e-3)  # of float16
+
+
+def test_under_a_gradient_scaler_the_step_is_by_the_changed_gradient():
+    def change(*callbacks):
+        before = tiny.state_of(tiny.TinyClassifier())
+        _, after = fit(*callbacks, limit_train_batches=1, plugins=[scaled()])
+        return {name: after[name] - before[name] for name in before if "weight" in name or "bias" in name}
+
+    whole, again, half = change(), change(Again()), change(Halves())
+    for name, value in whole.items():
+        assert torch.equal(again[name], value)
+        torch.testing.assert_close(half[name], value / 2, rtol=1e-3, atol=1e-6)
+
+
+class Accumulates(Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        trainer.accumulate_grad_batches = 1 + trainer.current_epoch
+
+
+@pytest.mark.parametrize(
+    "callback", [Accumulates(), BatchSizeScheduler(SmithGrowth(8, [1], 16, factor=2.0), max_micro_batch=8)]
+)
+def test_accumulation_that_begins_later_is_refused_then(callback):
+    with pytest.raises(ValueError, match=r"Again.*accumulate_grad_batches=2.*epoch 1"):
+        fit(Again(), callback, batch_size=8, max_epochs=-1, max_steps=12)
+
+
+def test_a_second_plugin_of_one_name_is_refused():
+    with pytest.raises(ValueError, match="Again and Again"):
+        fit(Again(), Again())
+    fit(Again(), Halves())
+
+
+def test_in_the_epoch_of_weight_averaging_nothing_is_changed():
+    def averaging():
+        return StochasticWeightAveraging(0.01, swa_epoch_start=1)
+
+    plugin = Again()
+    _, found = fit(plugin, averaging(), max_epochs=3)
+    _, expected = fit(averaging(), max_epochs=3)
+    assert len(plugin.seen) == 2 * 3 * 3
+    assert tiny.same(found, expected)
+
+
+class Copies(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.copy = copy.deepcopy(pl_module)
+
+
+def test_a_copy_of_the_module_during_a_fit_is_a_plain_module(tmp_path):
+    def copied(*callbacks):
+        copies = Copies()
+        _, state = fit(*callbacks, copies, logger=CSVLogger(tmp_path))
+        assert tiny.same(tiny.state_of(copies.copy), state)
+        return copies.copy
+
+    found, expected = copied(Again()), copied()
+    assert vars(found).keys() == vars(expected).keys()
+    fit(module=found)
+
+
+def test_a_step_that_the_user_has_put_on_the_module_is_called_and_kept():
+    module, calls = tiny.TinyClassifier(), []
+    of_class = module.optimizer_step
+
+    def own(*arguments, **named):
+        calls.append(1)
+        return of_class(*arguments, **named)
+
+    module.optimizer_step = own
+    plugin = Again()
+    trainer, _ = fit(plugin, module=module)
+    assert len(calls) == trainer.global_step == 3
+    assert len(plugin.seen) == 6
+    assert vars(module)["optimizer_step"] is own
+    trainer.fit_loop.max_epochs = 2
+    trainer.callbacks.remove(plugin)
+    trainer.fit(module, tiny.loader(batch_size=16))
+    assert len(plugin.seen) == 6
+
+
+class Averages(nn.Module):
+    """A user's own layer, one of whose buffers is replaced by another at each pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+        self.register_buffer("ones", torch.ones(1).expand(8))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        self.passes += 1
+        return x * self.ones
+
+
+class Instances(nn.InstanceNorm1d):
+    def forward(self, x):
+        return super().forward(x[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: Instances(1, track_running_stats=True),
+        lambda: spectral_norm(nn.Linear(8, 8)),
+        lambda: parametrized_spectral_norm(nn.Linear(8, 8)),
+        Averages,
+    ],
+    ids=["instance_norm", "spectral_norm", "parametrized_spectral_norm", "own"],
+)
+def test_the_buffers_of_all_layers_are_left_to_the_first_pass(layer):
+    def module():
+        made = tiny.TinyClassifier()
+        made.net.insert(0, layer())
+        return made
+
+    class First(Plugin):
+        def change_gradient(self, trainer, pl_module, again):
+            self.after_first, held = tiny.state_of(pl_module), dict(pl_module.named_buffers())
+            again()
+            self.after_second = tiny.state_of(pl_module)
+            assert all(buffer is held[name] for name, buffer in pl_module.named_buffers())
+
+    plugin = First()
+    fit(plugin, module=module())
+    assert tiny.same(plugin.after_second, plugin.after_first)
