@@ -71,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_PACKAGES, "__version__"]
+    return [*__all__, *_PACKAGES, *(name for name in globals() if name.startswith("__"))]

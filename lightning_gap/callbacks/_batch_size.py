@@ -83,7 +83,7 @@ class BatchSizeCallback(WeighingCallback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if self._loader is not None:  # the fit's own, not one of `validate` or `test`
+        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
             self.recall(trainer, checkpoint)
             self._decided_epoch = None
             self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
@@ -120,13 +120,13 @@ class BatchSizeCallback(WeighingCallback):
         if following != trainer.max_epochs and self._prepare(trainer, following):
             self._its_loader.reload_before_next_epoch()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore(trainer)
-        super().teardown(trainer, pl_module, stage)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore(trainer)
-        super().on_exception(trainer, pl_module, exception)
+    def end_fit(self, trainer: Trainer) -> None:
+        super().end_fit(trainer)
+        self._checks.stop_watching()
+        if self._loader is not None:
+            self._loader.restore()
+            self._loader = None
+            trainer.accumulate_grad_batches = self._users_accumulation
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -197,10 +197,3 @@ class BatchSizeCallback(WeighingCallback):
             accumulate=self._least_accumulation,
             max_micro_batch=self.max_micro_batch,
         )
-
-    def _restore(self, trainer: Trainer) -> None:
-        self._checks.stop_watching()
-        if self._loader is not None:
-            self._loader.restore()
-            self._loader = None
-            trainer.accumulate_grad_batches = self._users_accumulation

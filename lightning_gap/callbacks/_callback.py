@@ -21,7 +21,7 @@ class GapCallback(Callback):
 
     Settings are the arguments of `__init__`, kept under their own names. A subclass that overrides one of the hooks
     below calls `super()` first. It claims what it shares with others in `setup`, and reads from `on_train_start` on;
-    see `Run`.
+    see `Run`. What must be put back when its fit is over goes to `end_fit`.
     """
 
     decides_training: ClassVar[tuple[str, ...]] = ()  # settings with which alone a run can be resumed
@@ -31,7 +31,7 @@ class GapCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             run = run_of(trainer)
-            run.saved_epoch = None  # of a fit before
+            run.join(self)
             if self.resumes_exactly:
                 run.claim_exact_resume(self)
 
@@ -40,19 +40,29 @@ class GapCallback(Callback):
             refuse_different_callbacks(trainer, lambda other: _settings_on(trainer, other))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run = run_of(trainer)
         if _speaks_for_all(trainer, self):
             refuse_different_loaders(trainer)
-            run_of(trainer).start(trainer)
+            run.start(trainer)
+        elif not run.has_started:
+            first = type(_first(trainer)).__name__
+            raise RuntimeError(
+                f"{first}.on_train_start must call super().on_train_start(trainer, pl_module) before anything else: as "
+                "the first of the callbacks of lightning_gap it begins the run for all of them"
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if _speaks_for_all(trainer, self):
             run_of(trainer).read_batch_size(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        run_of(trainer).release(self)
+        self._end(trainer)  # not in on_fit_end, which a Tuner skips
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        run_of(trainer).release(self)
+        self._end(trainer)
+
+    def end_fit(self, trainer: Trainer) -> None:
+        """This callback's fit is over, or has failed: put back what it has changed."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.setdefault(KEY, {})[self._name] = settings_of(self)
@@ -71,6 +81,12 @@ class GapCallback(Callback):
     @property
     def _name(self) -> str:
         return type(self).__name__ + getattr(self, "suffix", "")
+
+    def _end(self, trainer: Trainer) -> None:
+        run = run_of(trainer)
+        if run.serves(self):  # not a second Trainer, which validates with the same callbacks in the middle of a fit
+            self.end_fit(trainer)
+            run.release(self)
 
     def _settings_of_process(self, trainer: Trainer) -> dict[str, Any]:
         """What must be the same on all processes."""
@@ -93,7 +109,11 @@ class GapCallback(Callback):
 
 def _speaks_for_all(trainer: Trainer, callback: Callback) -> bool:
     """Whether it is the first of this package's callbacks in the list, which does what is done once for all."""
-    return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None) is callback
+    return _first(trainer) is callback
+
+
+def _first(trainer: Trainer) -> Callback | None:
+    return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None)
 
 
 def _settings_on(trainer: Trainer, callback: Callback) -> dict[str, Any] | None:

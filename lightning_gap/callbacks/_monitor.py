@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypeVar, final
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from ..functional._validation import flag, text
+from ..functional._validation import flag, shown, text
+from ..trainer.callbacks import state_key
 from ..trainer.logs import log_now
 from ..trainer.refusals import refuse_sharded_weights
 from ..trainer.saved_progress import epoch_without_its_end
@@ -21,6 +22,11 @@ from ._run import run_of
 from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share, is_regular
 
 T = TypeVar("T")
+
+_EXAMPLES = {
+    "area": "the first part of its keys, for instance area = 'sharpness'",
+    "quantity": "what it measures in words, for instance quantity = 'the mean sharpness'",
+}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -60,6 +66,12 @@ class Monitor(GapCallback, ABC):
         self._owed_epoch: int | None = None
         self._resumed_step = 0
         self._in_training = False
+        for name in ("area", "quantity"):
+            said = getattr(self, name, None)
+            if not isinstance(said, str) or not said:
+                raise TypeError(
+                    f"{type(self).__name__} needs the class attribute {name}, {_EXAMPLES[name]}; got {said!r}"
+                )
         self.check_arguments()
 
     @property
@@ -76,6 +88,11 @@ class Monitor(GapCallback, ABC):
         """
 
     # What a subclass may add
+
+    @property
+    def optional_names(self) -> Sequence[str]:
+        """Those of `names` that a measurement may have no value for, and which are then not logged."""
+        return ()
 
     def check_arguments(self) -> None:
         """Raise if an argument is out of range, and keep it as a plain value."""
@@ -99,7 +116,8 @@ class Monitor(GapCallback, ABC):
 
     def named(self, trainer: Trainer, module: LightningModule, result: Any) -> Mapping[str, float]:
         """A result by `names`."""
-        return dict(result)
+        values: Mapping[str, float] = result
+        return values
 
     def unknown(self, trainer: Trainer, module: LightningModule) -> Mapping[str, float]:
         """What is logged where there is no value."""
@@ -120,7 +138,7 @@ class Monitor(GapCallback, ABC):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(suffix=self.suffix)
+        return state_key(self, suffix=self.suffix)
 
     def state_dict(self) -> dict[str, Any]:
         return {"measured_step": self._schedule.measured_step}
@@ -144,8 +162,9 @@ class Monitor(GapCallback, ABC):
     @final
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        self._owed_epoch = epoch_without_its_end(checkpoint)
-        self._resumed_step = int(checkpoint.get("global_step", 0))
+        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
+            self._owed_epoch = epoch_without_its_end(checkpoint)
+            self._resumed_step = int(checkpoint.get("global_step", 0))
 
     @final
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,9 +204,9 @@ class Monitor(GapCallback, ABC):
         self.forget()
 
     @final
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def end_fit(self, trainer: Trainer) -> None:
+        super().end_fit(trainer)
         self.forget()
-        super().on_exception(trainer, pl_module, exception)
 
     def epochs_begun(self, trainer: Trainer) -> int:
         """Epochs of training up to this measurement; one that is made after resuming belongs to the epoch before."""
@@ -211,7 +230,17 @@ class Monitor(GapCallback, ABC):
             except NoValueError as error:  # a diverged run, a rare batch or a full device are not ours to stop
                 rank_zero_warn(f"{self.quantity} is logged as NaN: {error}")
                 return self._by_key(self.unknown(trainer, module))
-            return self._by_key(self.named(trainer, module, found))
+            return self._by_key(self._checked(self.named(trainer, module, found)))
+
+    def _checked(self, values: Any) -> Mapping[str, float]:
+        """What was measured, if it is a value for each name: others have no key that was claimed."""
+        if isinstance(values, Mapping) and set(self.names) - set(self.optional_names) <= set(values) <= set(self.names):
+            return values
+        hook = "measure" if type(self).named is Monitor.named else "named"
+        got = f"those of {list(values)}" if isinstance(values, Mapping) else shown(values)
+        raise ValueError(
+            f"{type(self).__name__}.{hook} must return a value for each of {list(self.names)} and no other, got {got}"
+        )
 
     def _attempt(
         self, function: Callable[[], T], trainer: Trainer, module: LightningModule, *, alone: bool = False

@@ -36,6 +36,7 @@ class Run:
         unscaled: Finds updates that the factor on the learning rate did not reach.
         saved_epoch: What the checkpoint that is resumed from tells of its epoch, until it has been used.
         two_pass_step: Takes further passes over the batch of a step for plugins; ``None`` without one.
+        has_started: Whether training has begun in this fit.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,8 @@ class Run:
         self.unscaled: UnscaledUpdates | None = None
         self.saved_epoch: SavedEpoch | None = None
         self.two_pass_step: TwoPassStep | None = None
+        self.has_started = False
+        self._members: set[Callback] = set()  # whose fit is under way
         self._owners: dict[str, Callback] = {}  # by what only one of them may do
         self._weighers: dict[Callback, Count | None] = {}  # with their function that counts a batch
         self._fixes_resume: set[Callback] = set()
@@ -53,6 +56,15 @@ class Run:
         self._begin_batch_size: Callable[[Trainer], None] | None = None
         self._stated_micro_batch_size: dict[Callback, int | None] = {}
         self._samples_at_a_time: int | None = None  # in the batches of all processes together
+
+    def join(self, owner: Callback) -> None:
+        """A fit of this callback begins, in `setup`; `release` ends it."""
+        self._members.add(owner)
+        self.saved_epoch, self.has_started = None, False  # of a fit before
+
+    def serves(self, owner: Callback) -> bool:
+        """Whether the fit of this callback that is under way is one of this Trainer."""
+        return owner in self._members
 
     def claim(self, trainer: Trainer, owner: Callback, does: str, *, fix: str = "keep one of them") -> None:
         """Claim what only one callback may do.
@@ -87,6 +99,10 @@ class Run:
         self._stated_micro_batch_size.pop(owner, None)
         if self.factors is not None and not self.factors.stop(owner):
             self.factors = self.unscaled = None
+        self._members.discard(owner)
+        if not self._members:  # and keep no batch until the next fit
+            self.has_started, self._samples_at_a_time = False, None
+            self.accumulation.start(None)
 
     # The course of a fit
 
@@ -96,7 +112,7 @@ class Run:
 
     def start(self, trainer: Trainer) -> None:
         """Training begins; called once, by the first of the callbacks, before any of them reads."""
-        saved, self.saved_epoch, self._samples_at_a_time = self.saved_epoch, None, None
+        saved, self.saved_epoch, self.has_started = self.saved_epoch, None, True
         if self._fixes_resume:
             fix_resume_progress(trainer, saved)
         if self._begin_batch_size is not None:
@@ -111,9 +127,9 @@ class Run:
         self.claim(trainer, owner, SET_BATCH_SIZE, fix="keep one, or each would undo what the other sets")
         self.split, self.planned, self._begin_batch_size = None, [], begin
 
-    def claim_to_read_batch_size(self, owner: Callback, micro_batch_size: int | None = None) -> None:
-        """Ask for the batch size to be read, with the samples per batch and process where the user has stated them."""
-        self._stated_micro_batch_size[owner] = micro_batch_size
+    def state_micro_batch_size(self, owner: Callback, samples: int | None) -> None:
+        """Tell the samples per batch and process, where the user has stated them."""
+        self._stated_micro_batch_size[owner] = samples
 
     def micro_batch_size(self, trainer: Trainer) -> int | None:
         """Samples per batch on this process: as set, as stated by the user, or as the loader states."""
@@ -124,13 +140,21 @@ class Run:
 
     def read_batch_size(self, trainer: Trainer) -> None:
         """Read the batch size of this epoch: on all processes at once, as the loader of each may have its own."""
-        if self._stated_micro_batch_size or self._begin_batch_size is not None:
-            own = self.micro_batch_size(trainer)
-            total = sum_over_processes(trainer, math.nan if own is None else own)
-            self._samples_at_a_time = None if math.isnan(total) else round(total)
+        own = self.micro_batch_size(trainer)
+        total = sum_over_processes(trainer, math.nan if own is None else own)
+        self._samples_at_a_time = None if math.isnan(total) else round(total)
 
     def batch_size(self, trainer: Trainer) -> int | None:
-        """Samples per optimizer step: micro-batch x accumulation x processes; ``None`` where they are not known."""
+        """Samples per optimizer step: micro-batch x accumulation x processes; ``None`` where no loader states them.
+
+        Raises:
+            RuntimeError: If training has not begun.
+        """
+        if not self.has_started:
+            raise RuntimeError(
+                "the batch size is read when training begins, by the callbacks of lightning_gap: ask from "
+                "on_train_start on, after super().on_train_start(trainer, pl_module), in a Trainer that has one"
+            )
         at_a_time = self._samples_at_a_time
         return None if at_a_time is None else at_a_time * trainer.accumulate_grad_batches
 

@@ -111,12 +111,8 @@ class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
             self._scales = True  # in a run whose end is not known
             self.multiply(trainer, certain=True)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        self._factor = 1.0
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
+    def end_fit(self, trainer: Trainer) -> None:
+        super().end_fit(trainer)
         self._factor = 1.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -57,6 +57,7 @@ class GeneralizationGapMonitor(SubsetMonitor):
     area = "gap"
     quantity = "the generalization gap"
     names = ("loss", "accuracy")
+    optional_names = names  # no loss before there is validation data, no accuracy where none is proven
 
     train_data: Iterable[Any] | None = None
     validation_data: Iterable[Any] | None = None

@@ -144,13 +144,16 @@ class GhostBatchNormSwap(GapCallback):
                 f"of at most {max(seen)[0]} samples, which is plain BatchNorm; use a smaller size"
             )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()  # not in on_fit_end, which a Tuner skips
-        super().teardown(trainer, pl_module, stage)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-        super().on_exception(trainer, pl_module, exception)
+    def end_fit(self, trainer: Trainer) -> None:
+        super().end_fit(trainer)
+        self._end_watch()
+        if self._this_swap is None:
+            return
+        for layer in {*self._layers, *marked(self._this_swap)}:  # copies, too, wherever they are kept
+            if not take_back(layer):
+                name = self._layers.get(layer, "a copy of a layer")
+                rank_zero_warn(f"{name} became {type(layer).__name__} during fit and cannot be turned back")
+        self._layers, self._this_swap = {}, None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["GhostBatchNormSwap"] = self._settings
@@ -197,16 +200,6 @@ class GhostBatchNormSwap(GapCallback):
         for watch in self._watches:
             watch.remove()
         self._watches, self._seen = [], None
-
-    def _restore(self) -> None:
-        self._end_watch()
-        if self._this_swap is None:
-            return
-        for layer in {*self._layers, *marked(self._this_swap)}:  # copies, too, wherever they are kept
-            if not take_back(layer):
-                name = self._layers.get(layer, "a copy of a layer")
-                rank_zero_warn(f"{name} became {type(layer).__name__} during fit and cannot be turned back")
-        self._layers, self._this_swap = {}, None
 
     def _refuse_unswappable(self, module: LightningModule) -> None:
         for name, reason in self._skipped.items():

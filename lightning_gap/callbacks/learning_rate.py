@@ -124,7 +124,7 @@ class LearningRateScaling(RateScalingCallback):
         if stage == "fit":
             run = run_of(trainer)
             run.claim(trainer, self, "scale the learning rate with the batch size")
-            run.claim_to_read_batch_size(self, self.micro_batch_size)
+            run.state_micro_batch_size(self, self.micro_batch_size)
             if self.when_batch_changes != "keep":
                 run.claim(trainer, self, **RESCALE)
             self._scale = 0, 1.0
@@ -136,8 +136,6 @@ class LearningRateScaling(RateScalingCallback):
         if self.micro_batch_size is not None and run_of(trainer).split is None:
             check_micro_batch_size(trainer, self.micro_batch_size)
         self._is_first_batch = True
-        size = self._batch_size(trainer)
-        self._first_batch_size = size if self._first_batch_size is None else self._first_batch_size
         if self._warms_up(self._scales(trainer)[0]):
             check_warmup(trainer, epochs=self.warmup_epochs, steps=self.warmup_steps)
         for optimizer in trainer.optimizers:
@@ -153,9 +151,11 @@ class LearningRateScaling(RateScalingCallback):
         self._batch_size(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._is_first_batch:  # a callback of the user's may have changed it since
+        if self._is_first_batch:  # others may have changed it since, as Lightning's GradientAccumulationScheduler does
             self._is_first_batch = False
             run_of(trainer).read_batch_size(trainer)
+            if self._first_batch_size is None:
+                self._first_batch_size = self._batch_size(trainer)
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(
@@ -171,13 +171,9 @@ class LearningRateScaling(RateScalingCallback):
             terms = {"lr/scale": self._factor, "batch/size": size, "batch/effective": size}  # the last until 0.2
             pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def end_fit(self, trainer: Trainer) -> None:
         self._remember_rates(trainer)
-        super().teardown(trainer, pl_module, stage)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._remember_rates(trainer)
-        super().on_exception(trainer, pl_module, exception)
+        super().end_fit(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
@@ -190,9 +186,10 @@ class LearningRateScaling(RateScalingCallback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        saved = checkpoint.get("LearningRateScaling", {})
-        self._first_batch_size = saved.get("first_batch_size")
-        self._rates_before = saved.get("rates", [])
+        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
+            saved = checkpoint.get("LearningRateScaling", {})
+            self._first_batch_size = saved.get("first_batch_size")
+            self._rates_before = saved.get("rates", [])
 
     def factor(self, trainer: Trainer) -> float:
         scale, growth = self._scales(trainer)

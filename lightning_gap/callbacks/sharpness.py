@@ -113,6 +113,11 @@ class SharpnessMonitor(LossMonitor):
         final = (*self._names("_final"), "loss_final") if self.accurate_at_end else ()
         return (*self._names(), "loss", "gradient_norm", *_QUANTILES, *final)
 
+    @property
+    def optional_names(self) -> tuple[str, ...]:
+        """What is logged by `finish` alone."""
+        return (*self._names("_final"), "loss_final")
+
     def begin(self, trainer: Trainer) -> None:
         super().begin(trainer)
         self._history, self._told = [], False

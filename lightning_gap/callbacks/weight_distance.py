@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
+from ..trainer.callbacks import state_key
 from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, short_error
 from ..trainer.logs import log_now
 from ..trainer.optimizers import trained_weights
@@ -83,7 +84,7 @@ class WeightDistanceMonitor(GapCallback):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(suffix=self.suffix)
+        return state_key(self, suffix=self.suffix)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

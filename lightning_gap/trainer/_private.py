@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 MID_EPOCH = "restarted_mid_epoch"  # Lightning's own word for a run that was resumed inside an epoch
 
@@ -55,6 +55,11 @@ def _missing(what: str) -> MissingInLightningError:
 collect_random_states = _imported("lightning.fabric.utilities.seed", "_collect_rng_states")
 set_random_states = _imported("lightning.fabric.utilities.seed", "_set_rng_states")
 holders_of_attribute = _imported("lightning.pytorch.utilities.parsing", "_lightning_get_all_attr_holders")
+
+
+def state_key(callback: Callback, **arguments: str) -> str:
+    """What Lightning keeps the state of a callback with these arguments under."""
+    return str(read(callback, "_generate_state_key")(**arguments))
 
 
 def is_accumulating(trainer: Trainer) -> bool:

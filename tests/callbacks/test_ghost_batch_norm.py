@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import io
 import logging
@@ -97,6 +98,30 @@ def test_a_callback_can_be_used_for_a_second_fit():
         tiny.trainer(swap, watch).fit(module, tiny.loader())
         assert type(module.net[1]) is nn.BatchNorm1d
     assert watch.kinds == {GhostBatchNorm1d}
+
+
+class ValidatesElsewhere(Callback):
+    """In the middle of a fit, by a second Trainer with the callbacks of the first."""
+
+    def __init__(self, *, fails=False):
+        self.fails = fails
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        others = [callback for callback in trainer.callbacks if callback is not self]
+        module = copy.deepcopy(pl_module)
+        if self.fails:
+            module.validation_step = lambda *_: 1 / 0
+        with contextlib.suppress(ZeroDivisionError):
+            tiny.trainer(*others).validate(module, tiny.loader(24), verbose=False)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_second_trainer_that_validates_in_the_middle_leaves_the_ghosts(fails):
+    module, watch = tiny.Validated(), Watch()
+    trainer = tiny.trainer(GhostBatchNormSwap(4), ValidatesElsewhere(fails=fails), watch, max_epochs=2)
+    trainer.fit(module, tiny.loader(), tiny.loader(24))
+    assert watch.kinds == {GhostBatchNorm1d}
+    assert type(module.net[1]) is nn.BatchNorm1d
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

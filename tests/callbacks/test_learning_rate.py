@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor
 from torch.optim import lr_scheduler as lrs
 
 from lightning_gap import BatchSizeScheduler, LearningRateScaling
@@ -135,6 +135,14 @@ def test_what_a_growing_batch_does_to_the_rate(when, rule, expected):
     fit(module, scaling, BatchSizeScheduler({0: 8, 1: 24, 2: 48}), epochs=3)
     rates = [0.05 * factor for factor, steps in zip(expected, (6, 2, 1), strict=True) for _ in range(steps)]
     assert module.used == rates
+
+
+@pytest.mark.parametrize(("when", "then"), [("keep", 16), ("replace_decay", 8)])
+def test_the_first_batch_is_the_one_that_lightnings_schedule_accumulates(when, then):
+    module = Scheduled()
+    accumulates = GradientAccumulationScheduler({0: 4, 1: 2})
+    fit(module, LearningRateScaling(2, warmup_epochs=0, when_batch_changes=when), accumulates, epochs=2)
+    assert module.used == [0.05 * 16] * 2 + [0.05 * then] * 3
 
 
 def test_growth_replaces_the_users_own_decay():

@@ -28,6 +28,7 @@ from lightning_gap import (
     SharpnessMonitor,
     WeightDistanceMonitor,
 )
+from lightning_gap.callbacks._callback import GapCallback
 from lightning_gap.callbacks._run import run_of
 from lightning_gap.functional import SmithGrowth
 
@@ -143,6 +144,78 @@ def test_no_callback_looks_for_an_attribute_of_another():
     for file in [*(package / "callbacks").rglob("*.py"), *(package / "trainer").rglob("*.py")]:
         text = file.read_text(encoding="utf-8")
         assert not re.findall(r"(?:get|has|set)attr\((?:other|callback|held|each|another)\b", text), file
+
+
+def test_a_second_trainer_that_validates_in_the_middle_changes_nothing():
+    class Validates(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            others = [callback for callback in trainer.callbacks if callback is not self]
+            tiny.trainer(*others).validate(tiny.Validated(), tiny.loader(24, seed=2), verbose=False)
+
+    for owner in ("schedule", "growth with its own learning rate"):
+        weights, logged = fit(*everybody(owner), Validates())
+        expected = fit(*everybody(owner))
+        assert tiny.same(weights, expected[0])
+        assert logged == pytest.approx(expected[1], nan_ok=True, rel=0, abs=0)
+
+
+def test_whoever_asks_is_told_the_batch_size():
+    class Asks(GapCallback):
+        def on_train_start(self, trainer, pl_module):
+            super().on_train_start(trainer, pl_module)
+            self.size = run_of(trainer).batch_size(trainer)
+
+    asks = Asks()
+    fit(asks, accumulate_grad_batches=2, max_epochs=1)
+    assert asks.size == 16
+
+
+def test_asking_before_training_begins_is_an_error():
+    class TooSoon(GapCallback):
+        def on_fit_start(self, trainer, pl_module):
+            run_of(trainer).batch_size(trainer)
+
+    class Stranger(Callback):
+        def on_train_start(self, trainer, pl_module):
+            run_of(trainer).batch_size(trainer)
+
+    for callback in (TooSoon(), Stranger()):
+        with pytest.raises(RuntimeError, match="batch size is read when training begins"):
+            fit(callback)
+
+
+def test_a_first_callback_that_does_not_begin_the_run_is_named():
+    class Forgets(GapCallback):
+        def on_train_start(self, trainer, pl_module):
+            pass
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"Forgets\.on_train_start must call super\(\)"):
+            fit(Forgets(), LearningRateScaling(8, warmup_epochs=0))
+    fit(LearningRateScaling(8, warmup_epochs=0), Forgets(), max_epochs=1)  # where another is the first, it need not
+
+
+def test_no_batch_is_kept_when_the_fit_is_over():
+    class Batch(list):  # a list that can be referred to weakly
+        pass
+
+    seen = []
+
+    class Remembers(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(weakref.ref(batch))
+
+    def collate(samples):
+        return Batch(torch.utils.data.default_collate(samples))
+
+    trainer = tiny.trainer(ExactAccumulation(samples), LearningRateScaling(8, warmup_epochs=0), Remembers())
+    loader = torch.utils.data.DataLoader(tiny.dataset(), batch_size=8, collate_fn=collate)
+    trainer.fit(tiny.TinyClassifier(), loader)
+    gc.collect()
+    assert seen
+    assert not [batch for batch in seen if batch() is not None]
+    with pytest.raises(RuntimeError, match="when training begins"):
+        run_of(trainer).batch_size(trainer)
 
 
 def test_a_run_goes_with_its_trainer():

@@ -70,3 +70,11 @@ def test_every_public_name_is_what_it_says_it_is():
             assert sorted(names) == sorted(lightning_gap.__all__)
         with pytest.raises(AttributeError):
             _ = package.nothing_of_this_name
+
+
+def test_what_python_lists_of_the_package_is_what_it_has():
+    import lightning_gap
+
+    listed = set(dir(lightning_gap))
+    assert {*lightning_gap.__all__, "functional", "__all__", "__doc__", "__file__", "__version__"} <= listed
+    assert all(hasattr(lightning_gap, name) for name in listed)

@@ -73,7 +73,7 @@ def checked_milestones(milestones: Mapping[int, int]) -> dict[int, int]:
     """
     if not milestones:
         raise ValueError("schedule is empty; give batch sizes by epoch, for instance {0: 128, 30: 512}")
-    epochs = checked_epochs("schedule", list(milestones))
+    epochs = checked_epochs("schedule's epochs", list(milestones))
     if epochs[0] != 0:
         raise ValueError(f"schedule begins at epoch {epochs[0]}; say the batch size of epoch 0 too")
     sizes = zip(epochs, milestones.values(), strict=True)
@@ -225,10 +225,17 @@ def planned_optimizer_steps(
 
 def checked_epochs(name: str, epochs: Sequence[int]) -> tuple[int, ...]:
     """Epochs as plain ints; raise if one is not a whole number from 0, or they do not rise."""
-    plain = tuple(each(name, epochs, lambda name, epoch: whole_number(name, epoch, 0, unit="epochs")))
+    plain = tuple(each(name, epochs, _checked_epoch))
     if any(later <= earlier for earlier, later in itertools.pairwise(plain)):
-        raise ValueError(f"{name} must have its epochs in rising order, each once, got {plain}")
+        raise ValueError(f"{name} must be in rising order, each once, got {plain}")
     return plain
+
+
+def _checked_epoch(name: str, epoch: int) -> int:
+    try:
+        return whole_number(name, epoch, 0)
+    except ValueError:
+        raise ValueError(refusal(name, "must be whole numbers, at least 0", epoch)) from None
 
 
 def _multiple(size: int, parts: int) -> int:

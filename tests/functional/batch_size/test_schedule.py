@@ -29,9 +29,10 @@ def test_milestones_say_the_size_from_their_epoch_on():
     [
         ({}, "schedule is empty; give batch sizes by epoch"),
         ({1: 8}, "schedule begins at epoch 1; say the batch size of epoch 0 too"),
-        ({0: 8, 4: 16, 2: 32}, r"schedule must .* rising order, .* got \(0, 4, 2\)"),
-        ({-1: 8, 0: 16}, "schedule must be a whole number of epochs, at least 0, got -1"),
-        ({0: 8, 1.5: 16}, r"schedule must be a whole number of epochs, at least 0, got 1\.5"),
+        ({0: 8, 4: 16, 2: 32}, r"schedule's epochs must .* rising order, .* got \(0, 4, 2\)"),
+        ({-1: 8, 0: 16}, "schedule's epochs must be whole numbers, at least 0, got -1"),
+        ({0: 8, 1.5: 16}, r"schedule's epochs must be whole numbers, at least 0, got 1\.5"),
+        ({"0": 8}, "schedule's epochs must be whole numbers, at least 0, got '0'"),
         ({0: 0}, "schedule in epoch 0 must be a whole number of samples, at least 1, got 0"),
         ({0: 8, 3: 2.5}, r"schedule in epoch 3 must be a whole number of samples, at least 1, got 2\.5"),
     ],

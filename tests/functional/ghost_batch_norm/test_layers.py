@@ -1,6 +1,7 @@
 import copy
 import inspect
 import math
+import pickle
 
 import numpy
 import pytest
@@ -354,6 +355,16 @@ def test_evaluation_exports_as_batch_norm():
     exported = torch.export.export(layer, (torch.randn(2, 3, 4, 4),))
     operations = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
     assert operations == {"aten.batch_norm.default"}
+
+
+@pytest.mark.parametrize("kind", [GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d])
+def test_a_layer_that_was_saved_when_all_were_in_one_file_loads(kind):
+    saved = pickle.dumps(kind(3, ghost_batch_size=2), protocol=0)  # which names classes in plain text
+    path = kind.__module__.encode()
+    assert path in saved
+    loaded = pickle.loads(saved.replace(path, path.rpartition(b".")[0]))
+    assert type(loaded) is kind
+    assert loaded.ghost_batch_size == 2
 
 
 def test_the_layer_says_its_settings():
