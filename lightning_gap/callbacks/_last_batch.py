@@ -142,4 +142,7 @@ def watch_inputs(layers: Mapping[nn.Module, str], seen: set[tuple[int, int]]) ->
 
 def _shape_of_input(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[int, ...]:
     """Sizes of the first tensor; empty without one."""
-    return next((tuple(value.shape) for value in (*args, *named.values()) if isinstance(value, Tensor)), ())
+    for value in (*args, *named.values()):  # no generator: torch 2.8 cannot compile one here
+        if isinstance(value, Tensor):
+            return tuple(value.shape)
+    return ()

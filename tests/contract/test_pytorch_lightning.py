@@ -5,12 +5,18 @@ import pytorch_lightning as pl
 import tiny
 import torch
 from contract.registry import REGISTRY
+from packaging.version import Version
 from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from torch.nn.functional import cross_entropy
 
 from lightning_gap import AdaptiveBatchSize, BatchSizeScheduler, PiggybackWarmStart
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pkg_resources")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*pkg_resources"),
+    pytest.mark.skipif(
+        Version(pl.__version__) < Version("2.6"), reason="refuses every callback of lightning.pytorch by itself"
+    ),
+]
 
 
 class Classifier(pl.LightningModule):
