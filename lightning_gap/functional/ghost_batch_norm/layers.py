@@ -51,11 +51,11 @@ class _GhostBatchNorm(_BatchNorm):
 
     def _as_node(self, *inputs: Any, **named: Any) -> Any:
         """For `torch.fx`: this layer as one node of the graph, as BatchNorm is; ``None`` for anything but proxies."""
-        proxy = next((value for value in (*inputs, *named.values()) if isinstance(value, fx.Proxy)), None)
-        if proxy is None:
-            return None
-        tracer = cast("fx.Tracer", proxy.tracer)
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, named)
+        for value in (*inputs, *named.values()):  # no generator: torch 2.8 cannot compile one here
+            if isinstance(value, fx.Proxy):
+                tracer = cast("fx.Tracer", value.tracer)
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, named)
+        return None
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Asked for by `torch.jit.script`, which could not script how a ghost layer trains."""
