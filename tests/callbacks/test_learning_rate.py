@@ -137,12 +137,12 @@ def test_what_a_growing_batch_does_to_the_rate(when, rule, expected):
     assert module.used == rates
 
 
-@pytest.mark.parametrize(("when", "then"), [("keep", 16), ("replace_decay", 8)])
+@pytest.mark.parametrize(("when", "then"), [("keep", 4), ("replace_decay", 2)])
 def test_the_first_batch_is_the_one_that_lightnings_schedule_accumulates(when, then):
     module = Scheduled()
     accumulates = GradientAccumulationScheduler({0: 4, 1: 2})
-    fit(module, LearningRateScaling(2, warmup_epochs=0, when_batch_changes=when), accumulates, epochs=2)
-    assert module.used == [0.05 * 16] * 2 + [0.05 * then] * 3
+    fit(module, LearningRateScaling(2, rule="sqrt", warmup_epochs=0, when_batch_changes=when), accumulates, epochs=2)
+    assert module.used == [0.05 * 4] * 2 + [0.05 * then] * 3
 
 
 def test_growth_replaces_the_users_own_decay():
