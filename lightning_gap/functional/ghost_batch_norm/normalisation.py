@@ -70,7 +70,7 @@ def ghost_batch_norm(
     """
     if not isinstance(input, Tensor) or input.dim() < 2:
         raise ValueError(refusal("input", "must be a tensor of shape (N, C, ...)", input))
-    if not isinstance(runs, tuple | list) or not all(isinstance(run, tuple) and len(run) == 2 for run in runs):
+    if not isinstance(runs, (tuple, list)) or not all(isinstance(run, tuple) and len(run) == 2 for run in runs):
         raise ValueError(refusal("runs", "must be pairs of a count and a size, as ghost_runs gives them", runs))
     samples = sum(count * size for count, size in runs)
     if samples != input.shape[0] or input.numel() == 0:
