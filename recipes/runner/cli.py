@@ -92,7 +92,7 @@ def _do(command: str, words: Words, made: list[Plan]) -> int:
     if command == "advise":
         from .advising import advise_batch_size
 
-        return advise_batch_size(settings, given.steps, made)
+        return advise_batch_size(settings, given.steps, words.options(name)[:-1], made)
     from .runs import execute
 
     return execute(settings, made)
