@@ -15,6 +15,8 @@ from ..hyperparameters import steps_by_epoch
 from ..recipe import Recipe
 from .plan import Plan
 
+_OF_REGIMES = ("ghost_batch_size", "warmup_epochs", "gradient_clip")  # told where a regime uses them
+
 
 def table_notes(plan: Plan) -> str:
     """Data, hyperparameters, what each regime changes, seeds, and how it was measured."""
@@ -24,8 +26,10 @@ def table_notes(plan: Plan) -> str:
     first = recipes[settings.regimes[0]]
     data = plan.data(first, settings.seed)
     held_out = f"{len(data.validation):,} validation (drawn with seed 0)" if len(data.validation) else "no validation"
-    used = {**settings.hyperparameters, "channels_last": first.channels_last}  # which narrow layers turn off
-    given = {name: value for name, value in used.items() if value and value != "none"}
+    kind = plan.recipe_class  # what its signature does not name has the class's value
+    used = {"batch_norm": kind.batch_norm, "evaluation_chunk": kind.evaluation_chunk, **settings.hyperparameters}
+    used["channels_last"] = first.channels_last  # which narrow layers turn off
+    given = {k: value for k, value in used.items() if value and value != "none" and k not in _OF_REGIMES}
     regimes = [f"{name}: {told}; " for name, found in recipes.items() if (told := _changes(found))]
     notes = [
         f"{settings.recipe} on {settings.data}: {len(data.train):,} training, {held_out} and {len(data.test):,} test "
@@ -61,8 +65,9 @@ def versions() -> str:
 def _changes(recipe: Recipe) -> str:
     """The attributes that a regime changed, and its callbacks with their arguments."""
     steps = steps_by_epoch(recipe.hparams.get("learning_rate_steps"))
-    before = {**recipe.hparams, "gradient_clip": None, "learning_rate_steps": steps}
-    now = {name: getattr(recipe, name) for name in Recipe.__annotations__ if name in before}
+    before = {name: getattr(type(recipe), name, None) for name in Recipe.__annotations__}
+    before |= {**recipe.hparams, "gradient_clip": None, "learning_rate_steps": steps}
+    now = {name: getattr(recipe, name) for name in Recipe.__annotations__}
     changed = {name: value for name, value in now.items() if value != before[name] and name != "channels_last"}
     return ", ".join([_listed(changed)] * bool(changed) + [*map(_described, recipe.configure_callbacks())])
 
