@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 
 SAVED_EVERY = timedelta(minutes=5)
 ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
@@ -102,15 +100,14 @@ def check_fits(path: Path | None, module: LightningModule) -> None:
     """
     if path is None:
         return
-    here, there = _shapes(module.state_dict()), _shapes(_read(path)["state_dict"])
-    differing = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-    if differing:
-        name = differing[0]
-        theirs, ours = there.get(name, "missing"), here.get(name, "missing")
+    try:
+        module.load_state_dict(_read(path)["state_dict"])  # Lightning does it again
+    except RuntimeError as error:
+        differing = [line.strip() for line in str(error).splitlines()[1:]]
         raise ValueError(
-            f"the checkpoint {str(path)!r} is of another network than this run's: {name} is {theirs} there and {ours} "
-            f"here, and so on for {len(differing)} of its weights and buffers; delete it, or choose a new --output"
-        )
+            f"the checkpoint {str(path)!r} is of another network than this run's: {differing[0]} and so on, "
+            f"{len(differing)} in all; delete it, or choose a new --output"
+        ) from error
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -137,10 +134,6 @@ def _read(path: Path) -> dict[str, Any]:
     if lacking:
         raise ValueError(f"no checkpoint of a run: without {', '.join(lacking)}")
     return dict(stored)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value.shape) if isinstance(value, Tensor) else type(value) for name, value in state.items()}
 
 
 def _told(error: Exception) -> str:

@@ -92,7 +92,7 @@ def _do(command: str, words: Words, made: list[Plan]) -> int:
     if command == "advise":
         from .advising import advise_batch_size
 
-        return advise_batch_size(settings, given.steps, made)
+        return advise_batch_size(settings, given.steps, words.options(name)[:-1], made)
     from .runs import execute
 
     return execute(settings, made)
@@ -103,34 +103,30 @@ def _settings(command: str, given: Any, file: RecipeFile, parser: Parser) -> Set
     trainer = values["trainer"]
     for name in trainer:
         lookup("argument of the Trainer", name, trainer_arguments())
-    own = {field.name for field in fields(Settings)}
     hyperparameters = {name: values[name] for name in parser.hyperparameters}
-    check_hyperparameters(file.name, hyperparameters)
     longest = trainer.pop("max_epochs", None)
-    if longest is not None:
+    if longest is not None and "epochs" in hyperparameters:
         if hyperparameters["epochs"] not in (parser.get_default("epochs"), longest):
             raise ValueError(
                 f"epochs={hyperparameters['epochs']} and trainer.max_epochs={longest} contradict; give one of them"
             )
         hyperparameters["epochs"] = longest
-        check_hyperparameters(file.name, hyperparameters)
+    check_hyperparameters(file.name, hyperparameters)
     regimes = (values["regimes"] or []) if command == "compare" else [values.get("regime", "small")]
     for name in regimes:
         lookup("regime", name, load_recipe(file.name).regimes if file.regimes is None else file.regimes)
     if not file.name.endswith(".py"):  # a file of the user's own may make its own optimizer
         lookup("optimizer", hyperparameters["optimizer"], summaries("optimizers.py", "OPTIMIZERS"))
-    settings = {name: value for name, value in values.items() if name in own}
-    settings |= {"recipe": file.name, "regimes": tuple(regimes), "data": parser.data, "epsilon": None}
+    settings = {field.name: values[field.name] for field in fields(Settings) if field.name in values}
+    settings |= {"recipe": file.name, "regimes": tuple(regimes), "data": parser.data}
     settings |= {"trainer": trainer, "hyperparameters": hyperparameters}
-    for name in ("data_dir", "output"):
-        if settings.get(name) == "":  # perhaps a variable of the shell that is not set
-            raise ValueError(f"{name}: got '', the name of no folder; for the current folder write .")
-        if isinstance(settings.get(name), str):
-            settings[name] = Path(settings[name])
-    if "epsilon" in values:
-        settings["epsilon"] = tuple(values["epsilon"])
-    else:
-        del settings["epsilon"]
+    for name, value in settings.items():
+        if name in ("data_dir", "output") and value is not None:
+            if not value:  # perhaps a variable of the shell that is not set
+                raise ValueError(f"{name}: got '', the name of no folder; for the current folder write .")
+            settings[name] = Path(value)
+        elif name == "epsilon":
+            settings[name] = tuple(value)
     return Settings(**settings)
 
 

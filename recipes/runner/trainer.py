@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -15,7 +14,6 @@ from lightning.pytorch.loggers import Logger
 from lightning_gap import GeneralizationGapMonitor, SharpnessMonitor, WeightDistanceMonitor
 
 from ..datasets import ClassificationData
-from ..lookup import lookup
 from ..recipe import Recipe
 
 OURS: dict[str, Any] = {
@@ -58,7 +56,6 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
     Raises:
         ValueError: If Lightning refuses an argument, or an argument takes away what a recipe needs.
     """
-    users = {name: value for name, value in users.items() if name != "max_epochs"}  # the recipe's `epochs`
     if users.get("barebones"):
         raise ValueError(
             "trainer.barebones=True leaves out loggers, checkpoints and callbacks, which a recipe needs; leave it out"
@@ -77,7 +74,7 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
         if users.get(name) == 0 or (name.endswith(("batches", "epoch")) and _is_negative(users.get(name))):
             raise ValueError(f"trainer.{name}={users[name]} cannot be used here; use more than 0, or leave it out")
     try:
-        return Trainer(max_epochs=1, **{**OURS, **instantiated(users), "logger": False})
+        return Trainer(**{**OURS, **instantiated(users), "logger": False, "max_epochs": 1})
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         given = ", ".join(f"trainer.{name}={value!r}" for name, value in users.items())
         raise ValueError(f"{given or 'the Trainer'} cannot be used here: {error}") from error
@@ -101,8 +98,6 @@ def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If an argument is not one of the Trainer's, or has a value that it does not take.
     """
-    for name in users:
-        lookup("argument of the Trainer", name, signature(Trainer).parameters)
     if not users:
         return {}
     from jsonargparse import ArgumentParser

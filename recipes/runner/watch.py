@@ -41,8 +41,8 @@ class Watch(Callback):
         description: Names the run.
 
     Attributes:
-        batch_sizes: Samples of the largest optimizer step by epoch, over all processes and micro-batches; only epochs
-            in which another size began. An epoch's last step may be smaller.
+        batch_sizes: Samples of the largest optimizer step of each epoch, over all processes and micro-batches: an
+            epoch's last step may be smaller.
         learning_rate: Of the last optimizer step and the first parameter group, as callbacks have scaled it.
         trained: Whether a batch was trained on in this process.
     """
@@ -54,7 +54,6 @@ class Watch(Callback):
         self.learning_rate = 0.0
         self.trained = False
         self._samples = 0  # of the micro-batches since the last step
-        self._epoch, self._largest = -1, 0
         self._earlier, self._started = 0.0, 0.0
 
     @property
@@ -63,17 +62,10 @@ class Watch(Callback):
         return self._earlier + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        seen = [self._epoch, self._largest, self._samples]
-        return {
-            "seconds": self.seconds,
-            "seen": seen,
-            "batch_sizes": dict(self.batch_sizes),
-            "learning_rate": self.learning_rate,
-        }
+        return {"seconds": self.seconds, "batch_sizes": self.batch_sizes, "learning_rate": self.learning_rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._earlier = state_dict["seconds"]
-        self._epoch, self._largest, self._samples = state_dict["seen"]
         self.batch_sizes, self.learning_rate = dict(state_dict["batch_sizes"]), state_dict["learning_rate"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -96,26 +88,15 @@ class Watch(Callback):
         self.trained = True
         self._samples += len(batch[1]) * trainer.world_size
         if trainer.global_step != self._step:
-            self._step = trainer.global_step
-            self._note_step(trainer)
+            epoch, self._step = trainer.current_epoch, trainer.global_step
+            self.batch_sizes[epoch] = max(self._samples, self.batch_sizes.get(epoch, 0))
+            self._samples = 0
         self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for handle in self._handles:
             handle.remove()
         self.bar.remove_task(self.task)
-
-    def _note_step(self, trainer: Trainer) -> None:
-        if trainer.current_epoch != self._epoch:
-            self._epoch, self._largest = trainer.current_epoch, 0
-        if self._samples > self._largest:
-            self._largest = self._samples
-            before = [size for epoch, size in self.batch_sizes.items() if epoch < self._epoch]
-            if before and before[-1] == self._largest:
-                self.batch_sizes.pop(self._epoch, None)
-            else:
-                self.batch_sizes[self._epoch] = self._largest
-        self._samples = 0
 
     def _note_rate(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.learning_rate = float(optimizer.param_groups[0]["lr"])

@@ -1,10 +1,8 @@
 import math
 import shlex
-from io import StringIO
 
 import pytest
 import torch
-from rich.console import Console
 from torchvision.models.resnet import BasicBlock
 
 from lightning_gap.functional import GradientNoise
@@ -13,7 +11,7 @@ from lightning_gap.recipes.advice import Measurement, advise
 from lightning_gap.recipes.networks import ResNet44
 from lightning_gap.recipes.recipe import Recipe
 from lightning_gap.recipes.runner import advising, runs
-from lightning_gap.recipes.runner.advising import measure_noise, show
+from lightning_gap.recipes.runner.advising import measure_noise, next_commands
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.plan import make_plan
 from lightning_gap.recipes.runner.settings import Settings
@@ -179,12 +177,10 @@ CHOSEN = [
 @pytest.mark.parametrize(("scale", "commands"), [(50.0, ["compare"]), (20.0, ["compare", "run"]), (900.0, None)])
 @pytest.mark.parametrize("chosen", [[], ["--large_batch_size", "64"], CHOSEN], ids=["nothing", "a batch", "much"])
 def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path, monkeypatch):
-    given = settings_of(["advise", "f1", "--data_dir", str(tmp_path / "my [bold] :smile: data"), *chosen], monkeypatch)
-    plan, out = make_plan(given), StringIO()
-    found = measurements(scale)
-    recipe = plan.recipe("small", 0)
-    show(Console(file=out, width=60, highlight=False), plan, recipe, found, advise(found, 1280))
-    printed = [shlex.split(line) for line in out.getvalue().splitlines() if line.startswith("    lightning-gap ")]
+    options = ["--data_dir", str(tmp_path / "my data"), "--steps", "60", *chosen]
+    given = settings_of(["advise", "f1", *options], monkeypatch)
+    recipe = make_plan(given).recipe("small", 0)
+    printed = list(next_commands(recipe, "f1", options, advise(measurements(scale), 1280)))
     assert [command[1] for command in printed] == (commands or ["compare", "run"])
     for _, *command in printed:
         again = settings_of(command, monkeypatch)
@@ -201,10 +197,8 @@ def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
     given = ["--small_batch_size", "64", "--large_batch_size", "160"]
     plan = make_plan(settings_of(["advise", "f1", *given], monkeypatch))
     for scale, pairs in ((900.0, [(64, 512), (512, 160)]), (40.0, [(32, 64), (32, 160)]), (100.0, [(64, 160)])):
-        out, found = StringIO(), measurements(scale)
-        show(Console(file=out, width=60), plan, plan.recipe("small", 0), found, advise(found, 1280))
-        lines = [line for line in out.getvalue().splitlines() if line.startswith("    lightning-gap ")]
-        numbers = [settings_of(shlex.split(line)[1:], monkeypatch).hyperparameters for line in lines]
+        commands = next_commands(plan.recipe("small", 0), "f1", given, advise(measurements(scale), 1280))
+        numbers = [settings_of(command[1:], monkeypatch).hyperparameters for command in commands]
         assert [(n["small_batch_size"], n["large_batch_size"]) for n in numbers] == pairs
 
 

@@ -110,7 +110,7 @@ def test_the_table_tells_how_long_and_in_which_batches_each_regime_trained(over_
         ["longer", "640", "640", "12", "24"],
     ]
     for text in (done.stdout, (folder / "table.md").read_text()):
-        for note in ("3 epochs; optimizer sgd", "growing: BatchSizeScheduler(", "longer: epochs 12; "):
+        for note in ("epochs 3, ", "optimizer sgd", "growing: BatchSizeScheduler(", "longer: epochs 12; "):
             assert note in " ".join(text.split())
 
 

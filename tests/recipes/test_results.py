@@ -49,6 +49,13 @@ def test_notes_tell_what_each_regime_changes_and_the_arguments_of_its_callbacks(
         assert nothing not in found
 
 
+def test_notes_tell_no_hyperparameter_that_no_regime_uses():
+    found = notes("small", "large")
+    assert "batch_norm running" in found
+    for unused in ("gradient_clip", "ghost_batch_size", "warmup_epochs"):
+        assert unused not in found
+
+
 def test_notes_tell_the_users_arguments_of_the_trainer():
     assert "Trainer: gradient_clip_val 1.5; " in notes("sqrt-lr", trainer={"gradient_clip_val": 1.5})
 

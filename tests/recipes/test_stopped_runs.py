@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     assert main(run(folder, "--resume")) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert f"the checkpoint {str(file)!r} is of another network than this run's: network." in line
+    assert f"the checkpoint {str(file)!r} is of another network than this run's: size mismatch for network." in line
     assert file.exists()
 
 
