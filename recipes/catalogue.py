@@ -159,7 +159,8 @@ def copy_recipe(name: str, folder: Path) -> Path:
 
 
 def _run(name: str, file: Path) -> Any:
-    spec = spec_from_file_location(f"{__package__}.own.{file.stem}", file)  # no name of a module that is in use
+    # No name of a module that is in use, and none with a dot: jsonargparse imports a class's module by its name.
+    spec = spec_from_file_location(f"lightning_gap_recipe_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

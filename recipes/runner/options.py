@@ -17,13 +17,15 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from ..catalogue import RecipeFile, load_recipe, read_docstring
+from ..catalogue import RecipeFile, bundled, load_recipe, read_docstring
 from ..datasets import DATASETS
 from ..lookup import lookup
 from .settings import Settings
 
 _FOLDERS = {"data_dir", "output"}
 _NOT_ADVISED = {"trials", "epsilon", "measure_every_n_epochs", "workers", "threads"}
+
+_FLAGS = ("-h", "--help", "--resume", "--download", "--print_config")  # options without a value
 
 
 class Words:
@@ -55,14 +57,18 @@ class Words:
         return self.config.get(option) if found is None and option != "config" else found
 
     def recipe(self) -> str | None:
-        """The first word that is no option and no option's value, else what the configuration names."""
-        before = ""
+        """The first word that is no option and no option's value, else what the configuration names.
+
+        Where the configuration names one, a first word that is no recipe is left to be a regime.
+        """
+        before, configured = "", self.value("recipe")
         for word in self.all:
-            flag = before in ("--resume", "--download", "--print_config") or "=" in before
+            flag = before in _FLAGS or "=" in before
             if not word.startswith("-") and (flag or not before.startswith("-")):
-                return word
+                is_recipe = configured is None or word.endswith(".py") or word in bundled()
+                return word if is_recipe else configured
             before = word
-        return self.value("recipe")
+        return configured
 
     def options(self, recipe: str | None) -> list[str]:
         """All words but the recipe's name, which comes last, as an option, to override what a file says."""

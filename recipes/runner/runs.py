@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryFile
+from threading import Thread
 from typing import IO
 
 import torch
@@ -38,6 +40,8 @@ def execute(settings: Settings, made: list[Plan]) -> int:
     """
     with spoken_plainly():
         share = os.environ.get(_SHARE)
+        if share is not None:
+            Thread(target=_end_with_parent, daemon=True).start()
         plan = make_plan(settings)
         made.append(plan)
         if plan.settings.threads is not None:
@@ -89,12 +93,20 @@ class _Worker:
         command += [*settings.regimes, "--config", str(plan.output / CONFIG), "--output", str(plan.output), "--resume"]
         command += [f"--trials={settings.trials}"]
         share = {_SHARE: f"{place}/{settings.workers}", "OMP_NUM_THREADS": str(settings.threads)}
-        self.process = subprocess.Popen(command, env=os.environ | share, stdout=subprocess.DEVNULL, stderr=self.said)
+        self.process = subprocess.Popen(
+            command, env=os.environ | share, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.said
+        )
 
     def lines(self) -> list[str]:
         """What it has said on stderr."""
         self.said.seek(0)
         return self.said.read().strip().splitlines()
+
+
+def _end_with_parent() -> None:
+    """End a worker whose parent is gone, however it ended: its end of the pipe is closed then."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +166,62 @@ def main_status(words):
         return main(words)
     except SystemExit as left:
         return left.code
+
+
+INHERITS = '''from lightning_gap.recipes import F1
+
+
+class Mine(F1):
+    """F1 with a narrower default."""
+
+    def __init__(self, regime="small", *, width: int = 8, **others):
+        super().__init__(regime, width=width, **others)
+'''
+
+
+def test_a_file_may_inherit_from_a_bundled_recipe(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(INHERITS)
+    words = ["--data", "digits", "--depth", "1", "--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]"]
+    assert main_status(["run", str(file), "--regime", "small", *words, "--output", str(tmp_path / "run")]) == 0
+    weights = torch.load(tmp_path / "run/runs/small/trial-1/weights.pt", weights_only=True)
+    assert 8 in {len(weight) for weight in weights.values() if weight.ndim == 2}
+
+
+def test_a_file_of_options_may_name_the_recipe_and_the_line_the_regimes(tmp_path, capsys):
+    (tmp_path / "options.yaml").write_text("recipe: f1\ndata: digits\nregimes: [small]\n")
+    words = ["compare", "--config", str(tmp_path / "options.yaml"), "small", "large", "--print_config"]
+    assert main_status(words) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["recipe"], printed["regimes"]) == ("f1", ["small", "large"])
+
+
+def test_help_on_a_recipe_comes_before_or_after_its_name(capsys):
+    for words in (["run", "f1", "--help"], ["run", "--help", "f1"]):
+        assert main_status(words) == 0
+        assert "--small_batch_size" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_workers_end_with_the_command_that_is_killed(tmp_path):
+    words = [*TINY[:-4], "--epochs", "100000", "--workers", "2", "--output", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "compare", "f1", "small", "large", *words]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list(tmp_path.glob("run/tensorboard/*/*/events*"))) == 2)
+    workers = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in workers))
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
