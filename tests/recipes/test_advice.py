@@ -204,8 +204,9 @@ def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
 
 def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "400")
-    assert main(["advise", "f1", *QUICK, "--optimizer", "sgd", "--width", "16"]) == 0
+    monkeypatch.setenv("COLUMNS", "100")  # a command is one line all the same, and no markup of rich's
+    folder = ["--data_dir", "my [bold] :smile: data"]
+    assert main(["advise", "f1", *QUICK, *folder, "--optimizer", "sgd", "--width", "16"]) == 0
     printed = capsys.readouterr().out
     for text in (
         "noise scale",
@@ -217,10 +218,11 @@ def test_it_prints_batch_rate_reasons_and_commands_that_run(quick, tmp_path, mon
         "--width 16",
         "Next:",
     ):
-        assert text in printed
+        assert text in " ".join(printed.split())
     assert not list(tmp_path.iterdir())
     commands = [shlex.split(line) for line in printed.splitlines() if line.strip().startswith("lightning-gap ")]
     assert [command[1] for command in commands] in (["compare"], ["compare", "run"])
+    assert all("my [bold] :smile: data" in command for command in commands)
     assert main([*commands[-1][1:], "--epochs", "1", "--output", str(tmp_path / "next")]) == 0
 
 
