@@ -105,7 +105,7 @@ class _Worker:
 
 def _end_with_parent() -> None:
     """End a worker whose parent is gone, however it ended: its end of the pipe is closed then."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not sys.stdin, which Python could not close at its end while a thread reads it
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -123,7 +123,7 @@ def _workers(plan: Plan, beside: bool) -> Iterator[list[_Worker]]:
             for worker in workers:
                 worker.process.terminate()  # no more than a word to one that has ended
             for worker in workers:
-                worker.process.wait()
+                worker.process.communicate()  # wait, and close the pipe
         told = [line for worker in workers for line in worker.lines() if line.startswith("warning: ")]
     for line in dict.fromkeys(told):
         print(line, file=sys.stderr)
