@@ -89,6 +89,7 @@ def main():
         "failure": failure_of(rank, group),
     }
     torch.save(result, folder / f"rank-{rank}.pt")
+    dist.barrier()  # one that leaves while the other still talks may end it
     dist.destroy_process_group()
 
 

@@ -67,6 +67,7 @@ def main(folder, rank):
     own = list(per_sample(samples=5))[4 * rank : 4 + rank]  # four on the first, one on the second
     found = gradient_statistics(own, samples_each=2, process_group=dist.group.WORLD)
     torch.save(vars(found), Path(folder) / f"{rank}.pt")
+    dist.barrier()  # one that leaves while the other still talks may end it
     dist.destroy_process_group()
 
 

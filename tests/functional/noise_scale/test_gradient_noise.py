@@ -282,6 +282,7 @@ def main(folder, rank):
     terms = {"probes": 3, "population": 50, "process_group": group}
     found = gradient_noise(loss, model.parameters(), sizes=loss.sizes, **terms)
     torch.save(torch.tensor(vars_of(found)), Path(folder) / f"{rank}.pt")
+    dist.barrier()  # one that leaves while the other still talks may end it
     dist.destroy_process_group()
 
 
