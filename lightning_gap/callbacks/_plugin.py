@@ -52,15 +52,7 @@ class Plugin(GapCallback, ABC):
         if run.two_pass_step is None:
             run.two_pass_step = TwoPassStep(trainer, run.gradient_changes)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._unwrap(trainer)
-        super().teardown(trainer, pl_module, stage)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._unwrap(trainer)
-        super().on_exception(trainer, pl_module, exception)
-
-    def _unwrap(self, trainer: Trainer) -> None:
+    def end_fit(self, trainer: Trainer) -> None:
         run = run_of(trainer)
         if run.two_pass_step is not None:
             run.two_pass_step.remove()
