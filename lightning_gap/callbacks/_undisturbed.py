@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -72,7 +72,7 @@ def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningMo
     wrapper = trainer.strategy.model  # DistributedDataParallel has a mode of its own
     modes = [(part, part.training) for part in (*module.modules(), wrapper) if part is not None]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in module.parameters()]
-    silenced = {name: vars(module)[name] for name in _SILENCED if name in vars(module)}
+    speak_again = _own(module, _SILENCED)
     buffers = list(module.buffers()) if process_group(trainer) is not None else []
     own = [buffer.clone() for buffer in buffers]
     loggers, stage = trainer.loggers, trainer.state.stage
@@ -81,9 +81,7 @@ def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningMo
         trainer.loggers, trainer.state.stage = loggers, stage
         for part, mode in modes:
             part.training = mode
-        for name in _SILENCED:
-            vars(module).pop(name, None)
-        vars(module).update(silenced)
+        speak_again()
         for parameter, gradient, requires_grad in gradients:
             parameter.grad = gradient
             if parameter.requires_grad != requires_grad:
@@ -137,14 +135,24 @@ def _refuse_to_gather(*_: Any, **__: Any) -> None:
 @contextmanager
 def silenced(module: LightningModule) -> Iterator[None]:
     """Let the module log nothing inside the block."""
-    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
-    vars(module).update(log=_ignore, log_dict=_ignore)
+    speak_again = _own(module, ("log", "log_dict"))
     try:
+        vars(module).update(log=_ignore, log_dict=_ignore)
         yield
     finally:
-        for name in ("log", "log_dict"):
+        speak_again()
+
+
+def _own(module: LightningModule, names: Sequence[str]) -> Callable[[], None]:
+    """What gives the module back its own attributes of these names, of which it may have none beside its class's."""
+    own = {name: vars(module)[name] for name in names if name in vars(module)}
+
+    def give_back() -> None:
+        for name in names:
             vars(module).pop(name, None)
         vars(module).update(own)
+
+    return give_back
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
