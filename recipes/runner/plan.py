@@ -154,6 +154,8 @@ def make_plan(settings: Settings) -> Plan:
 def _check(plan: Plan) -> None:
     settings = plan.settings
     with torch.random.fork_rng(devices=[]):
+        found = instantiated(settings.trainer).get("callbacks") or []
+        users = found if isinstance(found, list) else [found]
         for index, name in enumerate(settings.regimes):
             with torch.device("meta"):
                 recipe = built(lambda name=name: plan.recipe(name, 0))  # type: ignore[misc]
@@ -166,17 +168,20 @@ def _check(plan: Plan) -> None:
             callbacks = recipe.configure_callbacks()
             check_batches(recipe, len(data.train), processes=plan.processes, accumulate=plan.accumulate)
             recipe.configure_optimizers()
-            _check_users_callbacks(plan, name, recipe, data, callbacks)
+            _check_users_callbacks(plan, name, recipe, data, callbacks, users)
     _check_validation(plan, data)
 
 
 def _check_users_callbacks(
-    plan: Plan, name: str, recipe: Recipe, data: ClassificationData[Any], callbacks: Sequence[Callback]
+    plan: Plan,
+    name: str,
+    recipe: Recipe,
+    data: ClassificationData[Any],
+    callbacks: Sequence[Callback],
+    users: Sequence[Callback],
 ) -> None:
     """Lightning would drop a user's callback for one of ours without a word."""
     ours = [*callbacks, *monitors(recipe, data, plan.settings.epsilon, 1)]
-    found = instantiated(plan.settings.trainer).get("callbacks") or []
-    users = found if isinstance(found, list) else [found]
     for callback in users:
         if type(callback) in map(type, ours):
             raise ValueError(
