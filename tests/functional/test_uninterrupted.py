@@ -17,7 +17,7 @@ from lightning_gap.functional import (
     recomputed_statistics,
     sharpness,
 )
-from lightning_gap.functional._uninterrupted import uninterrupted, uninterrupted_exit
+from lightning_gap.functional._uninterrupted import uninterrupted_exit
 
 # An interrupt that falls into a `__del__` is ignored by Python, with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -42,16 +42,28 @@ def handlers():
     assert found == [stop, stop]
 
 
+@uninterrupted_exit
+def ending_by(end):
+    """A context manager that does nothing but call ``end``, which is to run whole."""
+    try:
+        yield
+    finally:
+        end()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_the_end_of_the_block(number):
+def test_a_signal_waits_until_the_end_is_over(number):
     done = []
 
+    def end():
+        signal.raise_signal(number)
+        with ending_by(lambda: signal.raise_signal(number)):
+            pass
+        done.append("whole")
+
     def work():
-        with uninterrupted():
-            signal.raise_signal(number)
-            with uninterrupted():
-                signal.raise_signal(number)
-            done.append("whole")
+        with ending_by(end):
+            pass
 
     with pytest.raises(Stop) as stopped:
         work()
@@ -61,14 +73,18 @@ def test_a_signal_waits_for_the_end_of_the_block(number):
 
 def test_both_signals_are_delivered_once_each():
     came = []
+
+    def end():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert came == []
+
     before = {
         number: signal.signal(number, lambda number, frame: came.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    with uninterrupted():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            signal.raise_signal(number)
-        assert came == []
+    with ending_by(end):
+        pass
     assert sorted(came) == sorted(before)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -77,8 +93,10 @@ def test_both_signals_are_delivered_once_each():
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
 def test_a_signal_that_python_does_not_handle_is_left_alone(handler):
     before = signal.signal(signal.SIGTERM, handler)
-    with uninterrupted():
-        assert signal.getsignal(signal.SIGTERM) is handler
+    found = []
+    with ending_by(lambda: found.append(signal.getsignal(signal.SIGTERM))):
+        found.append(signal.getsignal(signal.SIGTERM))
+    assert found == [handler, handler]
     assert signal.signal(signal.SIGTERM, before) is handler
 
 
@@ -87,7 +105,7 @@ def test_a_handler_that_the_block_sets_stays():
         pass
 
     before = signal.getsignal(signal.SIGINT)
-    with uninterrupted():
+    with uninterrupted_exit(lambda: iter([3]))():
         signal.signal(signal.SIGINT, other)
     assert signal.signal(signal.SIGINT, before) is other
 
@@ -96,7 +114,7 @@ def test_another_thread_is_not_in_the_way():
     found = []
 
     def work():
-        with uninterrupted(), uninterrupted_exit(lambda: iter([3]))() as value:
+        with uninterrupted_exit(lambda: iter([3]))() as value:
             found.append((value, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
