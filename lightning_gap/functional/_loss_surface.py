@@ -43,14 +43,7 @@ class LossSurface:
 
         Gradients stay on: a loss may need them for itself, as a gradient penalty does.
         """
-
-        def add_up() -> tuple[float, list[Tensor]]:
-            losses = list(map(_number, self.parts(loss_fn)))
-            if loss_fn is None:
-                self._first_part = losses[0] if losses else None
-            return math.fsum(losses), []
-
-        return self.summed(add_up)[0]
+        return self.summed(lambda: (self._sum(list(map(_number, self.parts(loss_fn))), loss_fn), []))[0]
 
     def loss_and_gradient(self, loss_fn: LossFunction | None = None) -> tuple[float, list[Tensor]]:
         """The loss (or another one) and its gradient, one tensor for each weight; zeros where it does not matter."""
@@ -78,7 +71,7 @@ class LossSurface:
 
         def ask_again() -> tuple[float, list[Tensor]]:
             with closing(self.parts()) as parts:
-                before, again = self._first_part, next((float(part.detach()) for part in parts), None)
+                before, again = self._first_part, next(map(_number, parts), None)
             # Sharpness is measured against 1 + loss, and kernels may sum in another order each time.
             if before is not None and again is not None and not agree(before, again):
                 raise RandomLossError(
@@ -126,7 +119,7 @@ class LossSurface:
         sums: list[Tensor] = []
         ours: set[int] = set()
         for part in self.parts(loss_fn):
-            losses.append(float(part.detach()))
+            losses.append(_number(part))
             new = list(derive(part))
             if not sums:  # not ours to write to: autograd may give one tensor for two weights
                 sums = [_dense(n, weight) for n, weight in zip(new, self.weights, strict=True)]
@@ -135,9 +128,12 @@ class LossSurface:
                     if n is not None:
                         sums[i] = sums[i].add_(n) if i in ours else sums[i] + n
                         ours.add(i)
+        return self._sum(losses, loss_fn), sums or [torch.zeros_like(weight) for weight in self.weights]
+
+    def _sum(self, losses: list[float], loss_fn: LossFunction | None) -> float:
         if loss_fn is None:
             self._first_part = losses[0] if losses else None
-        return math.fsum(losses), sums or [torch.zeros_like(weight) for weight in self.weights]
+        return math.fsum(losses)
 
     def summed(self, compute: Callable[[], tuple[float, list[Tensor]]]) -> tuple[float, list[Tensor]]:
         """Add up number and tensors over the processes; what fails on one of them ends on all of them."""

@@ -14,7 +14,7 @@ from .._loss_surface import LossFunction, Params, loss_surface
 from .._validation import flag, seeded, whole_number
 from ..errors import UndefinedSharpnessError
 from ._neighbourhood import Neighbourhood
-from .sharpness import checked_epsilons
+from .sharpness import checked_epsilon
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def average_sharpness(
         0.01
     """
     directions = whole_number("directions", directions)
-    (epsilon,) = checked_epsilons((epsilon,))
+    epsilon = checked_epsilon(epsilon)
     relative = flag("relative", relative)
     generator = seeded("generator", generator)
     rises: list[float] = []

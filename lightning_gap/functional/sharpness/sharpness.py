@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch.distributed import ProcessGroup
 
 from .._loss_surface import LossFunction, Params
-from .._validation import real_number, shown
+from .._validation import each, real_number, refusal
 from ._neighbourhood import Norm
 from ._search import Search
 from .random_subspace import RandomSubspace
 from .result import Method, Sharpness
+
+_HINT = "the paper uses 1e-3 and 5e-4"
 
 
 def sharpness(
@@ -83,21 +86,8 @@ def sharpness(
         >>> round(sharpness(lambda: (weight**2).sum(), [weight], epsilon=0.5).percent, 3)  # 100 * (2**2 - 1) / 2
         150.0
     """
-    return sharpness_profile(
-        loss_fn,
-        params,
-        checked_epsilons((epsilon,)),
-        method=method,
-        max_evaluations=max_evaluations,
-        max_iterations=max_iterations,
-        subspace=subspace,
-        relative=relative,
-        norm=norm,
-        restarts=restarts,
-        generator=generator,
-        report_on=report_on,
-        process_group=process_group,
-    )[0]
+    search = Search(method, max_evaluations, max_iterations, subspace, relative, norm, restarts, generator, report_on)
+    return search.profile(loss_fn, params, [checked_epsilon(epsilon)], process_group)[0]
 
 
 def sharpness_profile(
@@ -152,20 +142,18 @@ def sharpness_profile(
     return search.profile(loss_fn, params, checked_epsilons(epsilons, "epsilons"), process_group)
 
 
+def checked_epsilon(epsilon: float, name: str = "epsilon") -> float:
+    """The size as a plain float; raise if it is not a positive number."""
+    return real_number(name, epsilon, above=0, hint=_HINT)
+
+
 def checked_epsilons(epsilons: Sequence[float], name: str = "epsilon") -> tuple[float, ...]:
     """The sizes as plain floats; raise if there is none, one is not a positive number, or one is there twice."""
-    single = not isinstance(epsilons, Iterable) or isinstance(epsilons, str | bytes) or not getattr(epsilons, "ndim", 1)
-    given = (epsilons,) if single or isinstance(epsilons, Set | Mapping) else tuple(epsilons)
-    try:
-        numbers = tuple(real_number(name, e, above=0) for e in given)
-    except ValueError:
-        numbers = ()
-    if not numbers or len(set(numbers)) < len(numbers):
-        told = ", ".join(map(shown, given)) or "none"
-        raise ValueError(
-            f"{name} must be a positive number, or several different ones, got {told}; the paper uses 1e-3 and 5e-4"
-        )
-    return numbers
+    with suppress(ValueError):
+        numbers = tuple(each(name, epsilons, lambda name, epsilon: checked_epsilon(epsilon, name)))
+        if 0 < len(numbers) == len(set(numbers)):
+            return numbers
+    raise ValueError(refusal(name, "must be a positive number, or several different ones", epsilons, _HINT))
 
 
 def epsilon_name(epsilon: float) -> str:

@@ -16,7 +16,7 @@ from ._search import Search
 from .average import mean_and_deviation
 from .random_subspace import RandomSubspace
 from .result import Method, Sharpness, Start
-from .sharpness import checked_epsilons, sharpness
+from .sharpness import checked_epsilon, sharpness
 
 
 def layer_sharpness(
@@ -56,7 +56,7 @@ def layer_sharpness(
         {'first': 10.0, 'second': 5.0}
     """
     search = Search(max_evaluations=max_evaluations, relative=relative)
-    (epsilon,) = checked_epsilons((epsilon,))
+    epsilon = checked_epsilon(epsilon)
     named = checked_params(params)
     layers: dict[str, list[int]] = {}
     for index, (name, weight) in enumerate(named.items()):
@@ -144,7 +144,7 @@ def subspace_sharpness(
     first = RandomSubspace() if subspace is None else instance("subspace", subspace, RandomSubspace)
     draws = whole_number("draws", draws)
     seed_number(f"subspace: seed + draws - 1 of seed={first.seed}", first.seed + draws - 1)
-    (epsilon,) = checked_epsilons((epsilon,))
+    epsilon = checked_epsilon(epsilon)
     Search(method, max_evaluations, max_iterations, first, restarts=restarts)  # refuses before anything is measured
     results: list[Sharpness] = []
     with loss_surface(loss_fn, params, process_group=process_group) as surface:
