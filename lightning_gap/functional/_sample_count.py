@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -28,18 +28,22 @@ def guess_samples(batch: Any) -> int | None:
         >>> guess_samples({"nodes": torch.zeros(20, 3), "graphs": torch.zeros(8)}) is None
         True
     """
-    sizes: set[int | None] = set(_first_axes(batch, outermost=True))
-    return sizes.pop() if len(sizes) == 1 else None
+    return _only(_first_axes(batch, outermost=True))
 
 
 def shared_first_axis(batch: Any) -> int | None:
     """The same where lists in the batch are known to hold fields, as those of torch's own collate function do."""
-    sizes: set[int | None] = set(_first_axes(batch, outermost=True, of_fields=True))
-    return sizes.pop() if len(sizes) == 1 else None
+    return _only(_first_axes(batch, outermost=True, of_fields=True))
+
+
+def _only(sizes: Iterator[int | None]) -> int | None:
+    different = set(sizes)
+    return different.pop() if len(different) == 1 else None
 
 
 def _first_axes(part: Any, *, outermost: bool = False, of_fields: bool = False) -> Iterator[int | None]:
     """The first axis of each array in ``part``, or ``None`` once for what hides how many samples there are."""
+    inside: Iterable[Any] = ()  # the parts of this part
     if isinstance(part, PackedSequence):
         yield int(part.batch_sizes[0])  # sequences that have a first element: all of them
     elif isinstance(part, Tensor) and part.is_nested:
@@ -48,22 +52,18 @@ def _first_axes(part: Any, *, outermost: bool = False, of_fields: bool = False) 
         if len(part.shape):
             yield int(part.shape[0])
     elif isinstance(part, Mapping):
-        for value in part.values():
-            yield from _first_axes(value, of_fields=of_fields)
+        inside = part.values()
     elif is_dataclass(part) and not isinstance(part, type):
-        for field in fields(part):
-            yield from _first_axes(getattr(part, field.name), of_fields=of_fields)
-    elif isinstance(part, tuple) and hasattr(part, "_fields"):
-        for value in part:
-            yield from _first_axes(value, of_fields=of_fields)
+        inside = [getattr(part, field.name) for field in fields(part)]
     elif isinstance(part, list | tuple):
-        if not of_fields and _may_be_samples(part, outermost):
-            yield None
+        if of_fields or hasattr(part, "_fields") or not _may_be_samples(part, outermost):
+            inside = part
         else:
-            for value in part:
-                yield from _first_axes(value, of_fields=of_fields)
+            yield None
     elif hasattr(part, "__dict__") and not isinstance(part, type):
         yield None  # an object of another library: what its tensors are is not known
+    for value in inside:
+        yield from _first_axes(value, of_fields=of_fields)
 
 
 def _may_be_samples(parts: list[Any] | tuple[Any, ...], outermost: bool) -> bool:

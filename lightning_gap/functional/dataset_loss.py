@@ -140,7 +140,8 @@ class DatasetLoss(AbstractContextManager["DatasetLoss"]):
             with self._statistics():
                 yield
         finally:
-            _put_modes_back(modes)
+            for part, training in modes:
+                part.training = training
 
     def _statistics(self) -> AbstractContextManager[None]:
         if self.batch_norm == "batch":
@@ -177,8 +178,3 @@ def samples_in(batch: Any) -> int:
     if size is None:
         raise ValueError(f"cannot tell how many samples a {type(batch).__name__} holds; pass sizes=..., one for each")
     return size
-
-
-def _put_modes_back(modes: list[tuple[nn.Module, bool]]) -> None:
-    for part, training in modes:
-        part.training = training

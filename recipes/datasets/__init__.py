@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..catalogue import read_docstring
 
 if TYPE_CHECKING:
     from .cifar import CIFAR10 as CIFAR10
@@ -76,9 +76,7 @@ class DataSets(Mapping[str, "type[ClassificationData[Any]]"]):
     def summary(self, name: str) -> str:
         """First line of a data module's docstring, read from its file without importing it."""
         wanted = self._classes[name]
-        tree = ast.parse((Path(__file__).parent / f"{_FILES[wanted]}.py").read_text(encoding="utf-8"))
-        found = next(part for part in tree.body if isinstance(part, ast.ClassDef) and part.name == wanted)
-        return (ast.get_docstring(found) or "").partition("\n")[0]
+        return read_docstring(f"datasets/{_FILES[wanted]}.py", wanted).partition("\n")[0]
 
 
 DATASETS = DataSets(

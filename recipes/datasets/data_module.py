@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
+from lightning_gap.functional._validation import flag, whole_number
+
 from ..lookup import lookup
 from .augmentations import AUGMENTATIONS
 from .integrity import explained_permissions
@@ -85,16 +87,17 @@ class ClassificationData(LightningDataModule, Generic[S]):
             raise ValueError(
                 "batch_size=None: pass batch_size=..., samples per optimizer step, or a recipe that has it"
             )
-        self._step = _whole("batch_size", step, least=1)
+        self._step = whole_number("batch_size", step)
         self._shares = 1  # of an optimizer step, over processes and micro-batches
         named = _setting(recipe, "augmentation", augmentation, "none")
         self.augmentation = lookup("augmentation", named, AUGMENTATIONS)
-        self.standardise = _flag("standardise", _setting(recipe, "standardise", standardise, False))
-        self.validation_size = _whole("validation_size", _setting(recipe, "validation_size", validation_size, 0))
+        self.standardise = flag("standardise", _setting(recipe, "standardise", standardise, False))
+        held_out = _setting(recipe, "validation_size", validation_size, 0)
+        self.validation_size = whole_number("validation_size", held_out, 0)
         self.data_dir = Path(data_dir)
-        self.download = _flag("download", download)
-        self.num_workers = None if num_workers is None else _whole("num_workers", num_workers)
-        self.seed = _whole("seed", seed)
+        self.download = flag("download", download)
+        self.num_workers = None if num_workers is None else whole_number("num_workers", num_workers, 0)
+        self.seed = whole_number("seed", seed, 0)
         self._all: S | None = None  # training and validation samples, once they are read
 
     @property
@@ -183,18 +186,6 @@ def no_validation() -> list[Any]:
     """No loader at all; Lightning asks whether an empty list is meant, and here it is."""
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     return []
-
-
-def _whole(name: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63:
-        return value
-    raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-
-
-def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def _setting(recipe: Any, name: str, given: Any, otherwise: Any) -> Any:

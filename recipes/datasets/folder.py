@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
-from .subsets import seeded_permutation
+from .subsets import Subsettable
 
 # Of ImageNet's training images, per colour, after division by 255.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class FolderImages(Dataset[tuple[Tensor, int]]):
+class FolderImages(Subsettable):
     """Images of a folder that has a folder for each class.
 
     An image is scaled so that its shorter side has ``resize`` pixels, its middle cut out and its colours standardised.
@@ -49,7 +48,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             )
         found = ImageFolder(folder, allow_empty=True)
         self.classes: list[str] = found.classes
-        self._targets = torch.tensor(found.targets, dtype=torch.int64)
+        super().__init__(torch.tensor(found.targets, dtype=torch.int64))
         empty = (torch.bincount(self._targets, minlength=len(self.classes)) == 0).nonzero().flatten().tolist()
         if empty:
             os.listdir(folder / self.classes[empty[0]])  # an error if it may not be read
@@ -59,7 +58,6 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             )
         # One array of bytes, not a list: worker processes copy each page of a list as they count references to it.
         self._paths = np.array([os.fsencode(path) for path, _ in found.samples])
-        self._indices: Tensor | None = None  # of the images that were found, those that this data set has
         self._crop = crop
         self._transform = v2.Compose([v2.Resize(resize), v2.CenterCrop(crop), *_to_standardised_tensor()])
 
@@ -67,14 +65,6 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return 3, self._crop, self._crop
-
-    @property
-    def targets(self) -> Tensor:
-        """Class of each image, shape (N,)."""
-        return self._targets if self._indices is None else self._targets[self._indices]
-
-    def __len__(self) -> int:
-        return len(self._targets) if self._indices is None else len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         held = index if self._indices is None else int(self._indices[index])
@@ -84,17 +74,6 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         except Exception as error:  # of many types, because Pillow leaves the checking to what it calls
             raise ValueError(f"{path!r} cannot be read as an image ({error}); get it again or remove it") from error
         return self._transform(image), int(self._targets[held])
-
-    def split_off(self, size: int) -> tuple[Tensor, Tensor]:
-        """Indices of the images that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
-        order = seeded_permutation(len(self))
-        return order[size:].sort().values, order[:size]
-
-    def subset(self, indices: Tensor) -> FolderImages:
-        """The images at ``indices``, over the same list of files."""
-        fewer = copy.copy(self)
-        fewer._indices = indices if self._indices is None else self._indices[indices]
-        return fewer
 
     def augmented(self) -> FolderImages:
         """The same images, each time a random part of random area and aspect, scaled to the crop and maybe mirrored.

@@ -9,24 +9,15 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from .subsets import seeded_permutation
+from .subsets import Subsettable, seeded_permutation
 
 Batch = tuple[Tensor, Tensor]
 S = TypeVar("S", bound="Samples")
 
 
-class Samples(Dataset[Batch]):
-    """Inputs and targets by index: one sample for a number, a ready batch for a tensor of indices.
-
-    Args:
-        targets: Class of each sample, shape (N,) int64.
-    """
-
-    def __init__(self, targets: Tensor) -> None:
-        self._targets = targets
-        self._indices: Tensor | None = None  # of the samples that are held, those that this data set has
+class Samples(Subsettable):
+    """Inputs and targets by index: one sample for a number, a ready batch for a tensor of indices."""
 
     @abstractmethod
     def inputs(self, held: Tensor) -> Tensor:
@@ -38,36 +29,15 @@ class Samples(Dataset[Batch]):
         return self._targets.device
 
     @property
-    def targets(self) -> Tensor:
-        """Class of each sample, shape (N,)."""
-        return self._targets if self._indices is None else self._targets[self._indices]
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self[0][0].shape)
 
-    def __len__(self) -> int:
-        return len(self._targets) if self._indices is None else len(self._indices)
-
     def __getitem__(self, index: int | Tensor) -> Batch:
-        indices = torch.as_tensor(index, device=self._targets.device)
-        held = indices if self._indices is None else self._indices[indices]
+        held = self._held(torch.as_tensor(index, device=self._targets.device))
         if held.ndim == 0:
             return self.inputs(held[None])[0], self._targets[held]
         return self.inputs(held), self._targets.index_select(0, held)
-
-    def split_off(self, size: int) -> tuple[Tensor, Tensor]:
-        """Indices of the samples that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
-        order = seeded_permutation(len(self))
-        return order[size:].sort().values, order[:size]
-
-    def subset(self: S, indices: Tensor) -> S:
-        """The samples at ``indices``, over the same memory."""
-        fewer = copy.copy(self)
-        indices = indices.to(self._targets.device)
-        fewer._indices = indices if self._indices is None else self._indices[indices]
-        return fewer
 
     def whole(self) -> Batch:
         """All samples in order, as one batch."""

@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+import copy
+from abc import abstractmethod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
+
+S = TypeVar("S", bound="Subsettable")
 
 
-class Subsettable(Protocol):
-    """A data set that subsets can be taken of."""
+class Subsettable(Dataset[Any]):
+    """Samples by index, and subsets of them that share what is held.
 
-    def __len__(self) -> int: ...
+    Args:
+        targets: Class of each sample that is held, shape (N,) int64.
+    """
+
+    def __init__(self, targets: Tensor) -> None:
+        self._targets = targets
+        self._indices: Tensor | None = None  # of the samples that are held, those that this data set has
 
     @property
+    @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
 
+    @property
+    def targets(self) -> Tensor:
+        """Class of each sample, shape (N,)."""
+        return self._targets if self._indices is None else self._targets[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._targets) if self._indices is None else len(self._indices)
+
     def split_off(self, size: int) -> tuple[Tensor, Tensor]:
-        """Indices of the samples to keep and of those to hold out."""
+        """Indices of the samples that are kept, in order, and of ``size`` that are held out, drawn with seed 0."""
+        order = seeded_permutation(len(self))
+        return order[size:].sort().values, order[:size]
 
     def subset(self: S, indices: Tensor) -> S:
         """The samples at ``indices``."""
+        fewer = copy.copy(self)
+        fewer._indices = self._held(indices.to(self._targets.device))
+        return fewer
 
-
-S = TypeVar("S", bound=Subsettable)
+    def _held(self, indices: Tensor) -> Tensor:
+        """Where the samples at ``indices`` are in what is held."""
+        return indices if self._indices is None else self._indices[indices]
 
 
 def seeded_permutation(samples: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-_PARTS = {"__init__", "__main__", "command", "experiment", "spread"}  # every other file is an experiment of its name
+_PARTS = {"__init__", "__main__", "command", "experiment"}  # every other file is an experiment of its name
 
 
 def experiments() -> dict[str, str]:

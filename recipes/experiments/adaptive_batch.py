@@ -19,12 +19,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from lightning_gap import AdaptiveBatchSize, GhostBatchNormSwap, LearningRateScaling
+from lightning_gap.logging import mean_and_std
 
 from ..evaluation import evaluate
 from ..f1 import F1
 from ..recipe import Recipe
 from .experiment import Experiment, Results, train
-from .spread import plus_minus
 
 Row = dict[str, float]
 SAMPLES_BETWEEN_TESTS, SAMPLES = 15_000, 60_000
@@ -161,12 +161,12 @@ def table(results: Results) -> str:
         cells = [
             regime,
             f"{len(ends)}",
-            plus_minus([end["steps"] for end in ends], ".0f"),
-            plus_minus([end["batch_size"] for end in ends], ".0f"),
-            plus_minus([end["wanted"] for end in ends], ".0f") if "wanted" in ends[0] else "",
-            plus_minus([statistics.fmean(row["test_accuracy"] for row in rows) for rows in last_epoch], ".2f"),
-            plus_minus([max(row["test_accuracy"] for row in rows) for rows in trials.values()], ".2f"),
-            plus_minus([end["seconds"] for end in ends], ".0f"),
+            mean_and_std([end["steps"] for end in ends]),
+            mean_and_std([end["batch_size"] for end in ends]),
+            mean_and_std([end["wanted"] for end in ends]) if "wanted" in ends[0] else "",
+            mean_and_std([statistics.fmean(row["test_accuracy"] for row in rows) for rows in last_epoch], 2),
+            mean_and_std([max(row["test_accuracy"] for row in rows) for rows in trials.values()], 2),
+            mean_and_std([end["seconds"] for end in ends]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| test % | regime | seeds there | steps | thousand samples | seconds | steps of fixed-32 over its |"]
@@ -180,9 +180,9 @@ def table(results: Results) -> str:
             pairs = [(base.get(seed), row) for seed, row in first.items()]
             ratios = [small["steps"] / row["steps"] for small, row in pairs if small and row]
             cells += [
-                plus_minus([row["steps"] for row in there], ".0f"),
-                plus_minus([row["samples"] / 1000 for row in there], ".0f"),
-                plus_minus([row["seconds"] for row in there], ".0f"),
+                mean_and_std([row["steps"] for row in there]),
+                mean_and_std([row["samples"] / 1000 for row in there]),
+                mean_and_std([row["seconds"] for row in there]),
                 " ".join(f"{ratio:.1f}" for ratio in ratios),
             ]
         else:

@@ -8,9 +8,10 @@ changes nothing and shows what the milestones are worth. Cost of a run: two minu
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +21,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap
+from lightning_gap.logging import mean_and_std
 
 from ..evaluation import evaluate
 from ..f1 import F1
+from ..gap import Gap
 from ..recipe import Recipe
 from ..regimes import growing
 from .experiment import Experiment, Results, train
-from .spread import interval, plus_minus
 
 COLOURS = {"constant": "tab:gray", "decay": "tab:blue", "hybrid": "tab:orange", "growth": "tab:green"}
 HYPERPARAMETERS: dict[str, Any] = {
@@ -133,9 +135,9 @@ def table(results: Results) -> str:
             run,
             f"{len(mine)}",
             f"{next(iter(curves(results, run, 'updates').values()))[-1]:.0f}",
-            plus_minus([curve[-1] for curve in curves(results, run, "seconds").values()], ".0f"),
-            plus_minus([curve[-1] for curve in mine.values()], ".2f"),
-            plus_minus([curve[-1] for curve in loss.values()], ".5f"),
+            mean_and_std([curve[-1] for curve in curves(results, run, "seconds").values()]),
+            mean_and_std([curve[-1] for curve in mine.values()], 2),
+            mean_and_std([curve[-1] for curve in loss.values()], 5),
         ]
         if both:
             cells += [
@@ -156,6 +158,20 @@ def curves(results: Results, run: str, key: str) -> dict[int, list[float]]:
 def differences(pairs: Iterable[tuple[list[float], list[float]]]) -> list[list[float]]:
     """Of curves, from the first milestone on."""
     return [[b - a for a, b in zip(one[FIRST:], other[FIRST:], strict=True)] for one, other in pairs]
+
+
+def interval(sample: Sequence[float]) -> str:
+    """Mean and 95 % interval by Student's t; the mean alone of one value.
+
+    Example:
+        >>> interval([1.0, 2.0, 3.0])
+        '+2.000 (-0.484 to +4.484)'
+    """
+    gap = Gap(tuple(sample))
+    mean, half = gap.mean, gap.half_width
+    if math.isnan(half):
+        return f"{mean:+.3f}"
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 def between_seeds(decay: dict[int, list[float]]) -> str:

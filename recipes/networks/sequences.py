@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from lightning_gap.functional._validation import each, refusal, whole_number
+
 
 def check_sequences(example: tuple[int, ...], **sequences: object) -> None:
     """Raise if one of them is not a list or tuple of as many whole numbers of at least 1 as the example has.
@@ -20,10 +24,8 @@ def check_sequences(example: tuple[int, ...], **sequences: object) -> None:
         ValueError: dense must be 2 whole numbers, each at least 1, got [7]; for instance [384, 192]
     """
     for name, values in sequences.items():
-        counts = list(values) if isinstance(values, (list, tuple)) else []
-        whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 1 for count in counts)
-        if len(counts) != len(example) or not whole:
-            raise ValueError(
-                f"{name} must be {len(example)} whole numbers, each at least 1, got {values!r}; "
-                f"for instance {list(example)}"
-            )
+        with suppress(ValueError):
+            if len(each(name, values, whole_number)) == len(example):
+                continue
+        rule = f"must be {len(example)} whole numbers, each at least 1"
+        raise ValueError(refusal(name, rule, values, f"for instance {list(example)}"))

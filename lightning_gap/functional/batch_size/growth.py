@@ -48,7 +48,8 @@ class SmithGrowth:
     def __call__(self, epoch: int) -> EpochBatch:
         """Batch size and learning-rate factor of an epoch, from 0."""
         epoch = whole_number("epoch", epoch, 0)
-        return _capped(self.batch_size * self.factor ** _passed(self.milestones, epoch), self.max_batch_size)
+        passed = sum(milestone <= epoch for milestone in self.milestones)
+        return _capped(self.batch_size * self.factor**passed, self.max_batch_size)
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,6 @@ def _capped(wanted: float, limit: int) -> EpochBatch:
     """The size nearest to the wanted one, and the learning-rate factor that makes up for the difference."""
     size = min(round(wanted), limit)
     return EpochBatch(size, size / wanted)
-
-
-def _passed(milestones: Sequence[int], epoch: int) -> int:
-    return sum(milestone <= epoch for milestone in milestones)
 
 
 def _check_growth(growth: SmithGrowth | AdaBatch | GeometricGrowth) -> None:

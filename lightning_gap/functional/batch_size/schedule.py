@@ -131,8 +131,7 @@ def split_batch(
         return MicroBatching(batch_size // parts, accumulate)
     max_micro_batch = whole_number("max_micro_batch", max_micro_batch, unit="samples")
     fewest = max(accumulate, math.ceil(batch_size / (processes * max_micro_batch)))
-    equal = (k for k in range(fewest, 2 * fewest + 1) if batch_size % (processes * k) == 0)
-    found = next(equal, None)
+    found = next((k for k in range(fewest, 2 * fewest + 1) if batch_size % (processes * k) == 0), None)
     if found is None:
         raise ValueError(
             f"a batch of {batch_size} cannot be split equally over {processes} processes in micro-batches of at most "
@@ -225,17 +224,10 @@ def planned_optimizer_steps(
 
 def checked_epochs(name: str, epochs: Sequence[int]) -> tuple[int, ...]:
     """Epochs as plain ints; raise if one is not a whole number from 0, or they do not rise."""
-    plain = tuple(each(name, epochs, _checked_epoch))
+    plain = tuple(each(name, epochs, lambda name, epoch: whole_number(name, epoch, 0)))
     if any(later <= earlier for earlier, later in itertools.pairwise(plain)):
         raise ValueError(f"{name} must be in rising order, each once, got {plain}")
     return plain
-
-
-def _checked_epoch(name: str, epoch: int) -> int:
-    try:
-        return whole_number(name, epoch, 0)
-    except ValueError:
-        raise ValueError(refusal(name, "must be whole numbers, at least 0", epoch)) from None
 
 
 def _multiple(size: int, parts: int) -> int:

@@ -139,9 +139,8 @@ def _prototype(layer: _BatchNorm) -> _BatchNorm:
         for name, tensor in group.items():
             if tensor is None or name not in ("weight", "bias", "running_mean", "running_var"):
                 continue
-            value = 0.5 + torch.rand(
-                tensor.shape, generator=generator, dtype=torch.float64, device="cpu"
-            )  # weights may be all zero
+            # Weights may be all zero.
+            value = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
             group[name] = nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value  # type: ignore[assignment]
     if made.num_batches_tracked is not None:
         made.num_batches_tracked = torch.tensor(3, device="cpu")

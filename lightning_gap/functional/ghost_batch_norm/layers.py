@@ -28,12 +28,8 @@ class _GhostBatchNorm(_BatchNorm):
     leftover: Leftover
     running_stats: RunningStats
 
-    __jit_ignored_attributes__: ClassVar = [
-        "ghost_batch_size",
-        "leftover",
-        "running_stats",
-        MARK,
-    ]  # torch.jit cannot read
+    # What torch.jit cannot read.
+    __jit_ignored_attributes__: ClassVar = ["ghost_batch_size", "leftover", "running_stats", MARK]
 
     def _ghosts_of(self, input: Tensor) -> Runs | None:
         """The ghosts of a batch, or ``None`` where the layer is BatchNorm: in evaluation, and for one ghost."""

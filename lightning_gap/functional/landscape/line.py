@@ -53,10 +53,9 @@ def along_line(
     alphas = each("alphas", alphas, real_number)
     if not alphas:
         raise ValueError("alphas is empty; pass for instance 25 positions from -1 to 2")
-    if {k: v.shape for k, v in start.items()} != {k: v.shape for k, v in end.items()}:
-        different = sorted(
-            k for k in {*start, *end} if k not in start or k not in end or start[k].shape != end[k].shape
-        )
+    shapes, others = ({key: value.shape for key, value in state.items()} for state in (start, end))
+    different = sorted({key for key, _ in shapes.items() ^ others.items()})
+    if different:
         raise ValueError(f"start and end must have the same keys and shapes; they differ in {', '.join(different)}")
     results: list[T] = []
     with _same_state(module):

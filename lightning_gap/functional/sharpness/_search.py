@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
@@ -148,6 +149,7 @@ class _Climb:
         self.non_finite = 0
         self.infinite: list[Tensor] | None = None
         self.undefined = False
+        self._of_halves = 0  # evaluations
         self._search = search
         self._surface = surface
         self._place = place
@@ -180,8 +182,9 @@ class _Climb:
         left = self._search.max_evaluations - 1
         halves = self._halves() if left > 2 else []
         if halves:
-            point = incremental_ascent(halves, slope, passes=min(3, left // 2))
-            used = math.ceil(sum(half.calls for half in halves) / 2)
+            evaluate = [partial(self._evaluate_half, half) for half in halves]
+            point = incremental_ascent(evaluate, slope, passes=min(3, left // 2))
+            used = math.ceil(self._of_halves / 2)
             self.evaluations += used
             self.gradients += used
             left -= used
@@ -199,7 +202,7 @@ class _Climb:
         loss, gradient = self.evaluate(point, True)
         return loss if math.isfinite(loss) else -math.inf, self._search.kept(gradient)
 
-    def _halves(self) -> list[_Half]:
+    def _halves(self) -> list[LossFunction]:
         if (self._search.method, self._search.norm) != ("corner", "max"):
             return []
         halves: list[LossFunction] = []
@@ -209,7 +212,13 @@ class _Climb:
             return float(not halves), []
 
         lacking, _ = self._surface.summed(ask)  # processes with losses of different kinds stay together
-        return [] if lacking else [_Half(self._evaluate, half) for half in halves]
+        return [] if lacking else halves
+
+    def _evaluate_half(
+        self, half: LossFunction, point: Sequence[Tensor], with_gradient: bool
+    ) -> tuple[float, Sequence[Tensor]]:
+        self._of_halves += 1
+        return self._evaluate(point, with_gradient, half)
 
     def reported(self, point: Sequence[Tensor], start: Start, report_on: LossFunction) -> float:
         """The loss to report at this point; that at the weights, if it is lower."""
@@ -241,16 +250,3 @@ class _Climb:
 
 def _is_finite(gradient: Tensor) -> bool:
     return not gradient.numel() or math.isfinite(float(torch.linalg.vector_norm(gradient, ord=math.inf)))
-
-
-class _Half:
-    """Evaluates a half of the loss, and counts how often."""
-
-    def __init__(self, evaluate: Callable[..., tuple[float, Sequence[Tensor]]], loss_fn: LossFunction) -> None:
-        self.calls = 0
-        self._evaluate = evaluate
-        self._loss_fn = loss_fn
-
-    def __call__(self, point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
-        self.calls += 1
-        return self._evaluate(point, with_gradient, self._loss_fn)

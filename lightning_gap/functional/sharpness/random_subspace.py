@@ -104,12 +104,8 @@ class SubspaceBasis:
         p = self.dimension
         sums = torch.zeros(2 * p + 1, dtype=torch.float64)
         for tensor, codes in zip(tensors, self._codes, strict=True):
-            signed = codes.int() + p
-            sums += (
-                torch.zeros(2 * p + 1, dtype=torch.float64, device=tensor.device)
-                .index_add_(0, signed, tensor.detach().flatten().double())
-                .cpu()
-            )
+            here = torch.zeros_like(sums, device=tensor.device)
+            sums += here.index_add_(0, codes.int() + p, tensor.detach().flatten().double()).cpu()
         return self._entry * (sums[p + 1 :] - sums[:p].flip(0))
 
     def coordinates(self, tensors: Sequence[Tensor]) -> Tensor:

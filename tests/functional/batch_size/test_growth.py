@@ -53,7 +53,7 @@ def test_geometric_growth_is_friedlander_and_schmidts():
     ("make", "message"),
     [
         (lambda: SmithGrowth(128, (1, 1), 256), r"milestones must .* rising order, .* got \(1, 1\)"),
-        (lambda: SmithGrowth(128, (-1,), 256), "milestones must be whole numbers, at least 0, got -1"),
+        (lambda: SmithGrowth(128, (-1,), 256), "milestones must be a whole number, at least 0, got -1"),
         (lambda: SmithGrowth(128, (1,), 64), "max_batch_size=64 is below batch_size=128"),
         (lambda: SmithGrowth(128, (1,), 256, factor=1.0), r"factor must be a number, above 1, got 1\.0"),
         (lambda: SmithGrowth(0, (1,), 256), "batch_size must be a whole number of samples"),
