@@ -15,11 +15,8 @@ measures; ``--allocator keeping`` asks glibc to keep what it has, and so measure
 
 from __future__ import annotations
 
-import os
-import platform
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from measuring import Cells, command, keep_freed_memory, machine, ratio, say, table
 from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -34,7 +32,6 @@ from torch.profiler import ProfilerActivity, profile
 from lightning_gap.functional import ghost_batch_norm, ghost_runs
 
 Variant = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "1000000000"}
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, size: int) -> Tensor:  # noqa: ARG001
@@ -60,6 +57,7 @@ def ours(x: Tensor, weight: Tensor, bias: Tensor, size: int) -> Tensor:
 
 
 VARIANTS: dict[str, Variant] = {"plain": plain, "loop": loop, "view": view, "ours": ours}
+OTHERS = list(VARIANTS)[1:]
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,10 @@ class Case:
     channels_last: bool = False
     of: str = ""
 
-    def __str__(self) -> str:
-        """As a row of the table names it."""
+    def cells(self) -> Cells:
+        """How a row of the table begins."""
         of = f" ({self.of})" if self.of else ""
-        return f"{'×'.join(map(str, self.shape))}{of} | {self.ghost} | {'channels_last' if self.channels_last else '-'}"
+        return f"{'×'.join(map(str, self.shape))}{of}", self.ghost, "channels_last" if self.channels_last else "-"
 
 
 CASES = [
@@ -104,17 +102,12 @@ CASES = [
 ]
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds of plain BatchNorm, then ratios to it by variant: time, peak memory above input and output gradient."""
+def measure(case: Case, device: torch.device, seconds: float) -> Cells:
+    """Run every variant in turn until about ``seconds`` have passed, at least five rounds after one to warm up.
 
-    seconds: float
-    time: dict[str, float]
-    memory: dict[str, float]
-
-
-def measure(case: Case, device: torch.device, seconds: float) -> Result:
-    """Run every variant in turn until about ``seconds`` have passed, at least five rounds after one to warm up."""
+    Returns:
+        Milliseconds of plain BatchNorm; the others' ratios to it: time, peak memory above input and output gradient.
+    """
     torch.manual_seed(0)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
     x = torch.randn(case.shape, device=device).contiguous(memory_format=layout).requires_grad_()
@@ -135,11 +128,11 @@ def measure(case: Case, device: torch.device, seconds: float) -> Result:
         for name, variant in variants.items():
             step(variant)
             times[name].append(timed(lambda variant=variant: step(variant), device))
-    pairs = {name: zip(found, times["plain"], strict=True) for name, found in times.items()}
-    ratios = {name: statistics.median(own / base for own, base in pair) for name, pair in pairs.items()}
+    ratios = {name: ratio(found, times["plain"]) for name, found in times.items()}
     peaks = {name: peak_memory(lambda variant=variant: step(variant), device) for name, variant in variants.items()}
     memory = {name: peak / peaks["plain"] for name, peak in peaks.items()}
-    return Result(statistics.median(times["plain"]), ratios, memory)
+    shares = (f"{found[name]:.2f}" if name in found else "-" for found in (ratios, memory) for name in OTHERS)
+    return f"{1000 * statistics.median(times['plain']):.2f}", *shares
 
 
 def timed(run: Callable[[], None], device: torch.device) -> float:
@@ -173,29 +166,6 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> int:
     return peak
 
 
-def table(results: dict[Case, Result]) -> str:
-    """Markdown: one line a case, ratios to plain BatchNorm."""
-    others = [name for name in VARIANTS if name != "plain"]
-    lines = [
-        f"| shape | ghost | layout | plain, ms | {' | '.join(others)} | {' | '.join(f'{n}, memory' for n in others)} |",
-        "|---|---|---|---|" + "---|" * 2 * len(others),
-    ]
-    for case, result in results.items():
-        cells = [*(result.time.get(name) for name in others), *(result.memory.get(name) for name in others)]
-        text = " | ".join("-" if cell is None else f"{cell:.2f}" for cell in cells)
-        lines.append(f"| {case} | {result.seconds * 1000:.2f} | {text} |")
-    return "\n".join(lines)
-
-
-def machine(device: torch.device, threads: int = 1) -> str:
-    """What the numbers were measured on."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {threads} thread(s), torch {torch.__version__}"
-
-
 def main(
     device: str = "cpu",
     seconds: float = 10.0,
@@ -210,30 +180,26 @@ def main(
         allocator: On the CPU, glibc's: as it is, or keeping freed memory for the next round.
         output: Markdown file to write as well.
     """
-    if device == "cpu" and allocator == "keeping" and not os.environ.keys() >= KEEPS_MEMORY.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)  # glibc reads them at start
+    if device == "cpu" and allocator == "keeping":
+        keep_freed_memory()
     torch.set_num_threads(1)
-    where = torch.device(device)
-    results: dict[Case, Result] = {}
+    rows: list[Cells] = []
     for case in CASES:
-        results[case] = measure(case, where, seconds)
-        times = "  ".join(f"{name} {ratio:.2f}" for name, ratio in results[case].time.items())
-        print(f"{case} | {results[case].seconds * 1000:.2f} ms  {times}", flush=True)
+        rows.append((*case.cells(), *measure(case, torch.device(device), seconds)))
+        say(*rows[-1])
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    lines = [
-        "# Ghost batch norm: ratios to plain BatchNorm, forward and backward",
-        "",
-        f"{machine(where)}; allocator: {allocator}, {faults:,} page faults. Made by `benchmarks/ghost_batch_norm.py`,",
-        "whose head says how. Columns are median ratios of time, then of peak memory beyond input and output gradient.",
-        "",
-        table(results),
-    ]
-    print("\n".join(lines))
+    header = ["shape", "ghost", "layout", "plain, ms", *OTHERS, *(f"{name}, memory" for name in OTHERS)]
+    text = f"""# Ghost batch norm: ratios to plain BatchNorm, forward and backward
+
+{machine(device)}; allocator: {allocator}, {faults:,} page faults. Made by `benchmarks/ghost_batch_norm.py`,
+whose head says how. Columns are median ratios of time, then of peak memory beyond input and output gradient.
+
+{table(" | ".join(header), rows)}
+"""
+    print(text)
     if output is not None:
-        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main, as_positional=False)
+    command(main)

@@ -10,7 +10,6 @@ The first batches of an epoch are gone through; rounds alternate, ratios are tak
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import statistics
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import command, machine, ratio, say, table
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from lightning_gap.recipes import CIFAR10
-from lightning_gap.recipes.runner.notes import versions
 
 BATCH = 256
 TO_TENSOR = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
@@ -63,18 +62,17 @@ def images_per_second(loader: Iterable[Any], batches: int) -> float:
     return images / (time.perf_counter() - start)
 
 
-def main() -> None:
-    """Print a line for each augmentation."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+def main(data_dir: Path = Path("data"), rounds: int = 5) -> None:
+    """Print a line for each augmentation.
+
+    Args:
+        data_dir: Folder that holds CIFAR-10.
+        rounds: How often each loader takes its turn.
+    """
     workers = os.cpu_count() or 1
-    print(f"{versions()}; {torch.get_num_threads()} threads, batch {BATCH}, {given.rounds} rounds\n")
-    print(f"| augmentation | usual, images/s | usual, {workers} workers | ours | ours / usual | ours / workers |")
-    print("|---|---|---|---|---|---|")
+    rows = []
     for name, transforms in USUAL.items():
-        data = CIFAR10(batch_size=BATCH, augmentation=name, data_dir=given.data_dir)
+        data = CIFAR10(batch_size=BATCH, augmentation=name, data_dir=data_dir)
         data.setup()
         usual = AsTorchvision(data, v2.Compose([*transforms, *TO_TENSOR]))
         loaders: list[tuple[Iterable[Any], int]] = [
@@ -82,12 +80,14 @@ def main() -> None:
             (DataLoader(usual, batch_size=BATCH, shuffle=True, num_workers=workers), 30),
             (data.train_dataloader(), 150),
         ]
-        rounds = [[images_per_second(*loader) for loader in loaders] for _ in range(given.rounds)]
-        rates = [statistics.median(rates) for rates in zip(*rounds, strict=True)]
-        ratios = [statistics.median(ours / found[k] for *found, ours in rounds) for k in (0, 1)]
-        cells = [*(f"{rate:,.0f}" for rate in rates), *(f"**{ratio:.1f}**" for ratio in ratios)]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        *others, ours = zip(*([images_per_second(*loader) for loader in loaders] for _ in range(rounds)), strict=True)
+        rates = (f"{statistics.median(rates):,.0f}" for rates in (*others, ours))
+        rows.append((name, *rates, *(f"**{ratio(ours, other):.1f}**" for other in others)))
+        say(*rows[-1])
+    print(f"{machine()}, batch {BATCH}, {rounds} rounds\n")
+    header = f"augmentation | usual, images/s | usual, {workers} workers | ours | ours / usual | ours / workers"
+    print(table(header, rows))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -8,7 +8,6 @@ optimizer, is measured: the median over all steps of several fits, interleaved.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from measuring import PLAIN, command, table
 
 from lightning_gap import (
     AdaptiveBatchSize,
@@ -97,11 +97,8 @@ def hook_seconds(name: str) -> list[float]:
         max_steps=STEPS,
         accumulate_grad_batches=4 if "4 micro" in name else 1,
         callbacks=[callback, stopwatch],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=50,
+        **PLAIN,
     )
     tensors = torch.randn(4 * BATCH * STEPS, 8), torch.arange(4 * BATCH * STEPS) % 3
     try:
@@ -111,11 +108,12 @@ def hook_seconds(name: str) -> list[float]:
     return stopwatch.steps[10:]
 
 
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description="The cost of schedule callbacks where nothing is due.")
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+def main(rounds: int = 7) -> None:
+    """Print a table.
+
+    Args:
+        rounds: Fits of each callback, in turn.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -123,11 +121,10 @@ def main() -> None:
     for _ in range(rounds):
         for name in CALLBACKS:
             seconds[name] += hook_seconds(name)
-    print("| callback | µs per step | share of a step of 5 ms |\n|---|---|---|")
-    for name, times in seconds.items():
-        spent = statistics.median(times)
-        print(f"| {name} | {1e6 * spent:.1f} | {100 * spent / STEP_SECONDS:.2f} % |")
+    spent = {name: statistics.median(times) for name, times in seconds.items()}
+    rows = [(name, f"{1e6 * each:.1f}", f"{100 * each / STEP_SECONDS:.2f} %") for name, each in spent.items()]
+    print(table("callback | µs per step | share of a step of 5 ms", rows))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -2,7 +2,7 @@
 
     lightning-gap experiment keskar-tables --data_dir DATA_DIR --weights CHECKPOINTS
     python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-cpu.md
-    python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows time curvature --allocator keeping
+    python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows '[time, trace]' --allocator keeping
 
 Times are wall time. In every round each variant runs once, in turn, and a ratio is the median over rounds of the ratio
 within a round. "SciPy" is `sharpness(method="lbfgsb")`: the paper's 10 iterations of L-BFGS-B, both tolerances 0, the
@@ -13,27 +13,27 @@ faults are part of the time.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import statistics
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from ghost_batch_norm import KEEPS_MEMORY, machine
-from sharpness_bench import PAIR, Bench, Cells, Whole, interleaved, mean_loss, ratio, say, table
+from measuring import Cells, command, interleaved, keep_freed_memory, machine, mean_loss, ratio, say, table
+from sharpness_bench import Bench, Section, section, whole
+from sharpness_choices import choices
 from sharpness_memory import WAYS, measured_apart
-from sharpness_peers import curvature, over_starts, scipy_as_it_comes, versions
+from sharpness_peers import PEERS, eigenvalue, over_starts, scipy_as_it_comes, trace
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_gap.functional import Sharpness, epsilon_name, sharpness, sharpness_profile
 from lightning_gap.recipes import MNIST
+from lightning_gap.recipes.lookup import lookup
+from lightning_gap.recipes.networks import F1
 
 EPSILONS = (1e-3, 5e-4)
 BUDGETS = (3, 4, 5, 6, 7, 10, 13)
@@ -49,8 +49,8 @@ def value(bench: Bench) -> str:
             loss = bench.loss(network, bench.samples, batch_norm=mode)
             scipy = sharpness_profile(loss, network.parameters(), EPSILONS, method="lbfgsb")
             corner = sharpness_profile(loss, network.parameters(), EPSILONS, max_evaluations=7)
-            whole = sharpness_profile(Whole(loss), network.parameters(), EPSILONS, max_evaluations=7)
-            for s, c, w in zip(scipy, corner, whole, strict=True):
+            alone = sharpness_profile(whole(loss), network.parameters(), EPSILONS, max_evaluations=7)
+            for s, c, w in zip(scipy, corner, alone, strict=True):
                 ratios = [r.percent / s.percent if s.percent else math.nan for r in (c, w)]
                 epsilon = epsilon_name(s.epsilon)
                 cells = (s.largest_gradient, s.percent, s.evaluations, c.percent, ratios[0], w.percent, ratios[1])
@@ -73,83 +73,71 @@ def false_zero(bench: Bench) -> str:
     late = sorted(f"{path.parent.name}/{path.stem}" for path in bench.folder.glob("large-*/epoch-100.pt"))
     rows: list[Cells] = []
     for name, network in replace(bench, only=[name for name in bench.only or late if name in late]).networks():
-        loss = bench.loss(network, bench.samples)
-        corner = sharpness(loss, network.parameters())
+        corner = sharpness(bench.loss(network, bench.samples), network.parameters())
         percent, evaluations, message = scipy_as_it_comes(network, bench.batches(bench.samples), epsilon=1e-3)
         rows.append((name, corner.largest_gradient, percent, evaluations, message, corner.percent))
         say(*rows[-1])
     return table("checkpoint | largest gradient | SciPy, own tolerances | evaluations | it says | corner, 7", rows)
 
 
-def time_to_value(bench: Bench) -> str:
+@section("samples | method | evaluations | value | to SciPy's | s | SciPy's time over it")
+def time_to_value(bench: Bench, network: F1) -> Iterator[Cells]:
     """Time of SciPy's 10 iterations against that of the fewest evaluations by which corner is as high."""
-    rows: list[Cells] = []
-    for name, network in bench.networks(*PAIR):
-        for samples in (bench.samples, bench.everything):
-            loss = bench.loss(network, samples)
-            run = partial(sharpness, loss, list(network.parameters()))
-            highest = run(method="lbfgsb").highest_loss
-            reached = next((k for k in BUDGETS if run(max_evaluations=k).highest_loss >= highest), None)
-            variants: dict[str, Callable[[], Sharpness]] = {"SciPy": partial(run, method="lbfgsb")}
-            if reached:
-                variants[f"corner, {reached} evaluations"] = partial(run, max_evaluations=reached)
-            else:
-                variants[f"corner, does not reach it in {BUDGETS[-1]}"] = partial(run, max_evaluations=BUDGETS[-1])
-            if samples == bench.everything:
-                ten = bench.loss(network, samples // 6)
-                on_ten = partial(sharpness, ten, list(network.parameters()), report_on=loss)
-                variants |= {
-                    f"corner, {k} on {ten.samples}, value on all": partial(on_ten, max_evaluations=k) for k in (5, 7)
-                }
-            times, results = interleaved(variants, bench.rounds)
-            for variant, result in results.items():
-                share, less = result.percent / results["SciPy"].percent, ratio(times["SciPy"], times[variant])
-                seconds = statistics.median(times[variant])
-                rows.append((name, samples, variant, result.evaluations, result.percent, share, seconds, less))
-                say(*rows[-1])
-    return table("checkpoint | samples | method | evaluations | value | to SciPy's | s | SciPy's time over it", rows)
-
-
-def accurate(bench: Bench) -> str:
-    """Ascent on a sixth of the samples, loss on all, against ascent on all; time in epochs at batch 256."""
-    rows: list[Cells] = []
-    for name, network in bench.networks(*PAIR):
-        whole, ten = bench.loss(network, bench.everything), bench.loss(network, bench.everything // 6)
-        params, k = list(network.parameters()), bench.evaluations
-        on_ten = partial(sharpness, ten, params, report_on=whole)
-        variants: dict[str, Callable[[], Sharpness | None]] = {
-            "epoch": bench.epoch(network),
-            "on all": partial(sharpness, whole, params, max_evaluations=k),
-            f"on {ten.samples}": partial(on_ten, max_evaluations=k),
+    for samples in (bench.samples, bench.everything):
+        loss = bench.loss(network, samples)
+        run = partial(sharpness, loss, list(network.parameters()))
+        highest = run(method="lbfgsb").highest_loss
+        reached = next((k for k in BUDGETS if run(max_evaluations=k).highest_loss >= highest), None)
+        corner = f"corner, {reached} evaluations" if reached else f"corner, does not reach it in {BUDGETS[-1]}"
+        variants: dict[str, Callable[[], Sharpness]] = {
+            "SciPy": partial(run, method="lbfgsb"),
+            corner: partial(run, max_evaluations=reached or BUDGETS[-1]),
         }
+        if samples == bench.everything:
+            ten = bench.loss(network, samples // 6)
+            on_ten = partial(sharpness, ten, list(network.parameters()), report_on=loss)
+            variants |= {
+                f"corner, {k} on {ten.samples}, value on all": partial(on_ten, max_evaluations=k) for k in (5, 7)
+            }
         times, results = interleaved(variants, bench.rounds)
-        reference = results["on all"]
         for variant, result in results.items():
-            if result is not None and reference is not None:
-                share, epochs = result.percent / reference.percent, ratio(times[variant], times["epoch"])
-                rows.append((name, variant, result.evaluations, result.percent, share, epochs))
-                say(*rows[-1])
-    return table("checkpoint | ascent | evaluations | value | of that on all | epochs", rows)
+            share, less = result.percent / results["SciPy"].percent, ratio(times["SciPy"], times[variant])
+            seconds = statistics.median(times[variant])
+            yield samples, variant, result.evaluations, result.percent, share, seconds, less
 
 
-def per_epoch_log(bench: Bench) -> str:
+@section("ascent | evaluations | value | of that on all | epochs")
+def accurate(bench: Bench, network: F1) -> Iterator[Cells]:
+    """Ascent on a sixth of the samples, loss on all, against ascent on all; time in epochs at batch 256."""
+    on_all, ten = bench.loss(network, bench.everything), bench.loss(network, bench.everything // 6)
+    params, k = list(network.parameters()), bench.evaluations
+    variants: dict[str, Callable[[], Sharpness | None]] = {
+        "epoch": bench.epoch(network),
+        "on all": partial(sharpness, on_all, params, max_evaluations=k),
+        f"on {ten.samples}": partial(sharpness, ten, params, max_evaluations=k, report_on=on_all),
+    }
+    times, results = interleaved(variants, bench.rounds)
+    reference = results["on all"]
+    for variant, result in results.items():
+        if result is not None and reference is not None:
+            share, epochs = result.percent / reference.percent, ratio(times[variant], times["epoch"])
+            yield variant, result.evaluations, result.percent, share, epochs
+
+
+@section("measurement | evaluations | values | s | of an epoch")
+def per_epoch_log(bench: Bench, network: F1) -> Iterator[Cells]:
     """The monitor's measurement, two epsilon on 768 samples in chunks of 192, as a share of an epoch at batch 256."""
-    rows: list[Cells] = []
-    for name, network in bench.networks(*PAIR):
-        loss = bench.loss(network, 768, chunk=250)
-        run = partial(sharpness_profile, loss, list(network.parameters()), EPSILONS)
-        variants: dict[str, Callable[[], tuple[Sharpness, ...] | None]] = {
-            "epoch": bench.epoch(network),
-            **{f"{k} evaluations": partial(run, max_evaluations=k) for k in sorted({bench.evaluations, 7})},
-        }
-        times, results = interleaved(variants, bench.rounds)
-        for variant, found in results.items():
-            if found is not None:
-                percents = ", ".join(f"{r.percent:.4g}" for r in found)
-                seconds, share = statistics.median(times[variant]), ratio(times[variant], times["epoch"])
-                rows.append((name, variant, ", ".join(str(r.evaluations) for r in found), percents, seconds, share))
-                say(*rows[-1])
-    return table("checkpoint | measurement | evaluations | values | s | of an epoch", rows)
+    run = partial(sharpness_profile, bench.loss(network, 768, chunk=250), list(network.parameters()), EPSILONS)
+    variants: dict[str, Callable[[], tuple[Sharpness, ...] | None]] = {
+        "epoch": bench.epoch(network),
+        **{f"{k} evaluations": partial(run, max_evaluations=k) for k in sorted({bench.evaluations, 7})},
+    }
+    times, results = interleaved(variants, bench.rounds)
+    for variant, found in results.items():
+        if found is not None:
+            evaluations, percents = [str(r.evaluations) for r in found], [f"{r.percent:.4g}" for r in found]
+            seconds, share = statistics.median(times[variant]), ratio(times[variant], times["epoch"])
+            yield variant, ", ".join(evaluations), ", ".join(percents), seconds, share
 
 
 def bare_passes(network: nn.Module, batches: list[Any], like: Sharpness) -> None:
@@ -164,89 +152,99 @@ def bare_passes(network: nn.Module, batches: list[Any], like: Sharpness) -> None
                     part.backward()
 
 
-def own_code(bench: Bench) -> str:
-    """What `sharpness` takes beyond as many bare passes; and its peak memory."""
-    rows: list[Cells] = []
-    for name, network in bench.networks(*PAIR):
-        params, batches = list(network.parameters()), bench.batches(bench.samples)
-        loss = bench.loss(network, bench.samples)
-        for k in (5, 7):
-            found = sharpness(loss, params, max_evaluations=k)
-            whole: Callable[[], Any] = partial(sharpness, loss, params, max_evaluations=k)
-            passes: Callable[[], Any] = partial(bare_passes, network, batches, found)
-            times, _ = interleaved({"whole": whole, "passes": passes}, bench.rounds)
-            network.zero_grad()
-            share = 1 - ratio(times["passes"], times["whole"])
-            rows.append((name, found.evaluations, found.gradients, *map(statistics.median, times.values()), share))
-            say(*rows[-1])
-    time = table("checkpoint | evaluations | with gradient | s | s of bare passes | share of our own code", rows)
-    memory = table("measured | floats per weight", [(way, measured_apart(way)) for way in WAYS])
-    return f"{time}\n\nPeak of resident memory, see `sharpness_memory.py`:\n\n{memory}"
+@section("evaluations | with gradient | s | s of bare passes | share of our own code")
+def own_code(bench: Bench, network: F1) -> Iterator[Cells]:
+    """What `sharpness` takes beyond as many bare passes."""
+    params, batches = list(network.parameters()), bench.batches(bench.samples)
+    loss = bench.loss(network, bench.samples)
+    for k in (5, 7):
+        found = sharpness(loss, params, max_evaluations=k)
+        ours: Callable[[], Any] = partial(sharpness, loss, params, max_evaluations=k)
+        times, _ = interleaved({"ours": ours, "passes": partial(bare_passes, network, batches, found)}, bench.rounds)
+        network.zero_grad()
+        share = 1 - ratio(times["passes"], times["ours"])
+        yield found.evaluations, found.gradients, *map(statistics.median, times.values()), share
 
 
-def subsets(bench: Bench) -> str:
+def memory(bench: Bench) -> str:  # noqa: ARG001
+    """Peak of resident memory, see `sharpness_memory.py`."""
+    return table("measured | floats per weight", [(way, measured_apart(way)) for way in WAYS])
+
+
+@section("samples | value | to that on all | ascent on them, value on all")
+def subsets(bench: Bench, network: F1) -> Iterator[Cells]:
     """The value on fewer samples against that on all; also the loss on all at the point that they name."""
-    rows: list[Cells] = []
-    for name, network in bench.networks(*PAIR):
-        whole, params = bench.loss(network, bench.everything), list(network.parameters())
-        reference = sharpness(whole, params, max_evaluations=bench.evaluations).percent
-        for samples in (bench.everything // 60, bench.everything // 30, bench.everything // 6):
-            run = partial(sharpness, bench.loss(network, samples), params, max_evaluations=bench.evaluations)
-            own, on_all = run().percent, run(report_on=whole).percent
-            rows.append((name, samples, own, own / reference, on_all / reference))
-            say(*rows[-1])
-    return table("checkpoint | samples | value | to that on all | ascent on them, value on all", rows)
+    everything, params = bench.loss(network, bench.everything), list(network.parameters())
+    reference = sharpness(everything, params, max_evaluations=bench.evaluations).percent
+    for samples in (bench.everything // 60, bench.everything // 30, bench.everything // 6):
+        run = partial(sharpness, bench.loss(network, samples), params, max_evaluations=bench.evaluations)
+        own, on_all = run().percent, run(report_on=everything).percent
+        yield samples, own, own / reference, on_all / reference
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Bench], str]]] = {
+SECTIONS: dict[str, tuple[str, Section]] = {
     "value": ("Value", value),
     "time": ("Time to SciPy's value", time_to_value),
     "accurate": ("Accurate value", accurate),
     "log": ("Log of every epoch", per_epoch_log),
     "own": ("Own code beyond the passes", own_code),
-    "curvature": ("Curvature", curvature),
-    "starts": ("Curvature, nine random starts", over_starts),
+    "memory": ("Memory", memory),
+    "eigenvalue": ("Largest eigenvalue", eigenvalue),
+    "trace": ("Trace", trace),
+    "starts": ("Largest eigenvalue, nine random starts", over_starts),
     "samples": ("Samples", subsets),
+    "choices": ("Choices", choices),
 }
+USUAL = [name for name in SECTIONS if name not in ("samples", "choices")]
 
 
-def main() -> None:
-    """Measure the sections asked for; the file is written anew after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_dir", type=Path, help="folder that holds MNIST/raw")
-    parser.add_argument("checkpoints", type=Path, help="folder that the experiment keskar-tables wrote")
-    parser.add_argument("--rows", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s != "samples"])
-    parser.add_argument(
-        "--only", nargs="+", default=[], help="checkpoints instead of a section's own: small-0/epoch-30"
-    )
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--everything", type=int, default=60000, help="how many samples 'all' are; fewer for a trial")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--evaluations", type=int, default=7, help="in accurate, log and samples")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--allocator", choices=("default", "keeping"), default="default")
-    parser.add_argument("--out", type=Path, help="Markdown file to write as well")
-    given = parser.parse_args()
-    if given.allocator == "keeping" and not os.environ.keys() >= KEEPS_MEMORY.keys():
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEPS_MEMORY)  # glibc reads them at start
-    torch.set_num_threads(given.threads)
+def main(
+    data_dir: Path,
+    checkpoints: Path,
+    rows: list[str] = USUAL,
+    only: list[str] = [],  # noqa: B006
+    samples: int = 2000,
+    everything: int = 60_000,
+    rounds: int = 3,
+    evaluations: int = 7,
+    threads: int = 1,
+    allocator: Literal["default", "keeping"] = "default",
+    out: Path | None = None,
+) -> None:
+    """Measure the sections asked for; the file is written anew after each.
+
+    Args:
+        data_dir: Folder that holds MNIST/raw.
+        checkpoints: Folder that the experiment keskar-tables wrote.
+        rows: Sections, by their keys in ``SECTIONS``.
+        only: Checkpoints instead of a section's own: small-0/epoch-30.
+        samples: Training samples.
+        everything: How many samples "all" are; fewer for a trial.
+        rounds: How often each variant takes its turn.
+        evaluations: In accurate, log and samples.
+        threads: CPU threads.
+        allocator: glibc's: as it is, or keeping freed memory.
+        out: Markdown file to write as well.
+    """
+    if allocator == "keeping":
+        keep_freed_memory()
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    mnist = MNIST(batch_size=1, data_dir=given.data_dir)
+    mnist = MNIST(batch_size=1, data_dir=data_dir)
     mnist.setup()
     data = TensorDataset(*mnist.train.whole())
-    bench = Bench(given.checkpoints, given.only, data, given.samples, given.everything, given.rounds, given.evaluations)
-    text = "# Sharpness and curvature\n\n"
-    text += f"{machine(torch.device('cpu'), given.threads)}; {versions()}; allocator: {given.allocator}. F1 on MNIST, "
-    text += f"{given.samples} samples in chunks of {bench.chunk}, medians of {given.rounds} rounds. Made by "
+    bench = Bench(checkpoints, only, data, samples, everything, rounds, evaluations)
+    text = f"# Sharpness and curvature\n\n{machine(packages=PEERS)}; allocator: {allocator}. F1 on MNIST, "
+    text += f"{samples} samples in chunks of {bench.chunk}, medians of {rounds} rounds. Made by "
     text += "`benchmarks/sharpness.py`, whose head says how.\n"
-    for name in given.rows:
-        title, section = SECTIONS[name]
+    for name in rows:
+        title, measured = SECTIONS[lookup("section", name, SECTIONS)]
         say(title)
-        text += f"\n## {title}\n\n{section.__doc__}\n\n{section(bench)}\n"
-        if given.out is not None:
-            given.out.write_text(text, encoding="utf-8")
+        text += f"\n## {title}\n\n{measured.__doc__}\n\n{measured(bench)}\n"
+        if out is not None:
+            out.write_text(text, encoding="utf-8")
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

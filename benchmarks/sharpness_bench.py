@@ -1,34 +1,23 @@
-"""What the sections of `sharpness.py` measure with: the checkpoints, losses on them, turns, and tables."""
+"""What the sections of `sharpness.py` measure on: the checkpoints, and losses of them."""
 
 from __future__ import annotations
 
 import copy
-import gc
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from measuring import Cells, mean_loss, say, table
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_gap.functional import DatasetLoss, FixedSubset
 from lightning_gap.recipes.networks import F1
 
 PAIR = ("small-0/epoch-30", "large-0/epoch-40")
-Cells = tuple[object, ...]
-Result = TypeVar("Result")
-
-
-def mean_loss(module: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-    """Mean cross-entropy of a batch."""
-    return cross_entropy(module(batch[0]), batch[1])
 
 
 @dataclass(frozen=True)
@@ -73,53 +62,29 @@ class Bench:
         return run
 
 
-class Whole(AbstractContextManager["Whole"]):
-    """A loss whose halves are not shown, so that every step of corner ascent is made by the whole of it."""
-
-    def __init__(self, loss: DatasetLoss) -> None:
-        self._loss = loss
-
-    def __call__(self) -> Tensor | Iterator[Tensor]:
-        return self._loss()
-
-    def __enter__(self) -> Whole:
-        self._loss.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._loss.__exit__(*error)
+Section = Callable[[Bench], str]
 
 
-def interleaved(
-    variants: Mapping[str, Callable[[], Result]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, Result]]:
-    """Seconds of every round, and the last thing returned, by variant."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    results: dict[str, Result] = {}
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            results.pop(name, None)
-            gc.collect()
-            began = time.perf_counter()
-            results[name] = variant()
-            times[name].append(time.perf_counter() - began)
-    return times, results
+def section(header: str) -> Callable[[Callable[[Bench, F1], Iterator[Cells]]], Section]:
+    """Make a section of a function that gives the rows of one checkpoint: their table, for one after the other."""
+
+    def decorate(rows_of: Callable[[Bench, F1], Iterator[Cells]]) -> Section:
+        @wraps(rows_of)
+        def tabulated(bench: Bench) -> str:
+            rows: list[Cells] = []
+            for name, network in bench.networks(*PAIR):
+                for cells in rows_of(bench, network):
+                    rows.append((name, *cells))
+                    say(*rows[-1])
+            return table(f"checkpoint | {header}", rows)
+
+        return tabulated
+
+    return decorate
 
 
-def ratio(own: Sequence[float], base: Sequence[float]) -> float:
-    """Median over rounds."""
-    return statistics.median(a / b for a, b in zip(own, base, strict=True))
-
-
-def table(header: str, rows: Sequence[Cells]) -> str:
-    """Markdown; numbers to four digits."""
-    lines = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
-    for row in rows:
-        cells = ("-" if c is None or c != c else f"{c:.4g}" if isinstance(c, float) else str(c) for c in row)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def say(*cells: object) -> None:
-    """Show that it goes on."""
-    print("  ", *(f"{c:.4g}" if isinstance(c, float) else c for c in cells), file=sys.stderr, flush=True)
+def whole(loss: DatasetLoss) -> DatasetLoss:
+    """The same loss, whose halves are not shown, so that every step of corner ascent is made by the whole of it."""
+    alone = copy.copy(loss)
+    alone.halves = tuple  # type: ignore[method-assign]
+    return alone

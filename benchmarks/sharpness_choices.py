@@ -1,28 +1,21 @@
 """What each choice that Metric 2.1 leaves open does to the number, on one small-batch and one large-batch solution.
 
-    python benchmarks/sharpness_choices.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-choices.md
-
-CHECKPOINTS as written by `lightning-gap experiment keskar-tables --weights`; small-<seed>/epoch-30 and
-large-<seed>/epoch-100 are read.
+python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows '[choices]'
+python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows '[choices]' --only '[small-1/epoch-30, large-1/epoch-100]'
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
-from sharpness_bench import Whole
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from measuring import mean_loss, say, table
+from sharpness_bench import Bench, whole
+from torch import nn
 
 from lightning_gap.functional import (
-    BatchNormMode,
     DatasetLoss,
-    FixedSubset,
     RandomSubspace,
     average_sharpness,
     hessian_eigenvalues,
@@ -33,44 +26,33 @@ from lightning_gap.functional import (
     subspace_sharpness,
 )
 from lightning_gap.functional.sharpness.result import Method
-from lightning_gap.recipes import MNIST
 from lightning_gap.recipes.networks import F1
 
-SOLUTIONS = {"small": "epoch-30", "large": "epoch-100"}
+
+def choices(bench: Bench) -> str:
+    """What each choice that Metric 2.1 leaves open does to the number."""
+    found: dict[str, list[str]] = {}
+    for name, network in bench.networks("small-0/epoch-30", "large-0/epoch-100"):
+        for choice, measured in _choices(bench, network):
+            found.setdefault(choice, []).append(measured())
+            say(name, choice, found[choice][-1])
+    return table("choice | small | large", [(choice, *values) for choice, values in found.items()])
 
 
-def mean_loss(network: nn.Module, batch: list[Tensor]) -> Tensor:
-    """Mean cross-entropy of a batch of images and labels."""
-    return cross_entropy(network(batch[0]), batch[1])
-
-
-def rescaled(network: F1, factor: float) -> None:
-    """Multiply weights and biases before every BatchNorm, and its statistics alike: the function stays the same."""
-    linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)][:-1]
-    norms = [layer for layer in network.layers if isinstance(layer, nn.BatchNorm1d)]
-    with torch.no_grad():
-        for before, norm in zip(linear, norms, strict=True):
-            before.weight.mul_(factor)
-            before.bias.mul_(factor)
-            norm.running_mean.mul_(factor)
-            norm.running_var.add_(norm.eps).mul_(factor**2).sub_(norm.eps)
-
-
-def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[], str]]]:
+def _choices(bench: Bench, network: F1) -> Iterator[tuple[str, Callable[[], str]]]:
     """A name and what measures it, in the order of the table."""
     weights = dict(network.named_parameters())
 
-    def loss(samples: int = 2000, chunk_size: int = 500, batch_norm: BatchNormMode = "running") -> DatasetLoss:
-        batches = list(FixedSubset(dataset, samples=samples, chunk_size=chunk_size))
-        return DatasetLoss(network, mean_loss, batches, batch_norm=batch_norm)
+    def loss(samples: int = bench.samples, chunk: int = 0, batch_norm: str = "running") -> DatasetLoss:
+        return bench.loss(network, samples, chunk=chunk, batch_norm=batch_norm)
 
-    def percent(measured: DatasetLoss | Whole, **terms: object) -> str:
+    def percent(measured: DatasetLoss, **terms: object) -> str:
         return f"{sharpness(measured, weights, **terms).percent:.4g}"  # type: ignore[arg-type]
 
     def at_scale(factor: float, **terms: object) -> str:
-        rescaled(network, factor)
+        _rescale(network, factor)
         value = sharpness(loss(), weights, **terms)  # type: ignore[arg-type]
-        rescaled(network, 1 / factor)
+        _rescale(network, 1 / factor)
         return f"{value.percent:.4g} (loss {value.loss:.3g})"
 
     def subspace(scale: float, method: Method = "lbfgsb") -> str:
@@ -78,7 +60,7 @@ def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[]
         return f"{found.percent:.3g} ± {found.standard_deviation:.2g}"
 
     def groups(samples: int) -> str:
-        batches = list(FixedSubset(dataset, samples=1000, chunk_size=samples))
+        batches = bench.batches(1000, chunk=samples)
         found = m_sharpness([DatasetLoss(network, mean_loss, [batch]) for batch in batches], weights)
         return f"{found.rise:.3g} ± {found.standard_error:.2g}"
 
@@ -87,8 +69,11 @@ def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[]
         sharpest = max(found, key=lambda name: found[name])
         return f"{found[sharpest]:.3g} ({sharpest})"
 
-    yield "default: corner, 7 evaluations, 2,000 samples, running statistics, 1e-3", lambda: percent(loss())
-    yield "without halves", lambda: percent(Whole(loss()))
+    yield (
+        f"default: corner, 7 evaluations, {bench.samples} samples, running statistics, 1e-3",
+        lambda: percent(loss()),
+    )
+    yield "without halves", lambda: percent(whole(loss()))
     yield "5 / 25 evaluations", lambda: " / ".join(percent(loss(), max_evaluations=k) for k in (5, 25))
     yield (
         "L-BFGS-B, 5 / 10 / 20 iterations",
@@ -99,7 +84,7 @@ def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[]
         yield f"{mode} statistics", partial(lambda m: percent(loss(batch_norm=m)), mode)
     yield (
         "batch statistics of 100 / 2,000",
-        lambda: " / ".join(percent(loss(chunk_size=c, batch_norm="batch")) for c in (100, 2000)),
+        lambda: " / ".join(percent(loss(chunk=c, batch_norm="batch")) for c in (100, 2000)),
     )
     yield "500 / 1,000 / 10,000 samples", lambda: " / ".join(percent(loss(n)) for n in (500, 1000, 10_000))
     yield "all 60,000 samples", lambda: percent(loss(60_000, 5000))
@@ -122,30 +107,13 @@ def rows(network: F1, dataset: TensorDataset) -> Iterator[tuple[str, Callable[[]
     yield "trace", lambda: "{0.trace:.3g} ± {0.standard_error:.2g}".format(hessian_trace(loss(), weights))
 
 
-def main() -> None:
-    """Print the table, and write it if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_dir", type=Path)
-    parser.add_argument("checkpoints", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    mnist = MNIST(batch_size=1, data_dir=given.data_dir)
-    mnist.setup()
-    dataset = TensorDataset(*mnist.train.whole())
-    table: dict[str, list[str]] = {}
-    for kind, epoch in SOLUTIONS.items():
-        network = F1()
-        network.load_state_dict(torch.load(given.checkpoints / f"{kind}-{given.seed}" / f"{epoch}.pt"))
-        for name, measured in rows(network, dataset):
-            table.setdefault(name, []).append(measured())
-            print(f"{kind} | {name} | {table[name][-1]}", flush=True)
-    lines = [f"| | {' | '.join(SOLUTIONS)} |", "|---|---|---|"]
-    lines += [f"| {name} | {' | '.join(values)} |" for name, values in table.items()]
-    print("\n".join(lines))
-    if given.out:
-        given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def _rescale(network: F1, factor: float) -> None:
+    """Multiply weights and biases before every BatchNorm, and its statistics alike: the function stays the same."""
+    linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)][:-1]
+    norms = [layer for layer in network.layers if isinstance(layer, nn.BatchNorm1d)]
+    with torch.no_grad():
+        for before, norm in zip(linear, norms, strict=True):
+            before.weight.mul_(factor)
+            before.bias.mul_(factor)
+            norm.running_mean.mul_(factor)
+            norm.running_var.add_(norm.eps).mul_(factor**2).sub_(norm.eps)

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from measuring import mean_loss
+from torch import nn
 
 from lightning_gap.functional import DatasetLoss, hessian_eigenvalues, sharpness
 from lightning_gap.recipes.networks import F1
@@ -46,9 +46,6 @@ def floats_per_weight(way: str) -> float:
     torch.manual_seed(0)
     network = F1(width=1024).eval()
     batches = [(torch.randn(16, 784), torch.arange(16) % 10) for _ in range(2)]
-
-    def mean_loss(module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return cross_entropy(module(batch[0]), batch[1])
 
     def measure(params: list[nn.Parameter]) -> None:
         loss = DatasetLoss(network, mean_loss, batches)

@@ -11,20 +11,22 @@ import math
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from sharpness_bench import PAIR, Bench, Cells, interleaved, mean_loss, ratio, say, table
+from measuring import Cells, interleaved, mean_loss, ratio
+from sharpness_bench import Bench, section
 from torch import Tensor, nn
 
 from lightning_gap.functional import DatasetLoss, hessian_eigenvalues, hessian_trace
+from lightning_gap.recipes.networks import F1
 
 Batch = tuple[Tensor, Tensor]
+PEERS = ("numpy", "scipy", "PyHessian", "hessian-eigenthings", "curvlinops-for-pytorch")
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,6 @@ class Found:
 
 
 Tool = Callable[[nn.Module, Batch], Found]
-
-
-def versions() -> str:
-    """Of everything that is measured."""
-    names = ("torch", "numpy", "scipy", "PyHessian", "hessian-eigenthings", "curvlinops-for-pytorch")
-    return ", ".join(f"{name} {_version(name)}" for name in names)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def scipy_as_it_comes(
@@ -89,12 +78,7 @@ def scipy_as_it_comes(
 
     width = (epsilon * (centre.abs() + 1)).double().numpy()
     found = minimize(
-        negative,
-        0 * width,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=Bounds(-width, width),
-        options={"maxiter": iterations},
+        negative, 0 * width, jac=True, method="L-BFGS-B", bounds=Bounds(-width, width), options={"maxiter": iterations}
     )
     nn.utils.vector_to_parameters(centre, params)
     return 100 * (max(losses) - losses[0]) / (1 + losses[0]), len(losses), str(found.message)
@@ -148,18 +132,11 @@ def eigenthings_power(module: nn.Module, batch: Batch) -> Found:
     return _eigenpair(deflated_power_iteration(_eigenthings(module, batch), k=1, tol=1e-3, seed=0))
 
 
-def eigenthings_lanczos(module: nn.Module, batch: Batch) -> Found:
-    """Lanczos with its default of two steps for each eigenvalue."""
+def eigenthings_lanczos(module: nn.Module, batch: Batch, **steps: int) -> Found:
+    """Lanczos, which does not stop before its last step; by default it makes two for each eigenvalue."""
     from hessian_eigenthings import lanczos
 
-    return _eigenpair(lanczos(_eigenthings(module, batch), k=1, tol=1e-3, which="LA", seed=0))
-
-
-def eigenthings_lanczos_20(module: nn.Module, batch: Batch) -> Found:
-    """Lanczos of 20 steps; it does not stop before."""
-    from hessian_eigenthings import lanczos
-
-    return _eigenpair(lanczos(_eigenthings(module, batch), k=1, max_iter=20, tol=1e-3, which="LA", seed=0))
+    return _eigenpair(lanczos(_eigenthings(module, batch), k=1, tol=1e-3, which="LA", seed=0, **steps))
 
 
 def eigenthings_trace(module: nn.Module, batch: Batch) -> Found:
@@ -204,69 +181,57 @@ def curvlinops_eigsh(module: nn.Module, batch: Batch, *, check: bool = True) -> 
     return Found(float(values[0]), products=products)
 
 
-def curvlinops_unchecked(module: nn.Module, batch: Batch) -> Found:
-    """The same without its checks."""
-    return curvlinops_eigsh(module, batch, check=False)
-
-
 EIGENVALUES: dict[str, Tool] = {
     "ours": our_eigenvalue,
     "PyHessian, defaults": pyhessian_eigenvalue,
     "hessian-eigenthings, power 1e-3": eigenthings_power,
     "hessian-eigenthings, Lanczos, default steps": eigenthings_lanczos,
-    "hessian-eigenthings, Lanczos, 20 steps": eigenthings_lanczos_20,
+    "hessian-eigenthings, Lanczos, 20 steps": partial(eigenthings_lanczos, max_iter=20),
     "curvlinops + eigsh 1e-3": curvlinops_eigsh,
-    "curvlinops + eigsh 1e-3, no checks": curvlinops_unchecked,
+    "curvlinops + eigsh 1e-3, no checks": partial(curvlinops_eigsh, check=False),
 }
-TRACES: dict[str, Tool] = {
-    "ours": our_trace,
-    "PyHessian": pyhessian_trace,
-    "hessian-eigenthings": eigenthings_trace,
-}
+TRACES: dict[str, Tool] = {"ours": our_trace, "PyHessian": pyhessian_trace, "hessian-eigenthings": eigenthings_trace}
 
 
-def curvature(bench: Bench) -> str:
-    """Largest eigenvalue to 1e-3, and trace from 10 probes, on one batch: ours beside public tools."""
-    parts = []
-    for title, tools in (("largest eigenvalue", EIGENVALUES), ("trace, 10 probes", TRACES)):
-        rows: list[Cells] = []
-        for name, network in bench.networks(*PAIR):
-            (batch,) = bench.batches(bench.samples, chunk=bench.samples)
-            times, results = interleaved(
-                {tool: partial(_attempt, call, network, (batch[0], batch[1])) for tool, call in tools.items()},
-                bench.rounds,
-            )
-            for tool, found in results.items():
-                if found is None:
-                    rows.append((name, tool, "not installed", *[None] * 5))
-                else:
-                    seconds, share = statistics.median(times[tool]), ratio(times[tool], times["ours"])
-                    rows.append((name, tool, found.value, found.error, found.products, seconds, share, found.note))
-                say(*rows[-1])
-        error = "relative residual" if tools is EIGENVALUES else "standard error"
-        parts.append(table(f"checkpoint | {title} | value | {error} | products | s | to ours | note", rows))
-    return "\n\n".join(parts)
+@section("largest eigenvalue | value | relative residual | products | s | to ours | note")
+def eigenvalue(bench: Bench, network: F1) -> Iterator[Cells]:
+    """Largest eigenvalue to 1e-3 on one batch: ours beside public tools."""
+    return _compared(EIGENVALUES, bench, network)
 
 
-def over_starts(bench: Bench) -> str:
+@section("trace, 10 probes | value | standard error | products | s | to ours | note")
+def trace(bench: Bench, network: F1) -> Iterator[Cells]:
+    """Trace from 10 probes on one batch: ours beside public tools."""
+    return _compared(TRACES, bench, network)
+
+
+@section("tool | value from | to | products from | to | time to ours from | to | median")
+def over_starts(bench: Bench, network: F1) -> Iterator[Cells]:
     """Largest eigenvalue, ours and PyHessian's, nine random starts each: how long a power iteration takes varies."""
-    rows: list[Cells] = []
-    names = ("ours", "PyHessian, defaults")
-    for name, network in bench.networks(*PAIR):
-        (batch,) = bench.batches(bench.samples, chunk=bench.samples)
-        tools = {tool: partial(_attempt, EIGENVALUES[tool], network, (batch[0], batch[1])) for tool in names}
-        runs = [interleaved(tools, 1) for _ in range(9)]
-        times = {tool: [seconds[tool][0] for seconds, _ in runs] for tool in names}
-        for tool in names:
-            found = [results[tool] for _, results in runs]
-            values, products = ([getattr(f, what) for f in found if f] for what in ("value", "products"))
-            if values:
-                share = [a / b for a, b in zip(times[tool], times["ours"], strict=True)]
-                ends = (min(values), max(values), min(products), max(products), min(share), max(share))
-                rows.append((name, tool, *ends, statistics.median(share)))
-                say(*rows[-1])
-    header = "checkpoint | tool | value from | to | products from | to | time to ours from | to | median"
-    return table(header, rows)
+    tools = {tool: EIGENVALUES[tool] for tool in ("ours", "PyHessian, defaults")}
+    runs = [interleaved(_on_one_batch(tools, bench, network), 1) for _ in range(9)]
+    for tool in tools:
+        found = [results[tool] for _, results in runs]
+        values, products = ([getattr(f, what) for f in found if f] for what in ("value", "products"))
+        if values:
+            share = [times[tool][0] / times["ours"][0] for times, _ in runs]
+            ends = (min(values), max(values), min(products), max(products), min(share), max(share))
+            yield tool, *ends, statistics.median(share)
+
+
+def _compared(tools: dict[str, Tool], bench: Bench, network: F1) -> Iterator[Cells]:
+    times, results = interleaved(_on_one_batch(tools, bench, network), bench.rounds)
+    for tool, found in results.items():
+        if found is None:
+            yield tool, "not installed", *[None] * 5
+        else:
+            seconds, share = statistics.median(times[tool]), ratio(times[tool], times["ours"])
+            yield tool, found.value, found.error, found.products, seconds, share, found.note
+
+
+def _on_one_batch(tools: dict[str, Tool], bench: Bench, network: F1) -> dict[str, Callable[[], Found | None]]:
+    (batch,) = bench.batches(bench.samples, chunk=bench.samples)
+    return {tool: partial(_attempt, call, network, (batch[0], batch[1])) for tool, call in tools.items()}
 
 
 def _attempt(tool: Tool, network: nn.Module, batch: Batch) -> Found | None:
