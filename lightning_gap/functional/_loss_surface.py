@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.distributed import ProcessGroup
 from torch.nn.parameter import is_lazy
 
@@ -228,18 +229,22 @@ def euclidean_norm(tensors: Iterable[Tensor]) -> float:
 
 def _refuse_reentrant_checkpoints(loss: Tensor) -> None:
     """Raise if part of the graph is made only by ``backward()``: `torch.autograd.grad` takes its gradient for zero."""
-    waiting, met = [loss.grad_fn], set()
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in graph_behind([loss])):
+        raise ValueError(
+            "the loss uses reentrant gradient checkpointing, which gives no gradients here; call "
+            "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+        )
+
+
+def graph_behind(tensors: Iterable[Tensor | None]) -> Iterator[Node]:
+    """Every node of the graph that these tensors were computed by, once."""
+    waiting, met = [tensor.grad_fn for tensor in tensors if tensor is not None], set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in met:
-            continue
-        met.add(node)
-        if type(node).__name__ == "CheckpointFunctionBackward":
-            raise ValueError(
-                "the loss uses reentrant gradient checkpointing, which gives no gradients here; call "
-                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
-            )
-        waiting += [inner for inner, _ in node.next_functions]
+        if node is not None and node not in met:
+            met.add(node)
+            yield node
+            waiting += [inner for inner, _ in node.next_functions]
 
 
 def agree(first: float, second: float) -> bool:

@@ -139,7 +139,7 @@ def each(name: str, values: object, check: Callable[[str, Any], T]) -> list[T]:
     raise ValueError(refusal(name, "must be a list or tuple", values))
 
 
-def one_of(name: str, value: object, allowed: Sequence[T], *, hint: str = "") -> T:
+def one_of(name: str, value: object, allowed: Sequence[T]) -> T:
     """The one of the allowed words that equals the value.
 
     Example:
@@ -150,7 +150,7 @@ def one_of(name: str, value: object, allowed: Sequence[T], *, hint: str = "") ->
     for word in allowed:
         if type(value) is type(word) and value == word:  # an array is equal to no word, entry by entry
             return word
-    raise ValueError(refusal(name, f"must be one of {', '.join(map(repr, allowed))}", value, hint))
+    raise ValueError(refusal(name, f"must be one of {', '.join(map(repr, allowed))}", value))
 
 
 def flag(name: str, value: object) -> bool:

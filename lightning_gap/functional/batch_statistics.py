@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -134,10 +135,8 @@ def _same_buffers(layers: list[_BatchNorm]) -> Iterator[None]:
 def _average(layers: list[_BatchNorm], group: ProcessGroup) -> None:
     """Mean over the batches of all processes, which may have run different numbers of them."""
     for layer in layers:
-        mean, variance, batches = layer.running_mean, layer.running_var, layer.num_batches_tracked
-        assert mean is not None
-        assert variance is not None
-        assert batches is not None
+        statistics = layer.running_mean, layer.running_var, layer.num_batches_tracked
+        mean, variance, batches = cast("tuple[Tensor, Tensor, Tensor]", statistics)  # as it tracks
         for statistic in (mean, variance):
             statistic.mul_(batches)
             all_reduce(statistic, group=group)

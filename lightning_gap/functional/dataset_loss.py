@@ -162,7 +162,7 @@ def check_batch_norm(batch_norm: BatchNormMode) -> BatchNormMode:
 
 def _checked_batches(batches: Sequence[Any]) -> Sequence[Any]:
     """Give the batches back if they are several, and can be read again and again."""
-    if isinstance(batches, Tensor) or hasattr(batches, "__array__"):
+    if hasattr(batches, "__array__"):  # as a tensor has
         raise ValueError(refusal("batches", "must be a list of batches or a FixedSubset", batches, "pass [batch]"))
     checked: Sequence[Any] = indexed("batches", batches, "a list of batches or a FixedSubset")
     return checked

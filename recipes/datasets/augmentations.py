@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # and inside of the functions: a list of the names needs no torch
+import lightning_gap  # not its data, which is imported when it is first used: a list of the names needs no torch
+
+if TYPE_CHECKING:
     from lightning_gap.data import Augmentation
 
 
@@ -15,23 +17,17 @@ def none() -> None:
 
 def crop_flip() -> Augmentation:
     """Four pixels of padding, a random crop, flips (He et al. 2016; Hoffer et al. 2017)."""
-    from lightning_gap.data import RandomCrop
-
-    return RandomCrop(padding=4)
+    return lightning_gap.data.RandomCrop(padding=4)
 
 
 def affine() -> Augmentation:
     """Rotations to 10 degrees, shifts to 0.2 of the size, flips (Keskar et al. 2017)."""
-    from lightning_gap.data import RandomAffine
-
-    return RandomAffine(degrees=10, shift=0.2)
+    return lightning_gap.data.RandomAffine(degrees=10, shift=0.2)
 
 
 def scale_crop() -> Augmentation:
     """Crops of random scale and aspect, flips (Goyal et al. 2017)."""
-    from lightning_gap.data import RandomResizedCrop
-
-    return RandomResizedCrop()
+    return lightning_gap.data.RandomResizedCrop()
 
 
 AUGMENTATIONS: dict[str, Callable[[], Augmentation | None]] = {
@@ -61,6 +57,4 @@ def make_augmentation(name: str, input_shape: tuple[int, ...], *, mirrored: bool
             f"augmentation={name!r} is for images (C, H, W), and this data set has inputs of shape {input_shape}; use "
             "'none'"
         )
-    from lightning_gap.data import Augmentations, RandomFlip
-
-    return Augmentations(found, RandomFlip()) if mirrored else Augmentations(found)
+    return lightning_gap.data.Augmentations(found, *[lightning_gap.data.RandomFlip()] * mirrored)

@@ -129,6 +129,22 @@ class ClassificationData(LightningDataModule, Generic[S]):
             most: Most samples, a subset drawn with seed 0; all by default.
         """
 
+    @abstractmethod
+    def in_order(self, samples: S) -> Any:
+        """A loader of samples in order, to evaluate on."""
+
+    def val_dataloader(self) -> Any:
+        """The held-out samples; an empty list where there are none."""
+        if len(self.validation):
+            return self.in_order(self.validation)
+        # Lightning asks whether an empty list is meant, and here it is.
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+        return []
+
+    def test_dataloader(self) -> Any:
+        """The test samples."""
+        return self.in_order(self.test)
+
     def fetch(self) -> None:
         """Download what is missing; a data set that cannot be downloaded says so in `read`."""
 
@@ -180,12 +196,6 @@ class ClassificationData(LightningDataModule, Generic[S]):
                 f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use a multiple of {shares}"
             )
         self._shares = shares
-
-
-def no_validation() -> list[Any]:
-    """No loader at all; Lightning asks whether an empty list is meant, and here it is."""
-    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-    return []
 
 
 def _setting(recipe: Any, name: str, given: Any, otherwise: Any) -> Any:

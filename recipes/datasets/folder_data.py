@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_gap.data import ResumableLoader
 
-from .data_module import ClassificationData, no_validation
+from .data_module import ClassificationData
 from .folder import FolderImages
 from .subsets import at_most
 
@@ -56,14 +56,8 @@ class FolderData(ClassificationData[FolderImages]):
         loader.dataset = self.train  # where monitors draw their samples from, which are to look the same each time
         return loader
 
-    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
-        """The held-out images; an empty list where there are none."""
-        held_out = self.validation
-        return self._loader(held_out, _EVALUATED_AT_ONCE, training=False) if len(held_out) else no_validation()
-
-    def test_dataloader(self) -> ResumableLoader:
-        """The test images."""
-        return self._loader(self.test, _EVALUATED_AT_ONCE, training=False)
+    def in_order(self, samples: FolderImages) -> ResumableLoader:
+        return self._loader(samples, _EVALUATED_AT_ONCE, training=False)
 
     def _loader(self, images: FolderImages, batch_size: int, *, training: bool) -> ResumableLoader:
         return ResumableLoader(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lightning_gap.data import InMemoryLoader
 
 from .augmentations import make_augmentation
-from .data_module import ClassificationData, no_validation
+from .data_module import ClassificationData
 from .samples import Batch, Images, Samples
 from .subsets import at_most
 
@@ -44,10 +44,5 @@ class InMemoryData(ClassificationData[Samples]):
             self.train, batch_size=self.batch_size, shuffle=True, seed=self.seed, reseed=True, augment=self.augment
         )
 
-    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
-        """The held-out samples; an empty list where there are none."""
-        return InMemoryLoader(self.validation, batch_size=1000) if len(self.validation) else no_validation()
-
-    def test_dataloader(self) -> InMemoryLoader:
-        """The test samples."""
-        return InMemoryLoader(self.test, batch_size=1000)
+    def in_order(self, samples: Samples) -> InMemoryLoader:
+        return InMemoryLoader(samples, batch_size=1000)

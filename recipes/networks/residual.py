@@ -57,10 +57,7 @@ def _basic_block(in_channels: int, channels: int, stride: int) -> nn.Module:
     """torchvision's, with a projection shortcut where the shape changes."""
     projection = None
     if in_channels != channels:
-        projection = nn.Sequential(
-            _conv(in_channels, channels, kernel=1, stride=stride),
-            nn.BatchNorm2d(channels),
-        )
+        projection = nn.Sequential(_conv(in_channels, channels, kernel=1, stride=stride), nn.BatchNorm2d(channels))
     block: nn.Module = BasicBlock(in_channels, channels, stride, projection)
     return block
 
@@ -169,20 +166,11 @@ class ResNet50(ResNet):
     """
 
     def __init__(
-        self,
-        num_classes: int = 1000,
-        *,
-        blocks: Sequence[int] = (3, 4, 6, 3),
-        width_per_group: int = 64,
+        self, num_classes: int = 1000, *, blocks: Sequence[int] = (3, 4, 6, 3), width_per_group: int = 64
     ) -> None:
         check_counts(num_classes=num_classes, width_per_group=width_per_group)
         check_sequences((3, 4, 6, 3), blocks=blocks)
-        super().__init__(
-            Bottleneck,
-            list(blocks),
-            num_classes=num_classes,
-            width_per_group=width_per_group,
-        )
+        super().__init__(Bottleneck, list(blocks), num_classes=num_classes, width_per_group=width_per_group)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 

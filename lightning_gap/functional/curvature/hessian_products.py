@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .._loss_surface import LossFunction, LossSurface, Params, euclidean_norm, loss_surface
+from .._loss_surface import LossFunction, LossSurface, Params, euclidean_norm, graph_behind, loss_surface
 from .._uninterrupted import uninterrupted_exit
 from .._validation import each, instance
 from ..errors import UndefinedCurvatureError
@@ -216,13 +216,5 @@ class _NoDoubleBackwardError(Exception):
 
 def _check_twice_differentiable(slopes: Sequence[Tensor | None]) -> None:
     """Raise the error of `once_differentiable`, which torch.autograd.grad goes around and takes for a zero."""
-    nodes = [slope.grad_fn for slope in slopes if slope is not None]
-    seen: set[object] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "torch::autograd::Error":
-            raise RuntimeError("an autograd function is marked with @once_differentiable")
-        seen.add(node)
-        nodes += [following for following, _ in node.next_functions]
+    if any(node.name() == "torch::autograd::Error" for node in graph_behind(slopes)):
+        raise RuntimeError("an autograd function is marked with @once_differentiable")
