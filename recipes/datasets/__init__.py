@@ -25,23 +25,20 @@ if TYPE_CHECKING:
     from .timit import TIMIT as TIMIT
     from .timit_stand_in import TIMITStandIn as TIMITStandIn
 
-_FILES = {
-    "CIFAR10": "cifar",
-    "CIFAR100": "cifar",
-    "ClassificationData": "data_module",
-    "Digits": "digits",
-    "FolderImages": "folder",
-    "FolderData": "folder_data",
-    "ImageNet": "imagenet",
-    "InMemoryData": "in_memory_data",
-    "MNIST": "mnist",
-    "Batch": "samples",
-    "Frames": "samples",
-    "Images": "samples",
-    "Samples": "samples",
-    "TIMIT": "timit",
-    "TIMITStandIn": "timit_stand_in",
+_NAMES = {
+    "cifar": ["CIFAR10", "CIFAR100"],
+    "data_module": ["ClassificationData"],
+    "digits": ["Digits"],
+    "folder": ["FolderImages"],
+    "folder_data": ["FolderData"],
+    "imagenet": ["ImageNet"],
+    "in_memory_data": ["InMemoryData"],
+    "mnist": ["MNIST"],
+    "samples": ["Batch", "Frames", "Images", "Samples"],
+    "timit": ["TIMIT"],
+    "timit_stand_in": ["TIMITStandIn"],
 }
+_FILES = {name: file for file, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

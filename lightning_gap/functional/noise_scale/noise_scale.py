@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .._validation import check_counts, one_of, real_number, whole_number
+from .._validation import check_counts, one_of, real_number, set_plain, whole_number
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class GradientNoise:
 
     def __post_init__(self) -> None:
         if math.isnan(self.measured_norm_squared):
-            object.__setattr__(self, "measured_norm_squared", abs(self.gradient_norm_squared))
+            set_plain(self, measured_norm_squared=abs(self.gradient_norm_squared))
 
     @property
     def simple_scale(self) -> float:
