@@ -1,13 +1,12 @@
 import copy
 import math
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import tiny
 import torch
@@ -279,10 +278,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 @pytest.mark.slow
 def test_two_processes_measure_and_log_what_one_measures_alone(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, Path(__file__), tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    processes.run(__file__, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first["found"] == pytest.approx(first["alone"], rel=1e-8)
     assert first["found"] == second["found"]

@@ -1,4 +1,4 @@
-"""Batch-size schedules on any number of processes; test_batch_sizes_on_processes.py runs it as a script.
+"""Batch-size schedules on any number of processes; test_batch_sizes_on_processes.py runs it.
 
 `follow` fits with growing and shrinking batches from every source of a loader and writes down what each process saw.
 `same` trains in float64 with one schedule of global batches, split over the processes and over micro-batches. `adapt`

@@ -1,4 +1,4 @@
-"""What a batch counts for, on one process or two; test_counts_on_processes.py runs it as a script."""
+"""What a batch counts for, on one process or two; test_counts_on_processes.py runs it."""
 
 import os
 import sys

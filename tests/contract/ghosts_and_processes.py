@@ -1,4 +1,4 @@
-"""One training, its batch of 32 held by any number of processes; test_ghosts_and_processes.py runs it as a script."""
+"""One training, its batch of 32 held by any number of processes; test_ghosts_and_processes.py runs it."""
 
 import sys
 from pathlib import Path
@@ -53,8 +53,8 @@ def slices(rank, processes, samples=SAMPLES):
     return [batch[rank * len(batch) // processes : (rank + 1) * len(batch) // processes] for batch in batches]
 
 
-def train(processes, *callbacks):
-    """Fit in float64 and give the module back."""
+def train(processes, mode):
+    """Fit in float64, with ghosts or plain; the module and the rank of this process."""
 
     class Sharing(Small):
         def train_dataloader(self):
@@ -67,7 +67,7 @@ def train(processes, *callbacks):
         devices=processes,
         precision="64-true",
         max_epochs=EPOCHS,
-        callbacks=list(callbacks),
+        callbacks=[GhostBatchNormSwap(GHOST, leftover="balance")] if mode == "ghosts" else [],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -80,11 +80,9 @@ def train(processes, *callbacks):
 
 
 def main():
-    output, processes, ghosts = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "ghosts"
-    callbacks = [GhostBatchNormSwap(GHOST, leftover="balance")] if ghosts else []
-    module, rank = train(processes, *callbacks)
+    module, rank = train(int(sys.argv[2]), sys.argv[3])
     if rank == 0:
-        torch.save(module.state_dict(), output)
+        torch.save(module.state_dict(), Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

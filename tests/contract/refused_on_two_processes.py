@@ -1,4 +1,4 @@
-"""Fits on two processes that must not start; run by test_two_processes.py as a user runs a script.
+"""Fits on two processes that must not start; run by test_two_processes.py.
 
 Each case is a fit in which the two processes were given something different. All run one after the other in one pair of
 processes, so that a case that hangs, or leaves the processes out of step, fails those behind it too. The last two end.

@@ -1,20 +1,17 @@
 """Batch sizes over time on several processes: what each sees, and that all of them train as one."""
 
 import re
-import subprocess
-import sys
 from itertools import chain
 
 import batch_sizes_on_processes as training
+import processes
 import pytest
 import torch
 
 
-def run(folder, mode, processes, *arguments):
-    command = [sys.executable, training.__file__, folder, mode, str(processes), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{mode}-{processes}-{rank}.pt") for rank in range(processes)]
+def run(folder, mode, ranks, *arguments):
+    processes.run(training.__file__, folder, mode, ranks, *arguments, ranks=ranks)
+    return [torch.load(folder / f"{mode}-{ranks}-{rank}.pt") for rank in range(ranks)]
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +75,9 @@ def test_micro_batches_train_as_the_whole_batch(alone, kind):
         assert apart(alone[kind, 1], alone[kind, accumulate], statistics=True) <= 1e-12
 
 
-@pytest.mark.parametrize(
-    ("processes", "accumulations"), [(2, (1, 4)), pytest.param(4, (1, 2, 4), marks=pytest.mark.slow)]
-)
-def test_processes_train_as_one(tmp_path, alone, processes, accumulations):
-    ranks = run(tmp_path, "same", processes, *accumulations)
+@pytest.mark.parametrize(("number", "accumulations"), [(2, (1, 4)), pytest.param(4, (1, 2, 4), marks=pytest.mark.slow)])
+def test_processes_train_as_one(tmp_path, alone, number, accumulations):
+    ranks = run(tmp_path, "same", number, *accumulations)
     start = training.Small(norm=False).state_dict()
     assert apart({f"net.{k}": v for k, v in alone["plain", 1].items()}, start, statistics=False) > 1e-2  # it did train
     for rank in ranks:

@@ -1,9 +1,7 @@
 """Batches that count for different numbers on two processes train as one large batch."""
 
-import subprocess
-import sys
-
 import counts_on_processes as training
+import processes
 import pytest
 import torch
 
@@ -13,9 +11,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("counts")
-    command = [sys.executable, training.__file__, str(folder), "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    processes.run(training.__file__, folder, 2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

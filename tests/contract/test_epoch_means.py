@@ -1,9 +1,7 @@
 """What a module logs of an epoch counts also where it was logged before the run was stopped and resumed."""
 
-import subprocess
-import sys
-
 import epoch_means as training
+import processes
 import pytest
 import tiny
 import torch
@@ -114,9 +112,7 @@ def test_a_lightning_whose_parts_have_other_names_does_as_it_does_alone(run, tmp
 
 @pytest.mark.slow
 def test_each_of_two_processes_has_its_own_share_and_one_that_goes_on_alone_has_both(tmp_path):
-    command = [sys.executable, training.__file__, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    processes.run(training.__file__, tmp_path)
     found = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1)]
     for sync in (True, False):
         for rank in found:

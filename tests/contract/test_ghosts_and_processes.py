@@ -1,11 +1,9 @@
 """What ghosts are: the processes, or the micro-batches, that a batch would be spread over. All in float64."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
 import ghosts_and_processes as training
+import processes
 import pytest
 import tiny
 import torch
@@ -16,11 +14,14 @@ from lightning_gap import GhostBatchNormSwap
 from lightning_gap.functional import swap_batch_norm
 
 
-def fit(file, processes, mode):
-    command = [sys.executable, Path(training.__file__), file, str(processes), mode]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+def fit(file, number, mode):
+    processes.run(training.__file__, file, number, mode, ranks=number)
     return torch.load(file)
+
+
+def fit_alone(mode):
+    module, _ = training.train(1, mode)
+    return module.state_dict()
 
 
 def assert_same(state, other, *, statistics):
@@ -29,10 +30,10 @@ def assert_same(state, other, *, statistics):
             assert float((other[name] - value).abs().max()) <= 1e-12, name
 
 
-@pytest.mark.parametrize(("processes", "mode"), [pytest.param(4, "plain", marks=pytest.mark.slow), (2, "ghosts")])
-def test_one_process_with_ghosts_trains_as_many_processes_do(tmp_path, processes, mode):
-    many = fit(tmp_path / "many.pt", processes, mode)
-    one = fit(tmp_path / "one.pt", 1, "ghosts")
+@pytest.mark.parametrize(("number", "mode"), [pytest.param(4, "plain", marks=pytest.mark.slow), (2, "ghosts")])
+def test_one_process_with_ghosts_trains_as_many_processes_do(tmp_path, number, mode):
+    many = fit(tmp_path / "many.pt", number, mode)
+    one = fit_alone("ghosts")
     start = training.Small().double().state_dict()
     assert not torch.allclose(one["head.weight"], start["head.weight"], atol=1e-2)  # it did train
     assert_same(one, many, statistics=False)  # each process keeps running statistics of its own samples
@@ -40,7 +41,7 @@ def test_one_process_with_ghosts_trains_as_many_processes_do(tmp_path, processes
 
 @pytest.mark.slow
 def test_without_ghosts_it_does_not(tmp_path):
-    one, many = fit(tmp_path / "one.pt", 1, "plain"), fit(tmp_path / "many.pt", 2, "plain")
+    one, many = fit_alone("plain"), fit(tmp_path / "many.pt", 2, "plain")
     assert not torch.allclose(one["head.weight"], many["head.weight"], atol=1e-3)
 
 

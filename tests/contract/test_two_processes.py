@@ -1,24 +1,19 @@
-"""Real processes: data-parallel training on two of them, started as a script."""
+"""Real processes: data-parallel training on two of them."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import refused_on_two_processes as different
 import torch
 
 
-def run(script, *arguments):
-    command = [sys.executable, Path(__file__).with_name(script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-
-
-def found(script, folder, processes):
-    done = run(script, folder, str(processes))
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+def found(script, folder, ranks):
+    processes.run(Path(__file__).with_name(script), folder, ranks, ranks=ranks)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +54,10 @@ def assert_as_by_hand(ranks):
 
 
 @pytest.mark.slow  # that all processes are told is tested below
-def test_a_fit_that_cannot_be_right_ends_on_both_processes():
-    done = run("refused_on_two_processes.py", "large")
+def test_a_script_whose_fit_cannot_be_right_ends_on_both_processes():
+    """Lightning starts the second."""
+    command = [sys.executable, different.__file__, "large"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode != 0
     assert (
         "ghost_batch_size=9 is larger than the batch of 8 samples that each process normalises at a time" in done.stderr
@@ -70,8 +67,7 @@ def test_a_fit_that_cannot_be_right_ends_on_both_processes():
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("different")
-    done = run("refused_on_two_processes.py", folder)
-    assert done.returncode == 0, done.stderr
+    processes.run(different.__file__, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Fits on two processes, without and with the monitors; run by test_two_processes.py as a user runs a script."""
+"""Fits on two processes, without and with the monitors; run by test_two_processes.py."""
 
 import sys
 from pathlib import Path

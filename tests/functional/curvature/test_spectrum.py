@@ -3,10 +3,10 @@ import warnings
 from contextlib import AbstractContextManager
 
 import numpy as np
+import processes
 import pytest
 import torch
 from functional import curvature_on_two_processes as script
-from functional import two_processes
 from functional.small_networks import dense_hessian, flat, network, quadratic, seeded, whole_and_parts
 from scipy.sparse.linalg import eigsh
 from torch import nn
@@ -335,7 +335,7 @@ def test_arguments_out_of_range_are_refused(measure, name, values):
 @pytest.fixture(scope="module")
 def on_two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curvature")
-    two_processes.run(script.__file__, folder)
+    processes.run(script.__file__, folder)
     return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
 
 

@@ -1,11 +1,9 @@
 import copy
 import itertools
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from functional import sharpness_on_processes as script
@@ -532,13 +530,8 @@ def test_few_vectors_are_held_beyond_a_gradient(tensors, terms, vectors):
 def on_processes(tmp_path_factory):
     """What each of two and of four processes found, by their number."""
     folder = tmp_path_factory.mktemp("sharpness")
-    ended = subprocess.run(
-        [sys.executable, Path(script.__file__), folder],
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=200,
-    )
-    assert ended.returncode == 0, ended.stderr
+    for world in script.WORLDS:
+        processes.run(script.__file__, folder, ranks=world)
     return {world: [torch.load(folder / f"{world}-{rank}.pt") for rank in range(world)] for world in script.WORLDS}
 
 
