@@ -22,20 +22,20 @@ SERVER.set_forkserver_preload(["lightning_gap.callbacks", "lightning_gap.functio
 SECONDS = 200
 
 
-def run(script, *arguments, ranks=2):
-    """Wait until all have ended; one that fails or hangs fails the test with what each of them printed."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+def run(script, *arguments, ranks=2, folder="."):
+    """Run it in a folder, and wait; a process that fails or hangs fails the test with what each of them printed."""
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as printed:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
         together = SERVER.Barrier(ranks)
-        heard = [Path(folder, f"{rank}.txt") for rank in range(ranks)]
+        heard = [Path(printed, f"{rank}.txt") for rank in range(ranks)]
         argv = [str(script), *map(str, arguments)]
         started = []
         for rank, file in enumerate(heard):
             variables = {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": ranks, "NODE_RANK": 0}
             variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            started.append(SERVER.Process(target=_one, args=(argv, variables, file, together)))
+            started.append(SERVER.Process(target=_one, args=(argv, folder, variables, file, together)))
             started[-1].start()
         end = time.monotonic() + SECONDS
         try:
@@ -49,13 +49,14 @@ def run(script, *arguments, ranks=2):
                 process.join()
 
 
-def _one(argv, variables, file, together):
+def _one(argv, folder, variables, file, together):
     gc.freeze()  # what the server imported is no garbage
     os.environ.update({name: str(value) for name, value in variables.items()})
     with file.open("w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     sys.argv = argv
+    os.chdir(folder)
     try:
         runpy.run_path(argv[0], run_name="__main__")
     except BaseException:

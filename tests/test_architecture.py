@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,9 @@ def test_no_callback_imports_another():
         assert not inner & callbacks, file
 
 
+@cache
 def nodes(folder):
-    for file in files(folder):
-        yield from ((file, node) for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    return [(file, node) for file in files(folder) for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
 
 
 def test_no_callback_looks_by_name_for_what_another_may_have():

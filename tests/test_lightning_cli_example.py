@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
@@ -20,10 +21,15 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "lightning_cli"
 
 
-def run(folder, *arguments):
-    """In a folder that holds the example's two files and nothing else at first."""
+def copied(folder):
+    """The example's two files, and nothing else at first."""
     for name in ("main.py", "config.yaml"):
         shutil.copy(EXAMPLE / name, folder)
+    return folder
+
+
+def run(folder, *arguments):
+    """As a user does."""
     command = [sys.executable, "main.py", "fit", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -38,8 +44,9 @@ def events(folder):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli")
-    run(folder, "--config", "config.yaml", "--trainer.enable_progress_bar", "false")
+    folder = copied(tmp_path_factory.mktemp("cli"))
+    arguments = ("fit", "--config", "config.yaml", "--trainer.enable_progress_bar", "false")
+    processes.run("main.py", *arguments, ranks=1, folder=folder)
     return events(folder)
 
 
@@ -59,7 +66,7 @@ def test_callbacks_from_yaml_act_on_a_program_that_knows_nothing_of_them(logged)
 
 @pytest.mark.slow
 def test_the_printed_configuration_gives_the_same_run(logged, tmp_path):
-    printed = run(tmp_path, "--config", "config.yaml", "--print_config")
+    printed = run(copied(tmp_path), "--config", "config.yaml", "--print_config")
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
     run(tmp_path, "--config", "printed.yaml", "--trainer.max_epochs", "1")
     again = events(tmp_path)
