@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_gap import AdaptiveBatchSize, GhostBatchNormSwap, InMemoryLoader, LearningRateScaling
 
-SAMPLES = 480
+SAMPLES = 240
 
 
 class Small(tiny.TinyClassifier):
@@ -91,7 +91,7 @@ def test_what_it_asks_for_is_the_papers_formula_on_the_micro_batches_of_the_step
         if step["epoch"] == following["epoch"] and expected > 0:  # the last of an epoch is not measured
             assert step["batch/wanted"] == pytest.approx(expected, rel=1e-5)  # logged in float32
             compared += 1
-    assert compared > 50
+    assert compared > 25
 
 
 def sizes_of(steps):
@@ -130,7 +130,7 @@ def test_it_stops_at_the_limits_and_shrinks_only_if_allowed():
 
 
 def test_inside_an_epoch_only_the_number_of_micro_batches_changes_and_only_between_steps():
-    callback = AdaptiveBatchSize(16, 64, theta=0.3, measure_every_n_steps=1, decide_every_n_steps=3)
+    callback = AdaptiveBatchSize(16, 64, theta=0.2, measure_every_n_steps=1, decide_every_n_steps=3)
     _, steps = fit(callback, epochs=1)
     sizes = sizes_of(steps)[0]
     assert sizes[0] == 16 < sizes[-1] == 64
@@ -266,7 +266,7 @@ def test_a_size_that_leaves_one_sample_is_passed_over_and_growth_goes_on():
 
 
 def test_it_does_not_grow_without_need_and_a_second_fit_goes_on():
-    callback = AdaptiveBatchSize(96, 480, theta=30.0, max_micro_batch=20, measure_every_n_steps=1)
+    callback = AdaptiveBatchSize(96, SAMPLES, theta=30.0, max_micro_batch=20, measure_every_n_steps=1)
     _, steps = fit(callback)
     assert {size for sizes in sizes_of(steps) for size in sizes} == {96}
     callback = AdaptiveBatchSize(16, 120, theta=0.1, measure_every_n_steps=1)
@@ -312,5 +312,5 @@ def test_what_cannot_work_is_refused_before_the_first_step():
             fit(callback, module=module)
 
     refused("a batch of 18 cannot be shared equally by 1 processes in 4 micro-batches", AdaptiveBatchSize(18, 64))
-    refused("max_batch_size=1000 is larger than the 480 samples", AdaptiveBatchSize(16, 1000))
+    refused("max_batch_size=1000 is larger than the 240 samples", AdaptiveBatchSize(16, 1000))
     refused("test='cabs' is defined for SGD without momentum", AdaptiveBatchSize(16, 64, test="cabs"))

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+from functools import cache
 
 import pytest
 import tiny
@@ -18,8 +19,13 @@ EPOCHS = 3
 
 
 @pytest.fixture(params=sorted(REGISTRY))
-def entry(request):
-    return REGISTRY[request.param]
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def entry(name):
+    return REGISTRY[name]
 
 
 def fit(*callbacks, module=None, ckpt_path=None, **options):
@@ -29,6 +35,12 @@ def fit(*callbacks, module=None, ckpt_path=None, **options):
     generator = torch.Generator().manual_seed(5)  # the train loader has random numbers of its own
     trainer.fit(module, tiny.loader(shuffle=True, generator=generator), tiny.loader(24, seed=2), ckpt_path=ckpt_path)
     return trainer, module
+
+
+@cache
+def once(name):
+    """A fit with a callback, or with none, that several tests look at."""
+    return fit(*([REGISTRY[name].make()] if name else []))
 
 
 def test_the_registry_lists_every_public_callback():
@@ -47,31 +59,27 @@ def test_it_constructs_copies_and_pickles(entry):
         assert copied.state_key == callback.state_key
 
 
-def test_it_fits_and_training_changes_the_weights(entry):
-    trainer, module = fit(entry.make())
+def test_it_fits_and_training_changes_the_weights(name):
+    trainer, module = once(name)
     assert trainer.current_epoch == EPOCHS
     assert trainer.global_step >= EPOCHS
     assert not torch.equal(module.net[0].weight, tiny.Validated().net[0].weight)
 
 
-def test_documented_keys_are_logged_and_no_others(entry, tmp_path):
-    logger = TensorBoardLogger(tmp_path, name="", version="")
-    fit(entry.make(), logger=logger)
+def test_documented_keys_are_logged_and_no_others_by_no_logger_and_by_several(name, entry, tmp_path):
+    loggers = [CSVLogger(tmp_path, name="", version=""), TensorBoardLogger(tmp_path, name="", version="")]
+    trainer, _ = fit(entry.make(), logger=loggers)
     events = EventAccumulator(str(tmp_path)).Reload()
     users = {"loss_step", "loss_epoch", "val_loss", "epoch", "hp_metric"}
     assert set(events.Tags()["scalars"]) - users == entry.keys
+    assert entry.keys <= set((tmp_path / "metrics.csv").read_text().splitlines()[0].split(","))
+    for found in (trainer, once(name)[0]):
+        assert entry.keys <= set(found.logged_metrics) | set(found.callback_metrics) | {"ghost/layers"}
 
 
-def test_it_works_with_no_logger_and_with_several(entry, tmp_path):
-    fit(entry.make(), logger=False)
-    loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tensorboard")]
-    trainer, _ = fit(entry.make(), logger=loggers)
-    assert entry.keys <= set(trainer.logged_metrics) | set(trainer.callback_metrics) | {"ghost/layers"}
-
-
-def test_its_state_round_trips_and_loads_with_weights_only(entry, tmp_path):
-    callback = entry.make()
-    trainer, _ = fit(callback)
+def test_its_state_round_trips_and_loads_with_weights_only(name, entry, tmp_path):
+    trainer, _ = once(name)
+    callback = trainer.callbacks[0]
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     stored = torch.load(tmp_path / "run.ckpt", weights_only=True)["callbacks"].get(callback.state_key, {})
     other = entry.make()
@@ -96,7 +104,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(entry, tmp_path):
         assert torch.equal(whole.callback_metrics[key], resumed.callback_metrics[key]), key
 
 
-def test_two_of_it_stand_side_by_side_or_the_second_is_refused(entry):
+def test_two_of_it_stand_side_by_side_or_the_second_is_refused(name, entry):
     if isinstance(entry.second, str):
         with pytest.raises(ValueError, match=entry.second):
             fit(entry.make(), entry.make())
@@ -104,7 +112,7 @@ def test_two_of_it_stand_side_by_side_or_the_second_is_refused(entry):
     if entry.second is None:
         fit(entry.make(), entry.make())
         return
-    alone, _ = fit(entry.make())
+    alone, _ = once(name)
     second = entry.second()
     together, _ = fit(entry.make(), second)
     for key in entry.keys & set(alone.callback_metrics):
@@ -114,17 +122,17 @@ def test_two_of_it_stand_side_by_side_or_the_second_is_refused(entry):
         fit(entry.make(), entry.make())
 
 
-def test_one_instance_fits_twice(entry):
+def test_one_instance_fits_twice(name, entry):
     callback = entry.make()
     fit(callback)
     again, module = fit(callback)
-    fresh, fresh_module = fit(entry.make())
+    fresh, fresh_module = once(name)
     for key in entry.keys & set(fresh.callback_metrics):
         assert torch.equal(again.callback_metrics[key], fresh.callback_metrics[key]), key
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), fresh_module.parameters(), strict=True))
 
 
-def test_it_runs_again_after_a_fit_that_failed(entry):
+def test_it_runs_again_after_a_fit_that_failed(name, entry):
     class Fails(tiny.Validated):
         def on_train_epoch_end(self):
             raise RuntimeError("user's own")
@@ -133,7 +141,7 @@ def test_it_runs_again_after_a_fit_that_failed(entry):
     with pytest.raises(RuntimeError, match="user's own"):
         fit(callback, module=Fails())
     _, module = fit(callback)
-    _, fresh_module = fit(entry.make())
+    _, fresh_module = once(name)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), fresh_module.parameters(), strict=True))
 
 
@@ -148,9 +156,8 @@ def traces(module, optimizer):
     return found
 
 
-def test_it_leaves_nothing_behind(entry):
-    plain, plain_module = fit()
-    trainer, module = fit(entry.make())
+def test_it_leaves_nothing_behind(name):
+    (plain, plain_module), (trainer, module) = once(None), once(name)
     assert traces(module, trainer.optimizers[0]) == traces(plain_module, plain.optimizers[0])
     assert module.log.__func__ is type(module).log
     assert trainer.loggers == plain.loggers == []
@@ -174,15 +181,11 @@ def test_validate_and_test_do_not_mind_it(entry):
 
 @pytest.mark.parametrize("name", [name for name in REGISTRY if REGISTRY[name].is_monitor])
 def test_a_monitor_changes_no_bit_of_the_run(name):
-    plain, plain_module = fit()
-    seen, seen_module = fit(REGISTRY[name].make())
-    compare_runs(plain, plain_module, seen, seen_module)
+    compare_runs(*once(None), *once(name))
 
 
 def test_all_monitors_together_change_no_bit_of_the_run():
-    plain, plain_module = fit()
-    seen, seen_module = fit(*(entry.make() for entry in REGISTRY.values() if entry.is_monitor))
-    compare_runs(plain, plain_module, seen, seen_module)
+    compare_runs(*once(None), *fit(*(entry.make() for entry in REGISTRY.values() if entry.is_monitor)))
 
 
 def compare_runs(plain, plain_module, seen, seen_module):

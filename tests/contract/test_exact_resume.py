@@ -35,6 +35,11 @@ STEPS = [(0, step) for step in range(1, training.STEPS)] + [
 
 
 @pytest.fixture(scope="module")
+def whole():
+    return training.train(None)
+
+
+@pytest.fixture(scope="module")
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return folder, training.train(folder, workers=request.param), request.param
@@ -57,11 +62,11 @@ def test_it_went_through_all_sizes_and_every_sample_once_an_epoch(run):
         assert sorted(seen) == list(range(training.SAMPLES))
 
 
-@pytest.mark.parametrize("step", [4, 12, 16])
-def test_it_resumes_where_lightning_alone_would_start_the_epoch_anew(tmp_path, step):
+def test_it_resumes_where_lightning_alone_would_start_the_epoch_anew(tmp_path):
     whole = training.train(tmp_path, module=training.WatchesLength())
-    resumed = training.train(None, module=training.WatchesLength(), ckpt_path=tmp_path / f"step={step}.ckpt")
-    assert_goes_on(whole, resumed, step)
+    for step in (4, 12, 16):
+        resumed = training.train(None, module=training.WatchesLength(), ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert_goes_on(whole, resumed, step)
 
 
 def test_a_resumed_run_can_be_resumed_in_its_turn(tmp_path):
@@ -88,14 +93,13 @@ def test_it_resumes_a_run_with_a_limit_of_steps(tmp_path, length, when):
 
 
 @pytest.mark.parametrize("steps", [4, 9, 12])
-def test_a_run_that_a_limit_of_steps_has_stopped_goes_on(tmp_path, steps):
-    whole = training.train(None)
+def test_a_run_that_a_limit_of_steps_has_stopped_goes_on(whole, tmp_path, steps):
     training.train(tmp_path, length={"max_epochs": 3, "max_steps": steps})
     assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / f"step={steps}.ckpt"), steps)
 
 
 @pytest.mark.parametrize("step", [4, 9, 15])
-def test_a_checkpoint_that_an_exception_leaves_behind_goes_on(tmp_path, step):
+def test_a_checkpoint_that_an_exception_leaves_behind_goes_on(whole, tmp_path, step):
     """Between two steps, where the run's state is whole."""
 
     class Fails(Callback):
@@ -107,7 +111,6 @@ def test_a_checkpoint_that_an_exception_leaves_behind_goes_on(tmp_path, step):
         def on_exception(self, trainer, *rest):
             trainer.save_checkpoint(tmp_path / "left.ckpt")
 
-    whole = training.train(None)
     with pytest.raises(RuntimeError, match="user's own"):
         training.train(None, others=(Fails(), Leaves()))
     assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / "left.ckpt"), step)
@@ -123,8 +126,7 @@ def test_it_resumes_from_the_ends_of_epochs(tmp_path, at_the_end_of):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_process_resumes_to_the_same_end(tmp_path, workers):
-    whole = training.train(None)
+def test_a_killed_process_resumes_to_the_same_end(whole, tmp_path, workers):
     chance, kills = random.Random(workers), 0
     for _ in range(60):
         process = subprocess.Popen([sys.executable, training.__file__, tmp_path, str(workers)])
