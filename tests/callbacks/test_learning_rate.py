@@ -74,6 +74,25 @@ def fit(module, *callbacks, epochs=EPOCHS, **options):
     return trainer
 
 
+CHANGES = {  # batch sizes epoch by epoch, epochs of warmup
+    "grows, warmup": ((8, 8, 24, 48), 2),
+    "constant, warmup": ((8, 8, 8, 8), 2),
+    "shrinks": ((24, 8, 8, 4), 0),
+    "constant": ((8, 8, 8, 8), 0),
+    "grows": ((8, 8, 24, 48), 0),
+    "shrinks, warmup": ((24, 8, 8, 4), 2),
+}
+
+
+def in_turn():
+    """Every schedule with the first of the changes and one of the others in turn; the rest is slow."""
+    first, *others = CHANGES
+    for place, name in enumerate(SCHEDULES):
+        for change in CHANGES:
+            quick = change in (first, others[place % len(others)])
+            yield pytest.param(name, change, marks=() if quick else pytest.mark.slow)
+
+
 def on_paper(sizes, base, warmup_epochs):
     """Goyal et al., sections 2.1 and 2.2, written out: a factor for each step of epochs with these batch sizes."""
     factors = []
@@ -89,19 +108,10 @@ def on_paper(sizes, base, warmup_epochs):
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR, in older torch
 @pytest.mark.filterwarnings("ignore:.* warms up too")
 @pytest.mark.filterwarnings("ignore:OneCycleLR was made for total_steps")
-@pytest.mark.parametrize(
-    ("sizes", "warmup_epochs"),
-    [
-        pytest.param((8, 8, 8, 8), 2, id="constant, warmup"),
-        pytest.param((8, 8, 24, 48), 2, id="grows, warmup"),
-        pytest.param((24, 8, 8, 4), 0, id="shrinks"),
-        pytest.param((8, 8, 8, 8), 0, id="constant", marks=pytest.mark.slow),
-        pytest.param((8, 8, 24, 48), 0, id="grows", marks=pytest.mark.slow),
-        pytest.param((24, 8, 8, 4), 2, id="shrinks, warmup", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_each_step_uses_the_users_rate_times_the_factor_exactly(name, sizes, warmup_epochs):
+@pytest.mark.parametrize(("name", "change"), [*in_turn()])
+def test_each_step_uses_the_users_rate_times_the_factor_exactly(name, change):
+    sizes, warmup_epochs = CHANGES[change]
+
     def run(*callbacks):
         schedule, interval = SCHEDULES[name]
         module = Slope(schedule, interval=interval)

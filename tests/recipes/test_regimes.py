@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 
 import pytest
 import torch
@@ -325,6 +326,12 @@ def run(name, folder, *callbacks):
     return replace(found, seconds=0.0), torch.load(one.folder / WEIGHTS, weights_only=True)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Result and weights of a regime's run that nothing stopped."""
+    return cache(lambda name: run(name, tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize(
     ("name", "epoch", "batch"),
     [
@@ -339,11 +346,11 @@ def run(name, folder, *callbacks):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_result(name, epoch, batch, tmp_path):
+def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_result(name, epoch, batch, whole, tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         run(name, tmp_path / "cut", StopsAt(epoch, batch))
     assert list(tmp_path.glob("cut/runs/*/*/epoch=*.ckpt"))
-    expected, weights = run(name, tmp_path / "whole")
+    expected, weights = whole(name)
     found, resumed = run(name, tmp_path / "cut")
     assert found == expected
     planned = Tiny(name, **ON_DIGITS)
@@ -354,7 +361,7 @@ def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_result(name, 
 
 @pytest.mark.parametrize(("name", "epoch", "batch"), [("small", 2, 5), ("growing", 1, 2), ("ghost-lr", 3, 1)])
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_run_saved_by_the_clock_resumes_inside_its_epoch(name, epoch, batch, tmp_path, monkeypatch):
+def test_a_run_saved_by_the_clock_resumes_inside_its_epoch(name, epoch, batch, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SAVED_EVERY", timedelta(microseconds=1))
     monkeypatch.setattr(checkpoints, "ASKED_EVERY", 1)
     with pytest.raises(RuntimeError, match="power cut"):
@@ -366,7 +373,7 @@ def test_a_run_saved_by_the_clock_resumes_inside_its_epoch(name, epoch, batch, t
     found, resumed = run(name, tmp_path / "cut", seen)
     size = planned[max(start for start in planned if start <= epoch)]
     assert len(seen.seen.get(epoch, [])) == 1280 // size - batch
-    expected, weights = run(name, tmp_path / "whole")
+    expected, weights = whole(name)
     assert found == expected
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
