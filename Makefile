@@ -12,10 +12,10 @@ demo: .venv/installed
 	    --measure_every_n_epochs 30 --sharpness_samples 256
 
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 check: .venv/installed-dev build/types
 	$(BIN)/ruff format --check .

@@ -24,15 +24,14 @@ SECONDS = 200
 
 def run(script, *arguments, ranks=2, folder="."):
     """Run it in a folder, and wait; a process that fails or hangs fails the test with what each of them printed."""
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as printed:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    with tempfile.TemporaryDirectory() as printed:
+        port = free_port()
         together = SERVER.Barrier(ranks)
         heard = [Path(printed, f"{rank}.txt") for rank in range(ranks)]
         argv = [str(script), *map(str, arguments)]
         started = []
         for rank, file in enumerate(heard):
+            file.touch()
             variables = {"LOCAL_RANK": rank, "RANK": rank, "WORLD_SIZE": ranks, "NODE_RANK": 0}
             variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             started.append(SERVER.Process(target=_one, args=(argv, folder, variables, file, together)))
@@ -47,6 +46,12 @@ def run(script, *arguments, ranks=2, folder="."):
             for process in started:
                 process.kill()
                 process.join()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _one(argv, folder, variables, file, together):

@@ -48,6 +48,13 @@ def test_what_four_processes_measure_together_is_what_one_measures_alone(tmp_pat
     assert_as_by_hand(found("exact_on_processes.py", tmp_path, 4))
 
 
+def test_a_script_that_fails_on_one_process_fails_its_test(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text('import os\nif os.environ["LOCAL_RANK"] == "1":\n    raise OSError("no more data")\n')
+    with pytest.raises(AssertionError, match="OSError: no more data"):
+        processes.run(script)
+
+
 def assert_as_by_hand(ranks):
     assert ranks[0]["found"] == pytest.approx(ranks[0]["expected"], rel=1e-8)
     assert all(rank["found"] == ranks[0]["found"] and rank["gap"] == ranks[0]["gap"] for rank in ranks)
