@@ -517,20 +517,19 @@ def test_the_stand_in_is_smooth_in_time():
 
 
 def test_the_stand_in_can_be_learned_and_generalises_above_chance_with_a_gap():
-    """One linear layer on the class means would do; a small network, a few epochs."""
+    """One linear layer on the class means would do; a small network, one epoch."""
     splits = read("timit-stand-in")
     (inputs, targets), (test_inputs, test_targets) = everything(splits.train), everything(splits.test)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(360, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 1973))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for _ in range(3):
-        for indices in torch.randperm(len(targets)).split(500):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(inputs[indices]), targets[indices]).backward()
-            optimizer.step()
+    for indices in torch.randperm(len(targets)).split(500):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(inputs[indices]), targets[indices]).backward()
+        optimizer.step()
     network.eval()
     with torch.no_grad():
-        training = float((network(inputs).argmax(1) == targets).double().mean())
+        training = float((network(inputs[:4000]).argmax(1) == targets[:4000]).double().mean())
         testing = float((network(test_inputs).argmax(1) == test_targets).double().mean())
     assert testing > 0.1  # chance is 0.0005
     assert training > testing + 0.3
