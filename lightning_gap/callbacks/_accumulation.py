@@ -10,9 +10,8 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from ..functional._processes import sum_over_processes
 from ..functional.batch_size.accumulation import AccumulationWindow
-from ..trainer.processes import process_group
+from ..trainer.processes import raise_on_all_processes, sums_over_processes
 from ..trainer.progress import ends_accumulation, zeroes_gradients
 from ._sample_counter import Count, SampleCounter, number_counted
 
@@ -134,15 +133,13 @@ class SampleWeightedAccumulation:
     def _sum(self, trainer: Trainer, own: float) -> float:
         """The samples of a window over all processes."""
 
-        def compute() -> tuple[list[float], list[Tensor]]:
+        def compute() -> list[float]:
             failure, self._failure = self._failure, None
             if failure is not None:
                 raise failure
-            return [own], []
+            return [own]
 
-        group, device = process_group(trainer), trainer.strategy.root_device
-        (total,), _ = sum_over_processes(compute, numbers=1, process_group=group, device=device)
-        return total
+        return sums_over_processes(trainer, compute, numbers=1)[0]
 
     def _check_first_batch(self) -> None:
         if self._count is not None:
@@ -186,17 +183,6 @@ class SampleWeightedAccumulation:
                 f"{trainer.fit_loop.batch_idx}: the gradients of {self._window.micro_batches} micro-batches were "
                 "thrown away; change it where the next batch index is a multiple of both factors"
             )
-
-
-def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
-    """Run a check on each process; what fails on one of them ends on all of them."""
-
-    def compute() -> tuple[list[float], list[Tensor]]:
-        check()
-        return [], []
-
-    group, device = process_group(trainer), trainer.strategy.root_device
-    sum_over_processes(compute, numbers=0, process_group=group, device=device)
 
 
 def _scale_gradients(trainer: Trainer, scale: float) -> None:

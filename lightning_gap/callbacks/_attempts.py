@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from lightning.pytorch import Trainer
 
 from ..functional.errors import (
@@ -15,7 +14,7 @@ from ..functional.errors import (
     UndefinedNoiseError,
     UndefinedSharpnessError,
 )
-from ..trainer.processes import process_group
+from ..trainer.processes import from_all_processes
 from ..trainer.state import CannotBePutBackError
 from ._evaluations import NoLossError
 from ._loader_subset import one_line
@@ -70,11 +69,7 @@ def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callab
 
 def _kind_on_all(trainer: Trainer, own: str) -> str:
     """What failed, agreed on by all processes, of which some may have failed only because of another, or not at all."""
-    kinds = [own]
-    if process_group(trainer) is not None:
-        kinds = [""] * trainer.world_size
-        torch.distributed.all_gather_object(kinds, own)
-    known = {kind for kind in kinds if kind != _ELSEWHERE}
+    known = {kind for kind in from_all_processes(trainer, own) if kind != _ELSEWHERE}
     return known.pop() if len(known) == 1 else _OTHER if known else _ELSEWHERE
 
 

@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from ..functional.batch_size.schedule import MicroBatching
 from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_process
 from ..trainer.optimizers import step_schedulers_with_a_length
+from ..trainer.processes import raise_on_all_processes
 from ..trainer.progress import validation_interval
 from ..trainer.resizing import index_counts
 from ..trainer.stated_batches import nominal_size
-from ._accumulation import raise_on_all_processes
 from ._last_batch import batch_norm_layers, first_size_that_leaves_one, watch_for_single_values
 from ._run import global_batch_size, run_of
 

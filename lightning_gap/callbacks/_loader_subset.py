@@ -26,13 +26,11 @@ class LoaderSubset(Sequence[Any]):
 
     Attributes:
         sizes: Samples in each batch.
-        population: Samples that the loader serves in an epoch.
     """
 
     def __init__(self, chosen: FixedSubset, loader: Any, indices: list[list[int]] | None) -> None:
         self._chosen, self._loader, self._indices = chosen, loader, indices
         self.sizes = chosen.sizes
-        self.population = len(chosen.dataset)
 
     def __len__(self) -> int:
         return len(self._chosen)

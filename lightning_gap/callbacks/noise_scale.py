@@ -14,7 +14,7 @@ from ..functional._validation import real_number, whole_number
 from ..functional.noise_scale.gradient_noise import gradient_noise
 from ..functional.noise_scale.noise_scale import GradientNoise, RatioAverage
 from ..trainer.processes import process_group
-from ._fixed_subset import subset
+from ._fixed_subset import whole_set
 from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
 
@@ -91,8 +91,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._check_parts()
         if self.data is None and self.count is None:
             # The noise is that around the gradient of the whole training set.
-            served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
-            self._population = served.population
+            served = whole_set(trainer.train_dataloader, "data", chunk_size=self.chunk_size, seed=self.seed)
+            self._population = sum(served.sizes)
 
     def state_dict(self) -> dict[str, Any]:
         own = {"simple": self._simple.state_dict(), "critical": self._critical.state_dict(), "step": self._step}
@@ -112,8 +112,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
             UndefinedNoiseError: If the loss at the weights, or the gradient of a part of it, is not finite.
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
-        with self.loss.undisturbed(trainer, pl_module):
-            loss = self.loss.on(trainer, pl_module)
+        with self.undisturbed(trainer, pl_module) as evaluations:
+            loss = self.loss(evaluations)
             return gradient_noise(
                 loss,
                 trained_weights(trainer, pl_module),
@@ -170,7 +170,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._told: set[str] = set()
 
     def _check_parts(self) -> None:
-        sizes = self.loss.sizes  # of all processes
+        sizes = self._batches["data"].sizes  # of all processes
         if len(sizes) < 2:
             raise ValueError(
                 f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "

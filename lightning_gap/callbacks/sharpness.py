@@ -22,7 +22,8 @@ from ..trainer.logs import log_now
 from ..trainer.processes import process_group
 from ..trainer.progress import is_trial
 from ._attempts import NoValueError
-from ._fixed_subset import Batches
+from ._evaluations import Evaluations
+from ._fixed_subset import Batches, whole_set
 from ._loader_subset import reading
 from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
@@ -146,8 +147,8 @@ class SharpnessMonitor(LossMonitor):
         Raises:
             UndefinedSharpnessError: If the loss at the weights is not finite, or -1 or below.
         """
-        with self.loss.undisturbed(trainer, pl_module):
-            return self._profile(trainer, pl_module)
+        with self.undisturbed(trainer, pl_module) as evaluations:
+            return self._profile(evaluations)
 
     def figure(self) -> Any:
         """Sharpness against loss along the run so far, as a matplotlib figure."""
@@ -189,10 +190,11 @@ class SharpnessMonitor(LossMonitor):
         return self._by_key(dict(zip(names, found, strict=True)))
 
     def _final(self, trainer: Trainer, module: LightningModule) -> list[float]:
-        ascent = self.loss.draw_more(trainer, _FINAL_SAMPLES)
-        everything = self.loss.everything(trainer)  # too many to hold
-        with self.loss.undisturbed(trainer, module), reading(trainer.train_dataloader, "data"):
-            results = self._profile(trainer, module, ascent, everything)
+        loader = trainer.train_dataloader
+        ascent = self._drawn({"data": (None, loader)}, _FINAL_SAMPLES)["data"]
+        everything = whole_set(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
+        with self.undisturbed(trainer, module) as evaluations, reading(loader, "data"):
+            results = self._profile(evaluations, ascent, everything)
         self._tell(results)
         return [*(result.percent for result in results), results[0].loss]
 
@@ -209,12 +211,8 @@ class SharpnessMonitor(LossMonitor):
             )
 
     def _profile(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        ascent: Batches | None = None,
-        report_on: Batches | None = None,
+        self, evaluations: Evaluations, ascent: Batches | None = None, report_on: Batches | None = None
     ) -> tuple[Sharpness, ...]:
-        reported = self.loss.on(trainer, module, report_on) if report_on else None
-        search, loss = replace(self._search, report_on=reported), self.loss.on(trainer, module, ascent)
-        return search.profile(loss, trained_weights(trainer, module), self._epsilons, process_group(trainer))
+        trainer, weights = evaluations.trainer, trained_weights(evaluations.trainer, evaluations.module)
+        search = replace(self._search, report_on=self.loss(evaluations, report_on) if report_on else None)
+        return search.profile(self.loss(evaluations, ascent), weights, self._epsilons, process_group(trainer))

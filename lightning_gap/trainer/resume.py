@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import distributed
 
 from ..data._planned_loader import PlannedLoader
 from . import _private
 from .epoch_means import gather_again, gathered
+from .processes import from_all_processes
 from .saved_progress import ends_epoch
 
 _KEY = "lightning_gap.epoch"
@@ -91,12 +91,7 @@ def keep_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """
     if _KEY in checkpoint or ends_epoch(checkpoint):
         return
-    own = gathered(trainer)
-    everyone: list[Any] = [own]
-    if trainer.world_size > 1 and distributed.is_available() and distributed.is_initialized():
-        everyone = [None] * trainer.world_size
-        distributed.all_gather_object(everyone, own)
-    checkpoint[_KEY] = everyone
+    checkpoint[_KEY] = from_all_processes(trainer, gathered(trainer))
 
 
 def saved_epoch(checkpoint: Mapping[str, Any]) -> SavedEpoch:
