@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..trainer.state.object_parts import is_filled
+
 MANY = 64  # values of a list that are compared one by one
 
 
@@ -121,17 +123,9 @@ def _shape(value: Any) -> Any:
 
 
 def _digest(function: Any) -> int:
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _has_contents(cell)]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
     plain = [_plain(inner, False) for inner in (*cells, *(function.__defaults__ or ()))]
     return zlib.crc32(repr((_code(function.__code__), plain)).encode())
-
-
-def _has_contents(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:

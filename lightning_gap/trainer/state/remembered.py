@@ -88,7 +88,7 @@ class Remembered(AbstractContextManager["Remembered"]):
             apart: Whether also the layers that were to stay apart.
         """
         records = [*self._records, *self._records_apart] if apart else self._records
-        changed = [name for record in records if (name := record.put_back()) is not None]
+        changed = [name for record in records if (name := record()) is not None]
         return _plain(changed[0]) if changed else None
 
     def release(self) -> None:
