@@ -95,7 +95,7 @@ class BatchSizeCallback(WeighingCallback):
         self._checks.start(trainer, check_plan(trainer, run.planned))
         self._check_loader(trainer)
         sizes = sizes_to_prove(trainer, self._plan_to_prove(trainer), run.split)
-        self._its_loader.prove(sizes, by_batches=not run.is_counted_by_user)
+        self._its_loader.prove(sizes, by_batches=run.count is None)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)

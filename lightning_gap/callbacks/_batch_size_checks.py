@@ -120,7 +120,7 @@ class FirstBatchChecks:
             return
         wanted = run.split.micro_batch_size
         size = next(iter(index_counts(trainer.train_dataloader, 1)), None)
-        if size is None and not run.is_counted_by_user:
+        if size is None and run.count is None:
             size = run.accumulation.counter.samples()
         short = trainer.num_training_batches == 1 and (size or 0) < wanted
         text = (

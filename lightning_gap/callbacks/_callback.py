@@ -30,10 +30,7 @@ class GapCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            run = run_of(trainer)
-            run.join(self)
-            if self.resumes_exactly:
-                run.claim_exact_resume(self)
+            run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if _speaks_for_all(trainer, self):

@@ -64,7 +64,6 @@ class HyperparameterFactors:
         self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
         self._ours: WeakKeyDictionary[Optimizer, tuple[int, bool]] = WeakKeyDictionary()
-        self._latest: Optimizer | None = None  # of ours; most runs have one
         self._told: set[str] = set()
         self._handles = [
             register_optimizer_step_pre_hook(self._before),
@@ -75,14 +74,6 @@ class HyperparameterFactors:
     def owners(self) -> list[str]:
         """The callbacks that multiply."""
         return [type(owner).__name__ for owner in self._owners]
-
-    def multiplies_for(self, owner: object) -> bool:
-        """Whether this is one of them."""
-        return owner in self._owners
-
-    def speaks_for_all(self, owner: object) -> bool:
-        """Whether this is the one of them that speaks for all."""
-        return next(iter(self._owners), None) is owner
 
     @property
     def changes_rates(self) -> bool:
@@ -160,13 +151,6 @@ class HyperparameterFactors:
         return {name: math.prod(factors.get(name, 1.0) for factors in each) for name in names}
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
-        if optimizer is self._latest:
-            return True
-        ours = self._holds_weights(optimizer)
-        self._latest = optimizer if ours else self._latest
-        return ours
-
-    def _holds_weights(self, optimizer: Optimizer) -> bool:
         if any(optimizer is own for own in self._trainer.optimizers):
             return True
         count = sum(len(group["params"]) for group in optimizer.param_groups)

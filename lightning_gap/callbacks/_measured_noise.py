@@ -42,7 +42,7 @@ class MeasuredNoise:
             self._measures = fits and trainer.global_step % every_n_steps == 0
         if self._measures and trainer.world_size == 1:  # several processes measure together or not at all
             counter = run.accumulation.counter
-            cut = not run.is_counted_by_user and counter.looks_smaller
+            cut = run.count is None and counter.looks_smaller
             self._measures = not cut and counter.samples() in (None, run.micro_batch_size(trainer))
 
     def see_loss(self, trainer: Trainer, loss: Tensor) -> None:

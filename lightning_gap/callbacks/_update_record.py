@@ -19,13 +19,11 @@ class UpdateRecord:
         trainer: In a fit.
 
     Attributes:
-        updates: Their number.
-        stepped: The optimizers that have made them since the list was last cleared.
+        stepped: The optimizers that have made them since the set was last cleared.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.updates = 0
-        self.stepped: list[Optimizer] = []
+        self.stepped: set[Optimizer] = set()
         self._trainer = trainer
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
@@ -42,9 +40,7 @@ class UpdateRecord:
         """
         used = [math.nan if group.get("lr") is None else float(group["lr"]) for group in optimizer.param_groups]
         previous, self._used[optimizer] = self._used.get(optimizer, []), used
-        self.updates += 1
-        if not self.stepped or self.stepped[-1] is not optimizer:
-            self.stepped.append(optimizer)
+        self.stepped.add(optimizer)
         if optimizer not in self._entered:
             self._entered.add(optimizer)
             self._reached.update((id(weight), weight) for group in groups_of(optimizer) for weight in group["params"])

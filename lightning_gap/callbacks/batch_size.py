@@ -16,7 +16,6 @@ from ..trainer.saved_progress import epochs_begun
 from ._batch_size import BatchSizeCallback
 from ._learning_rate_checks import check_rates
 from ._rate_scaling import RateScalingCallback
-from ._run import RESCALE, run_of
 from ._sample_counter import Count
 
 
@@ -93,7 +92,7 @@ class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
             self._factor_of = None, 1.0
             self._scales = any(stage.learning_rate_factor != 1.0 for stage in stages)
             if self._scales or isinstance(self.schedule, SmithGrowth | AdaBatch):
-                run_of(trainer).claim(trainer, self, **RESCALE)
+                self.claim_rescaling(trainer)
             if isinstance(self.schedule, Mapping):
                 self._warn_of_milestones_after_the_run(trainer, max(self.schedule))
 

@@ -24,7 +24,7 @@ from ..trainer.progress import (
 )
 from ._learning_rate_checks import check_micro_batch_size, check_optimizer, check_warmup
 from ._rate_scaling import RateScalingCallback
-from ._run import RESCALE, run_of
+from ._run import run_of
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 
@@ -126,7 +126,7 @@ class LearningRateScaling(RateScalingCallback):
             run.claim(trainer, self, "scale the learning rate with the batch size")
             run.state_micro_batch_size(self, self.micro_batch_size)
             if self.when_batch_changes != "keep":
-                run.claim(trainer, self, **RESCALE)
+                self.claim_rescaling(trainer)
             self._scale = 0, 1.0
             if trainer.global_step == 0:  # not a second fit of one Trainer
                 self._first_batch_size, self._rates_before = None, []
@@ -219,12 +219,15 @@ class LearningRateScaling(RateScalingCallback):
 
     @property
     def _changes_rates(self) -> bool:
-        length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
-        return self.rule != "none" or length > 0 or self.when_batch_changes == "replace_decay"
+        return self.rule != "none" or self._warmup_length > 0 or self.when_batch_changes == "replace_decay"
+
+    @property
+    def _warmup_length(self) -> float:
+        """In epochs or steps."""
+        return self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
 
     def _warms_up(self, scale: float) -> bool:
-        length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
-        return scale > self.warmup_start and length > 0
+        return scale > self.warmup_start and self._warmup_length > 0
 
     def _progress(self, trainer: Trainer) -> tuple[int, float]:
         """Steps taken and steps of the warmup. In epochs: of this epoch's length, which a new batch size changes."""
@@ -241,5 +244,5 @@ class LearningRateScaling(RateScalingCallback):
 
     def _remember_rates(self, trainer: Trainer) -> None:
         factors = run_of(trainer).factors
-        if factors is not None and factors.multiplies_for(self):  # a checkpoint may be saved after the fit
+        if factors is not None:  # a checkpoint may be saved after the fit
             self._rates_before = [factors.record.used(optimizer) for optimizer in trainer.optimizers]
