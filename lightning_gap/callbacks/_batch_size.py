@@ -10,13 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..functional._validation import text, whole_number
 from ..functional.batch_size.schedule import MicroBatching, split_batch
-from ..trainer.batches import states_its_batches
 from ..trainer.loader import TrainLoaderSize
 from ..trainer.logs import writes_logs_now
 from ..trainer.progress import averages_weights_now
 from ..trainer.refusals import refuse_other_batch_sizes
 from ..trainer.resume import fix_resume_progress
 from ..trainer.saved_progress import epoch_of
+from ..trainer.stated_batches import stated_batches
 from ._batch_size_checks import FirstBatchChecks, check_plan, sizes_to_prove
 from ._run import run_of
 from ._sample_counter import Count
@@ -185,8 +185,8 @@ class BatchSizeCallback(WeighingCallback):
         trainer.accumulate_grad_batches = self._users_accumulation if split is None else split.accumulate
 
     def _check_loader(self, trainer: Trainer) -> None:
-        split = run_of(trainer).split
-        self._checks.is_due = split is not None and not states_its_batches(trainer)
+        split, stated = run_of(trainer).split, stated_batches(trainer.train_dataloader)
+        self._checks.is_due = split is not None and not (stated is not None and stated.direct)
         if split is not None:
             self._its_loader.check(split.micro_batch_size)
 

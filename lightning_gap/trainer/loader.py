@@ -13,12 +13,12 @@ from . import _private
 from .batches import micro_batch_size
 from .resizing import (
     as_before,
+    check_resizable,
     first_batch_size,
     first_indices,
     prove_that_the_sampler_follows,
     refuse_several,
     resized,
-    size_of,
 )
 from .state import same_random_numbers
 from .stated_batches import nominal_size, samplers_of
@@ -37,10 +37,11 @@ class TrainLoaderSize:
 
     def __init__(self, trainer: Trainer, attribute: str) -> None:
         self._trainer = trainer
-        self._attribute = attribute
         self._source = _private.data_source(trainer.fit_loop)
         self._given: Any = self._source.instance
         self._reloads: int | None = None  # the user's own interval, while ours stands in its place
+        self._attribute = attribute if self._source.is_module() else "batch_size"
+        self._holders: list[Any] = []  # what has this attribute; without one, the loader given is replaced
         if self._source.is_module():
             holders = _private.holders_of_attribute(trainer.lightning_module, attribute)
             self._holders = [holder for holder in holders if _takes(holder, attribute)]
@@ -50,18 +51,16 @@ class TrainLoaderSize:
                     f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch "
                     f"size from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
                 )
-            self._before = [_get(holder, attribute) for holder in self._holders]
         else:
-            self._before = [size_of(self._given)]
+            check_resizable(self._given)
+            self._holders = [self._given] if isinstance(self._given, PlannedLoader) else []
+        self._before = [_get(holder, self._attribute) for holder in self._holders]
 
     def set(self, micro_batch_size: int) -> None:
         """Write the size, in samples per batch and process, to where the next loader will be made from."""
-        if self._source.is_module():
-            for holder in self._holders:
-                _set(holder, self._attribute, micro_batch_size)
-        elif isinstance(self._given, PlannedLoader):
-            self._given.batch_size = micro_batch_size
-        else:
+        for holder in self._holders:
+            _set(holder, self._attribute, micro_batch_size)
+        if not self._holders:
             self._source.instance = resized(self._given, micro_batch_size, self._trainer)
 
     def reload_before_next_epoch(self) -> None:
@@ -109,7 +108,7 @@ class TrainLoaderSize:
         for size in micro_batch_sizes:
             if self._source.is_module():
                 self._prove_that_the_hook_follows(size, by_batches)
-            elif not isinstance(self._given, PlannedLoader):
+            elif not self._holders:
                 prove_that_the_sampler_follows(resized(self._given, size, self._trainer), size)
 
     def _prove_that_the_hook_follows(self, size: int, by_batches: bool) -> None:
@@ -148,7 +147,7 @@ class TrainLoaderSize:
             "hyper_parameters": self._trainer.lightning_module,
             "datamodule_hyper_parameters": self._trainer.datamodule,  # type: ignore[attr-defined]
         }
-        for key, owner in owners.items() if self._source.is_module() else ():
+        for key, owner in owners.items():
             for holder, value in zip(self._holders, self._before, strict=True):
                 if key in checkpoint and holder is getattr(owner, "hparams", None):
                     checkpoint[key][self._attribute] = value
@@ -156,13 +155,9 @@ class TrainLoaderSize:
     def restore(self) -> None:
         """Put back what the user had."""
         self.reloaded()
-        if self._source.is_module():
-            for holder, value in zip(self._holders, self._before, strict=True):
-                _set(holder, self._attribute, value)
-        elif isinstance(self._given, PlannedLoader):
-            self._given.batch_size = self._before[0]
-        elif self._source.instance is not self._given:
-            self._source.instance = self._given
+        for holder, value in zip(self._holders, self._before, strict=True):
+            _set(holder, self._attribute, value)
+        self._source.instance = self._given
 
 
 def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
