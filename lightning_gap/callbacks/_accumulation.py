@@ -144,17 +144,15 @@ class SampleWeightedAccumulation:
     def _check_first_batch(self) -> None:
         if self._count is not None:
             number_counted(self._count(self._batch))
-        elif (contradiction := self.counter.contradiction()) is not None:
+            return
+        contradiction = self.counter.contradiction()
+        if contradiction is not None or self.counter.samples() is None:
+            may_be = "the collate function may leave samples out, or put something else first"
+            unknown = "the loader does not state it, and the first axes of its tensors differ or may be something else"
             raise ValueError(
                 f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
-                f"weighed: {contradiction}; the collate function may leave samples out, or put something else first; "
-                "pass count=..., a function of the batch, to this callback or ExactAccumulation(count=...)"
-            )
-        elif self.counter.samples() is None:
-            raise ValueError(
-                f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
-                "weighed: the loader does not state it, and the first axes of its tensors differ or may be something "
-                "else; pass count=..., a function of the batch, to this callback or ExactAccumulation(count=...)"
+                f"weighed: {unknown if contradiction is None else f'{contradiction}; {may_be}'}; pass count=..., a "
+                "function of the batch, to this callback or ExactAccumulation(count=...)"
             )
 
     def _leave_out(self, trainer: Trainer) -> None:

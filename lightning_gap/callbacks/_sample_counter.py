@@ -88,7 +88,9 @@ class SampleCounter:
         stated = self._stated_now
         if self.is_certain:
             return stated
-        return self._guess_without_statement() if self._stated is None else self._settle(stated, self._guess())
+        if self._stated is None:  # in the first batch its batch sampler, if it has one, must agree
+            return None if self.contradiction() is not None else self._guess()
+        return self._settle(stated, self._guess())
 
     def contradiction(self) -> str | None:
         """Why the first batch of a run is not believed to be as large as loader or sampler say; else ``None``."""
@@ -149,10 +151,6 @@ class SampleCounter:
             return guessed
         self._warn(f"{self._words(size, guessed)}; the loader's number is taken")
         return size
-
-    def _guess_without_statement(self) -> int | None:
-        """Of a loader that states nothing; in the first batch its batch sampler, if it has one, must agree."""
-        return None if self.contradiction() is not None else self._guess()
 
     def _guess(self) -> int | None:
         """What the batch says of itself."""

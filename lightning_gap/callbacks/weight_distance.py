@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ..trainer.callbacks import state_key
-from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, short_error
+from ..trainer.checkpoint_file import check_values, listed, read_checkpoint, short_error, weights_in
 from ..trainer.logs import log_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import is_last_planned
@@ -200,7 +200,8 @@ def _refuse_other_names(start: Mapping[str, Tensor], module: LightningModule) ->
 def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Tensor], module: LightningModule) -> float:
     """How far the run whose final weights are in the file has come from the start it shares with this one."""
     try:
-        weights = _stored_weights(path)
+        stored = weights_in(read_checkpoint(path), bare=True)
+        weights = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
         different = (start.keys() - weights.keys()) | (weights.keys() - module.state_dict().keys())
         if different:
             raise ValueError(f"its names differ from the model's in {listed(different)}")
@@ -220,12 +221,3 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
             "torch.save(module.state_dict(), path) wrote"
         ) from error
     return distance
-
-
-def _stored_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    stored = read_checkpoint(path)
-    weights = stored.get("state_dict", stored) if isinstance(stored, dict) else None
-    if not isinstance(weights, dict):
-        raise ValueError(f"it holds a {type(stored).__name__}, not weights by name")
-    check_names(weights)
-    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}

@@ -52,33 +52,26 @@ def short_error(error: BaseException, most: int = 160) -> str:
     return f"{type(error).__name__}: {words[:most]}{'...' * (len(words) > most)}" if words else type(error).__name__
 
 
-def weights_in(stored: Any) -> Mapping[str, Any]:
-    """The weights by name in a Lightning checkpoint.
+def weights_in(stored: Any, *, bare: bool = False) -> Mapping[str, Any]:
+    """The weights by name in a Lightning checkpoint, or with ``bare`` also in what `state_dict` has returned.
 
     Raises:
         ValueError: If it is none.
     """
     if not isinstance(stored, Mapping):
-        raise ValueError(f"it holds a {type(stored).__name__}, no checkpoint")
+        raise ValueError(f"it holds a {type(stored).__name__}, {'not weights by name' if bare else 'no checkpoint'}")
+    if "state_dict" not in stored and bare:
+        stored = {"state_dict": stored}
     if "state_dict" not in stored:
         keys = listed(map(str, stored)) or "nothing"
         raise ValueError(f"it holds no state_dict but {keys}: it is no checkpoint of Lightning's")
     weights = stored["state_dict"]
     if not isinstance(weights, Mapping):
         raise ValueError(f"its state_dict is a {type(weights).__name__}, not weights by name")
-    check_names(weights)
-    return weights
-
-
-def check_names(weights: Mapping[Any, Any]) -> None:
-    """Refuse weights that are numbered or go by anything else that is no name.
-
-    Raises:
-        ValueError: Names the first such key.
-    """
     for name in weights:
         if not isinstance(name, str):
             raise ValueError(f"its weights go by the {type(name).__name__} {str(name)[:80]!r}, not by names")
+    return weights
 
 
 def check_values(weights: Mapping[str, Any], module: nn.Module) -> None:

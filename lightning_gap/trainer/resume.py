@@ -14,7 +14,7 @@ from ..data._planned_loader import PlannedLoader
 from . import _private
 from .epoch_means import gather_again, gathered
 from .processes import from_all_processes
-from .saved_progress import ends_epoch
+from .saved_progress import ends_epoch, loader_states
 
 _KEY = "lightning_gap.epoch"
 
@@ -96,7 +96,7 @@ def keep_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
 
 def saved_epoch(checkpoint: Mapping[str, Any]) -> SavedEpoch:
     """What a checkpoint holds of the epoch that it was saved in."""
-    states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    states = loader_states(checkpoint)
     return SavedEpoch(checkpoint.get(_KEY, []), states if len(states) == 1 else [])
 
 
