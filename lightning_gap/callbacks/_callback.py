@@ -33,12 +33,15 @@ class GapCallback(Callback):
             run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _speaks_for_all(trainer, self):
-            refuse_different_callbacks(trainer, lambda other: _settings_on(trainer, other))
+        if _first(trainer) is self:
+            ours = [other for other in callbacks_of(trainer) if isinstance(other, GapCallback)]
+            refuse_different_callbacks(
+                trainer, ((type(other).__name__, other._settings_of_process(trainer)) for other in ours)
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_of(trainer)
-        if _speaks_for_all(trainer, self):
+        if _first(trainer) is self:
             refuse_different_loaders(trainer)
             run.start(trainer)
         elif not run.has_started:
@@ -49,7 +52,7 @@ class GapCallback(Callback):
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _speaks_for_all(trainer, self):
+        if _first(trainer) is self:
             run_of(trainer).read_batch_size(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,14 +107,6 @@ class GapCallback(Callback):
             rank_zero_warn(f"the checkpoint was saved with {name}'s {text}; what it logs is not comparable")
 
 
-def _speaks_for_all(trainer: Trainer, callback: Callback) -> bool:
-    """Whether it is the first of this package's callbacks in the list, which does what is done once for all."""
-    return _first(trainer) is callback
-
-
 def _first(trainer: Trainer) -> Callback | None:
+    """The first of this package's callbacks in the list, which does what is done once for all."""
     return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None)
-
-
-def _settings_on(trainer: Trainer, callback: Callback) -> dict[str, Any] | None:
-    return callback._settings_of_process(trainer) if isinstance(callback, GapCallback) else None

@@ -59,7 +59,7 @@ class HyperparameterFactors:
         self.corrects_momentum = False
         self.learning_rate_factor = 1.0
         self.steps = 0
-        self.record = UpdateRecord(trainer)
+        self.record = UpdateRecord()
         self._trainer = trainer
         self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
@@ -145,8 +145,6 @@ class HyperparameterFactors:
     def _factors(self) -> Factors:
         """The products of all owners' factors."""
         each = [factors() for factors, _ in self._owners.values()]
-        if len(each) == 1:
-            return each[0]
         names = dict.fromkeys(name for factors in each for name in factors)
         return {name: math.prod(factors.get(name, 1.0) for factors in each) for name in names}
 

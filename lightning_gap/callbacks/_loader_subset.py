@@ -95,7 +95,10 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
     loader = _single(loader)
     inner = _inner(loader)
     dataset = getattr(inner, "dataset", None)
-    of_samples = not (isinstance(inner, DataLoader) and inner.batch_sampler is None) or _samples_batches(inner)
+    # Torch's documented way to read a batch as one: a data set that takes a list of indices.
+    of_samples = not (isinstance(inner, DataLoader) and inner.batch_sampler is None) or isinstance(
+        inner.sampler, BatchSampler
+    )
     indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if inner is None or not (indexable and of_samples) or isinstance(dataset, IterableDataset):
         raise ValueError(
@@ -125,11 +128,6 @@ def _inner(loader: Any) -> Any:
         return loader
     wrapped = [value for value in getattr(loader, "__dict__", {}).values() if isinstance(value, DataLoader)]
     return wrapped[0] if len(wrapped) == 1 else None
-
-
-def _samples_batches(loader: DataLoader[Any]) -> bool:
-    """Whether its data set takes a list of indices at once: torch's documented way to read a batch as one."""
-    return isinstance(loader.sampler, BatchSampler)
 
 
 def _delivers_as_collated(loader: Any) -> bool:

@@ -5,36 +5,33 @@ Each of them would train in its own way, or wait forever for what the others nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from ..data._planned_loader import PlannedLoader
-from ..trainer.callbacks import callbacks_of
 from ..trainer.loader import given_loaders
 from ..trainer.processes import are_several, from_all_processes
 
 Settings = dict[str, Any]
 
 
-def refuse_different_callbacks(trainer: Trainer, ours: Callable[[Callback], Settings | None]) -> None:
+def refuse_different_callbacks(trainer: Trainer, ours: Iterable[tuple[str, Settings]]) -> None:
     """Raise on every process if the callbacks of this package differ, in kind, order or settings.
 
     Args:
         trainer: With the same processes as all others that call.
-        ours: The settings of a callback, None for one of somebody else.
+        ours: Names and settings of the callbacks, read only where there are other processes.
     """
     if not are_several(trainer):
         return
-    each = [(type(callback).__name__, ours(callback)) for callback in callbacks_of(trainer)]
-    found = [(name, settings) for name, settings in each if settings is not None]
     run = {name: getattr(trainer, name) for name in ("accumulate_grad_batches", "max_epochs", "max_steps")}
     # Lightning asks for the sum of their lengths only where a loader has one, and waits for ever where some do not ask.
     sized = [[sized_len(loader) is not None for loader in _flat(given)] for given in given_loaders(trainer)]
     loaders = {"whether train loaders have a length": sized[0], "whether validation loaders have a length": sized[1]}
-    _refuse(trainer, [*found, ("Trainer", run), ("Trainer.fit", loaders)], what="callbacks")
+    _refuse(trainer, [*ours, ("Trainer", run), ("Trainer.fit", loaders)], what="callbacks")
 
 
 def refuse_different_loaders(trainer: Trainer) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,16 +14,12 @@ from torch.optim import Optimizer
 class UpdateRecord:
     """The updates that had the factors, by optimizer, parameter group and weight.
 
-    Args:
-        trainer: In a fit.
-
     Attributes:
         stepped: The optimizers that have made them since the set was last cleared.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self) -> None:
         self.stepped: set[Optimizer] = set()
-        self._trainer = trainer
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
         self._reached: dict[int, Tensor] = {}  # weights that a scaled step has updated, by id
@@ -72,13 +67,13 @@ class UpdateRecord:
         ]
         return rates if any(math.isfinite(rate) for rate in rates) else []
 
-    def used_by_others(self) -> list[float]:
+    def used_by_others(self, held: Sequence[Optimizer]) -> list[float]:
         """The learning rates of the last updates by optimizers that the Trainer does not hold, nor wraps."""
-        known = {_key(group) for optimizer in self._trainer.optimizers for group in groups_of(optimizer)}
+        known = {_key(group) for optimizer in held for group in groups_of(optimizer)}
         return [
             rate
             for optimizer, rates in self._used.items()
-            if not any(optimizer is own for own in self._trainer.optimizers)
+            if not any(optimizer is own for own in held)
             for group, rate in zip(groups_of(optimizer), rates, strict=False)
             if _key(group) not in known
         ]

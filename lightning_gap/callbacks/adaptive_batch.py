@@ -112,7 +112,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._noise.start()
-        check_largest(trainer, self.max_batch_size)
+        check_largest(trainer, self.max_batch_size, f"max_batch_size={self.max_batch_size}")
         if self.test == "cabs":
             check_plain_sgd(trainer.optimizers[0])
 

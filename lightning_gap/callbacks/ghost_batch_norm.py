@@ -28,6 +28,7 @@ from ..trainer.processes import uses_sync_batch_norm
 from ._callback import GapCallback
 from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
 from ._run import run_of
+from ._settings import settings_of
 from ._swap_report import left_alone, table_of_layers
 
 _log = logging.getLogger(__name__)
@@ -103,11 +104,8 @@ class GhostBatchNormSwap(GapCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         sizes = {split.micro_batch_size for split in run_of(trainer).planned}
-        size, smallest, each = (
-            micro_batch_size(trainer),
-            smallest_batches(trainer, sizes),
-            batches_of_each_loader(trainer),
-        )
+        size, each = micro_batch_size(trainer), batches_of_each_loader(trainer)
+        smallest = smallest_batches(trainer, sizes)
         if size == 1 and not sizes and changes_batches(trainer):  # a loader of ready batches
             size, smallest = None, {}
         if len(each) == len(collected_train_loaders(trainer)) == 1:
@@ -115,7 +113,6 @@ class GhostBatchNormSwap(GapCallback):
             each, smallest = [], {} if last is None else {size: last}
         for planned in sorted(sizes | ({size} if size is not None else set())):
             self._check_batch(planned)
-            ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
         for samples in smallest.values():  # raises where it must be whole ghosts
             ghost_runs(samples, self.ghost_batch_size, self.leftover, positions=2)
         leave_one = sorted(planned for planned, samples in smallest.items() if samples == 1)
@@ -179,11 +176,7 @@ class GhostBatchNormSwap(GapCallback):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return {
-            "ghost_batch_size": self.ghost_batch_size,
-            "leftover": self.leftover,
-            "running_stats": self.running_stats,
-        }
+        return settings_of(self)
 
     def _swap(self, module: LightningModule) -> None:
         self._this_swap = self._this_swap or new_swap()

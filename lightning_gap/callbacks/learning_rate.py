@@ -240,7 +240,7 @@ class LearningRateScaling(RateScalingCallback):
         """By parameter group: the Trainer's optimizers first, then those that the module steps by hand."""
         record = run_of(trainer).factors_of(trainer).record
         used = [record.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
-        return [rate for group in used for rate in group] + record.used_by_others()
+        return [rate for group in used for rate in group] + record.used_by_others(trainer.optimizers)
 
     def _remember_rates(self, trainer: Trainer) -> None:
         factors = run_of(trainer).factors

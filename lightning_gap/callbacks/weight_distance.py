@@ -21,6 +21,7 @@ from ..trainer.optimizers import trained_weights
 from ..trainer.progress import is_last_planned
 from ..trainer.refusals import refuse_sharded_weights
 from ._callback import GapCallback
+from ._loader_subset import one_line
 from ._run import run_of
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
@@ -213,8 +214,7 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
         if not 0 < distance < math.inf:
             raise ValueError(f"its distance from the start of this run is {distance}")
     except Exception as error:  # an unreadable file raises whatever its bytes lead to
-        own = isinstance(error, ValueError | FileNotFoundError)
-        reason = " ".join(str(error).split()) if own else short_error(error)
+        reason = one_line(error) if isinstance(error, ValueError | FileNotFoundError) else short_error(error)
         raise ValueError(
             f"compare_with={os.fspath(path)!r} cannot be compared with this run: {reason}; give the final weights of a "
             "run of the same network from the same start: a Lightning checkpoint, or what "
