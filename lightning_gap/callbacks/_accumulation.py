@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from ..functional.batch_size.accumulation import AccumulationWindow
+from ..trainer.optimizers import weights_of
 from ..trainer.processes import raise_on_all_processes, sums_over_processes
 from ..trainer.progress import ends_accumulation, zeroes_gradients
 from ._sample_counter import Count, SampleCounter, number_counted
@@ -157,7 +158,7 @@ class SampleWeightedAccumulation:
 
     def _leave_out(self, trainer: Trainer) -> None:
         """Let the next gradient be zero, also where the loss is 0 / 0 and its gradient is NaN."""
-        for weight in _weights_of_optimizers(trainer):
+        for weight in weights_of(*trainer.optimizers).values():
             if weight.requires_grad:
                 self._hooks.append(weight.register_hook(torch.zeros_like))  # type: ignore[no-untyped-call]
 
@@ -185,12 +186,6 @@ class SampleWeightedAccumulation:
 
 def _scale_gradients(trainer: Trainer, scale: float) -> None:
     if scale != 1.0:
-        for weight in _weights_of_optimizers(trainer):
+        for weight in weights_of(*trainer.optimizers).values():
             if weight.grad is not None:
                 weight.grad.mul_(scale)
-
-
-def _weights_of_optimizers(trainer: Trainer) -> Iterator[Tensor]:
-    """The weights that optimizers hold, each once; nothing uses the gradients of others."""
-    groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
-    yield from {id(weight): weight for group in groups for weight in group["params"]}.values()

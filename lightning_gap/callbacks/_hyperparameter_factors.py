@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ..trainer.optimizers import groups_of, weights_of
 from ._learning_rate_checks import no_rate
-from ._update_record import UpdateRecord, groups_of
+from ._update_record import UpdateRecord
 
 Factors = Mapping[str, float]  # by the name that a hyperparameter has in an optimizer's parameter groups
 
@@ -63,7 +63,6 @@ class HyperparameterFactors:
         self._trainer = trainer
         self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
-        self._ours: WeakKeyDictionary[Optimizer, tuple[int, bool]] = WeakKeyDictionary()
         self._told: set[str] = set()
         self._handles = [
             register_optimizer_step_pre_hook(self._before),
@@ -151,17 +150,9 @@ class HyperparameterFactors:
     def _is_ours(self, optimizer: Optimizer) -> bool:
         if any(optimizer is own for own in self._trainer.optimizers):
             return True
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
-        known = self._ours.get(optimizer)
-        if known is None or known[0] != count:  # groups may be added later
-            weights = {id(weight) for weight in self._trainer.lightning_module.parameters()}
-            groups = {id(group) for own in self._trainer.optimizers for group in groups_of(own)}
-            ours = any(
-                id(group) in groups or any(id(weight) in weights for weight in group["params"])
-                for group in optimizer.param_groups
-            )
-            self._ours[optimizer] = known = count, ours
-        return known[1]
+        weights = {id(weight) for weight in self._trainer.lightning_module.parameters()}
+        groups = {id(group) for own in self._trainer.optimizers for group in groups_of(own)}
+        return bool(weights & weights_of(optimizer).keys() or groups & {*map(id, optimizer.param_groups)})
 
     def _scale(self, step: _Step) -> None:
         around = [scaled for other in self._steps if other is not step for scaled in other.scaled]

@@ -36,8 +36,6 @@ class LoaderSubset(Sequence[Any]):
         return len(self._chosen)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
         if self._indices is None:
             return self._chosen[index]
         batches = list(islice(_serving(self._loader, [self._indices[index]]), 2))  # it may never end
@@ -47,9 +45,6 @@ class LoaderSubset(Sequence[Any]):
                 "that no fixed subset can be drawn through it; pass data=..., a list of batches to measure on"
             )
         return batches[0]
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ..trainer.optimizers import loss_scale
+from ..trainer.optimizers import loss_scale, weights_of
 from ..trainer.progress import ends_accumulation
 from ._hyperparameter_factors import HyperparameterFactors
 
@@ -95,9 +95,7 @@ class UnscaledUpdates:
     def _is_changed(self, entry: _Unproven) -> bool:
         """Whether some weight was changed, those that a scaled step has updated in this batch left out."""
         after = _state(entry.weights)
-        stepped = {
-            id(w) for optimizer in self._record.stepped for group in optimizer.param_groups for w in group["params"]
-        }
+        stepped = weights_of(*self._record.stepped)
         return any(
             before != now and id(weight) not in stepped
             for weight, before, now in zip(entry.weights, entry.before, after, strict=True)
@@ -110,7 +108,7 @@ class UnscaledUpdates:
     def _not_reached(self, trainer: Trainer) -> list[tuple[Any, list[Tensor]]]:
         weights = {id(w): w for w in trainer.lightning_module.parameters() if w.requires_grad and not is_lazy(w)}
         held = [
-            (optimizer, [w for group in optimizer.param_groups for w in group["params"] if id(w) in weights])
+            (optimizer, [weight for key, weight in weights_of(optimizer).items() if key in weights])
             for optimizer in trainer.optimizers  # a stand-in without weights where the module configures none
         ]
         if not any(own for _, own in held):

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..trainer.optimizers import groups_of, weights_of
+
 
 class UpdateRecord:
     """The updates that had the factors, by optimizer, parameter group and weight.
@@ -22,8 +24,7 @@ class UpdateRecord:
         self.stepped: set[Optimizer] = set()
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
-        self._reached: dict[int, Tensor] = {}  # weights that a scaled step has updated, by id
-        self._entered: WeakSet[Optimizer] = WeakSet()  # whose weights are among them
+        self._known: WeakSet[Optimizer] = WeakSet()  # whose weights are known to be reached
 
     def note(self, optimizer: Optimizer, around: Sequence[Optimizer], *, correct_momentum: bool) -> None:
         """The learning rates are those of the update that comes now.
@@ -36,9 +37,7 @@ class UpdateRecord:
         used = [math.nan if group.get("lr") is None else float(group["lr"]) for group in optimizer.param_groups]
         previous, self._used[optimizer] = self._used.get(optimizer, []), used
         self.stepped.add(optimizer)
-        if optimizer not in self._entered:
-            self._entered.add(optimizer)
-            self._reached.update((id(weight), weight) for group in groups_of(optimizer) for weight in group["params"])
+        self._known.add(optimizer)
         for group, rate in zip(optimizer.param_groups, used, strict=True):
             if group["params"]:
                 self._last[_key(group)] = group["params"][0], rate
@@ -80,17 +79,15 @@ class UpdateRecord:
 
     def reaches(self, optimizer: Optimizer) -> bool:
         """Whether it has stepped with the factor, or others, like those that it wraps, have stepped all its weights."""
-        weights = [weight for group in groups_of(optimizer) for weight in group["params"]]
-        return optimizer in self._used or (bool(weights) and all(id(weight) in self._reached for weight in weights))
+        own = weights_of(optimizer).keys()
+        return optimizer in self._used or (bool(own) and own <= weights_of(*self._known).keys())
 
     def forget(self, optimizer: Optimizer) -> None:
         """Its last update had no scaled learning rate."""
         self._used.pop(optimizer, None)
-        self._entered.clear()  # others may step the same weights
+        self._known.clear()  # others may step the same weights
         for group in groups_of(optimizer):
             self._last.pop(_key(group), None)
-            for weight in group["params"]:
-                self._reached.pop(id(weight), None)
 
     def forget_others(self, optimizers: list[Optimizer]) -> None:
         """These are the Trainer's from now on: updates of the same weights by others are not theirs."""
@@ -110,11 +107,6 @@ def _correct_momentum(optimizer: Optimizer, previous: list[float], used: list[fl
             history = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
             if isinstance(history, Tensor):
                 history.mul_(new / old)
-
-
-def groups_of(optimizer: Any) -> list[dict[str, Any]]:
-    """The parameter groups of an optimizer, or of a wrapper that may have none."""
-    return list(getattr(optimizer, "param_groups", ()))
 
 
 def _key(group: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -58,8 +59,7 @@ class TrainLoaderSize:
 
     def set(self, micro_batch_size: int) -> None:
         """Write the size, in samples per batch and process, to where the next loader will be made from."""
-        for holder in self._holders:
-            _set(holder, self._attribute, micro_batch_size)
+        self._write(repeat(micro_batch_size))
         if not self._holders:
             self._source.instance = resized(self._given, micro_batch_size, self._trainer)
 
@@ -117,8 +117,7 @@ class TrainLoaderSize:
         now, guessed = trainer.train_dataloader, False
         with same_random_numbers(), as_before(*owners, now, *samplers_of(now)):
             try:
-                for holder in self._holders:
-                    _set(holder, self._attribute, size)
+                self._write(repeat(size))
                 loader = self._source.dataloader()
                 found = first_indices(loader) or nominal_size(loader)
                 if found is None and loader is not now and by_batches:  # it states no size; its first batch may
@@ -129,8 +128,7 @@ class TrainLoaderSize:
                     f"cannot make a loader with {self._attribute}={size}: {error}"
                 ) from error
             finally:
-                for holder, value in zip(self._holders, before, strict=True):
-                    _set(holder, self._attribute, value)
+                self._write(before)
         if found not in (None, size):
             again = ", the same as before" if loader is now else " by the first axis of a batch" if guessed else ""
             count = "; if that axis is not the sample, pass count=... with a function of the batch" if guessed else ""
@@ -155,9 +153,12 @@ class TrainLoaderSize:
     def restore(self) -> None:
         """Put back what the user had."""
         self.reloaded()
-        for holder, value in zip(self._holders, self._before, strict=True):
-            _set(holder, self._attribute, value)
+        self._write(self._before)
         self._source.instance = self._given
+
+    def _write(self, values: Iterable[Any]) -> None:
+        for holder, value in zip(self._holders, values, strict=False):
+            _set(holder, self._attribute, value)
 
 
 def given_loaders(trainer: Trainer) -> tuple[Any, Any]:
