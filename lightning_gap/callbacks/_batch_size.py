@@ -66,10 +66,8 @@ class BatchSizeCallback(WeighingCallback):
         size, accumulate = run_of(trainer).batch_size(trainer), float(trainer.accumulate_grad_batches)
         return {"batch/accumulate": accumulate} | ({} if size is None else {"batch/size": float(size)})
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         run = run_of(trainer)
         run.claim_batch_size(trainer, self, self._begin)
         refuse_other_batch_sizes(trainer, self)
@@ -81,13 +79,11 @@ class BatchSizeCallback(WeighingCallback):
         self._prepare(trainer, trainer.current_epoch)
         self._accumulate(trainer)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
-            self.recall(trainer, checkpoint)
-            self._decided_epoch = None
-            self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
-            self._accumulate(trainer)
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        self.recall(trainer, checkpoint)
+        self._decided_epoch = None
+        self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
+        self._accumulate(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -20,8 +20,8 @@ class GapCallback(Callback):
     """A callback whose settings are the same on all processes, and those of the checkpoint that it resumes from.
 
     Settings are the arguments of `__init__`, kept under their own names. A subclass that overrides one of the hooks
-    below calls `super()` first. It claims what it shares with others in `setup`, and reads from `on_train_start` on;
-    see `Run`. What must be put back when its fit is over goes to `end_fit`.
+    below calls `super()` first. It claims what it shares with others in `begin_fit`, and reads from `on_train_start`
+    on; see `Run`. What must be put back when its fit is over goes to `end_fit`.
     """
 
     decides_training: ClassVar[tuple[str, ...]] = ()  # settings with which alone a run can be resumed
@@ -31,6 +31,7 @@ class GapCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
+            self.begin_fit(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if _first(trainer) is self:
@@ -61,6 +62,12 @@ class GapCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._end(trainer)
 
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        """A fit begins, before a checkpoint is loaded: refuse what cannot work, claim, forget an earlier fit."""
+
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """The fit continues where this checkpoint was saved."""
+
     def end_fit(self, trainer: Trainer) -> None:
         """This callback's fit is over, or has failed: put back what it has changed."""
 
@@ -70,13 +77,15 @@ class GapCallback(Callback):
             keep_epoch(trainer, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit":
+        run = run_of(trainer)
+        if not run.serves(self):  # not a fit: a checkpoint is validated or tested
             return
         if self.resumes_exactly:
-            run_of(trainer).saved_epoch = saved_epoch(checkpoint)
+            run.saved_epoch = saved_epoch(checkpoint)
         saved = checkpoint.get(KEY, {}).get(self._name)  # none in checkpoints of before
         if saved is not None:
             self._compare(saved)
+        self.resume_from(trainer, checkpoint)
 
     @property
     def _name(self) -> str:

@@ -146,22 +146,18 @@ class Monitor(GapCallback, ABC):
         self._measured_step = state_dict.get("measured_step")
 
     @final
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self.check_arguments()
-            refuse_sharded_weights(trainer, self)
-            run_of(trainer).claim_keys(trainer, self, self.keys)
-            self._measured_step = self._owed_epoch = None
-            self._in_training = self._tried_out = False
-            self.begin(trainer)
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        self.check_arguments()
+        refuse_sharded_weights(trainer, self)
+        run_of(trainer).claim_keys(trainer, self, self.keys)
+        self._measured_step = self._owed_epoch = None
+        self._in_training = self._tried_out = False
+        self.begin(trainer)
 
     @final
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
-            self._owed_epoch = epoch_without_its_end(checkpoint)
-            self._resumed_step = int(checkpoint.get("global_step", 0))
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        self._owed_epoch = epoch_without_its_end(checkpoint)
+        self._resumed_step = int(checkpoint.get("global_step", 0))
 
     @final
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -104,10 +104,10 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self._split_now: MicroBatching | None = None
         self._epoch = 0  # that `_split_now` was decided for
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.global_step == 0:  # not a second fit of one Trainer
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step == 0:  # not a second fit of one Trainer
             self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch
-        super().setup(trainer, pl_module, stage)
+        super().begin_fit(trainer, module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -79,17 +79,15 @@ class GhostBatchNormSwap(GapCallback):
         self._seen: set[tuple[int, int]] | None = None  # what layers get in the first batch, where no loader says it
         self._watches: list[RemovableHandle] = []
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         run_of(trainer).claim(trainer, self, "set the ghost size of a layer")
         if uses_sync_batch_norm(trainer):
             raise ValueError(
                 "sync_batchnorm=True would turn the ghost layers into SyncBatchNorm, which does the opposite; "
                 "use Trainer(sync_batchnorm=False) or drop GhostBatchNormSwap"
             )
-        self._swap(pl_module)
+        self._swap(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -167,7 +165,7 @@ class GhostBatchNormSwap(GapCallback):
                     f"({type(error).__name__}: {error}); call restore_batch_norm on it after loading"
                 )
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("GhostBatchNormSwap", self._settings)
         if saved != self._settings:
             rank_zero_warn(

@@ -119,17 +119,16 @@ class LearningRateScaling(RateScalingCallback):
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._scale = 0, 1.0  # the batch size and what the rule gives for it
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            run = run_of(trainer)
-            run.claim(trainer, self, "scale the learning rate with the batch size")
-            run.state_micro_batch_size(self, self.micro_batch_size)
-            if self.when_batch_changes != "keep":
-                self.claim_rescaling(trainer)
-            self._scale = 0, 1.0
-            if trainer.global_step == 0:  # not a second fit of one Trainer
-                self._first_batch_size, self._rates_before = None, []
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        run = run_of(trainer)
+        run.claim(trainer, self, "scale the learning rate with the batch size")
+        run.state_micro_batch_size(self, self.micro_batch_size)
+        if self.when_batch_changes != "keep":
+            self.claim_rescaling(trainer)
+        self._scale = 0, 1.0
+        if trainer.global_step == 0:  # not a second fit of one Trainer
+            self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -184,12 +183,10 @@ class LearningRateScaling(RateScalingCallback):
             "rates": self._rates_before,
         }
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
-            saved = checkpoint.get("LearningRateScaling", {})
-            self._first_batch_size = saved.get("first_batch_size")
-            self._rates_before = saved.get("rates", [])
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("LearningRateScaling", {})
+        self._first_batch_size = saved.get("first_batch_size")
+        self._rates_before = saved.get("rates", [])
 
     def factor(self, trainer: Trainer) -> float:
         scale, growth = self._scales(trainer)

@@ -99,10 +99,8 @@ class PiggybackWarmStart(BatchSizeCallback):
         self._switched = False
         self._resumed = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         self._resumed = trainer.global_step > 0  # a second fit of one Trainer
         self._switched = self._switched and self._resumed
         if self._resumed:
@@ -110,7 +108,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         if self.source_checkpoint is not None:
             refuse_sharded_weights(trainer, self)
             if os.path.exists(self.source_checkpoint):  # now, before others take note of the initial weights
-                _load_weights(pl_module, self.source_checkpoint)
+                _load_weights(module, self.source_checkpoint)
         elif not is_trial(trainer) and 0 <= (trainer.max_epochs or -1) <= (self.switch_epoch or 0):
             raise ValueError(
                 f"switch_epoch={self.switch_epoch} is not before the end of the run, max_epochs={trainer.max_epochs}: "

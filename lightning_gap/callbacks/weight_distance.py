@@ -87,13 +87,12 @@ class WeightDistanceMonitor(GapCallback):
     def state_key(self) -> str:
         return state_key(self, suffix=self.suffix)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            refuse_sharded_weights(trainer, self)
-            run_of(trainer).claim_keys(trainer, self, self.keys)
-            self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
-            self._trained = set()
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        refuse_sharded_weights(trainer, self)
+        run_of(trainer).claim_keys(trainer, self, self.keys)
+        self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
+        self._trained = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
