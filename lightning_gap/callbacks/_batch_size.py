@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 
-from ..functional._validation import text, whole_number
+from ..functional._validation import text
 from ..functional.batch_size.schedule import MicroBatching, split_batch
 from ..trainer.loader import TrainLoaderSize
 from ..trainer.logs import writes_logs_now
@@ -17,6 +17,7 @@ from ..trainer.refusals import refuse_other_batch_sizes
 from ..trainer.resume import fix_resume_progress
 from ..trainer.saved_progress import epoch_of
 from ..trainer.stated_batches import stated_batches
+from ._arguments import optional_whole_number
 from ._batch_size_checks import FirstBatchChecks, check_plan, sizes_to_prove
 from ._run import run_of
 from ._sample_counter import Count
@@ -43,7 +44,7 @@ class BatchSizeCallback(WeighingCallback):
 
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
         super().__init__(count)
-        self.max_micro_batch = None if max_micro_batch is None else whole_number("max_micro_batch", max_micro_batch)
+        self.max_micro_batch = optional_whole_number("max_micro_batch", max_micro_batch)
         self.batch_arg_name = text("batch_arg_name", batch_arg_name)
         self._loader: TrainLoaderSize | None = None  # while a fit runs
         self._users_accumulation = 1

@@ -64,10 +64,7 @@ class HyperparameterFactors:
         self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
         self._told: set[str] = set()
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
-        ]
+        self._handles = [register_optimizer_step_pre_hook(self._before), register_optimizer_step_post_hook(self._after)]
 
     @property
     def owners(self) -> list[str]:

@@ -16,6 +16,7 @@ from ..trainer.processes import broadcast
 from ..trainer.progress import ends_accumulation
 from ..trainer.saved_progress import epoch_of
 from ..trainer.stated_batches import stated_batches
+from ._arguments import optional_whole_number
 from ._batch_size import BatchSizeCallback
 from ._batch_size_checks import check_largest, check_plain_sgd
 from ._measured_noise import MeasuredNoise
@@ -93,9 +94,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self.nu = real_number("nu", nu, above=0)
         self.smoothing = real_number("smoothing", smoothing, at_least=0, below=1)
         self.measure_every_n_steps = whole_number("measure_every_n_steps", measure_every_n_steps)
-        self.decide_every_n_steps = (
-            None if decide_every_n_steps is None else whole_number("decide_every_n_steps", decide_every_n_steps)
-        )
+        self.decide_every_n_steps = optional_whole_number("decide_every_n_steps", decide_every_n_steps)
         self.monotone = flag("monotone", monotone)
         self.max_growth = real_number("max_growth", max_growth, above=1, hint="a factor, for instance 2")
         self.micro_batches = whole_number("micro_batches", micro_batches, 2, hint="gradients are compared")

@@ -8,20 +8,10 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 
 from ..functional._validation import flag, one_of, real_number, whole_number
-from ..functional.learning_rate import (
-    Rule,
-    Warmup,
-    checked_rule,
-    constant_warmup,
-    gradual_warmup,
-    learning_rate_scale,
-)
+from ..functional.learning_rate import Rule, Warmup, checked_rule, constant_warmup, gradual_warmup, learning_rate_scale
 from ..trainer.logs import writes_logs_now
-from ..trainer.progress import (
-    optimizer_steps_per_epoch,
-    optimizer_steps_planned_before,
-    optimizer_steps_taken,
-)
+from ..trainer.progress import optimizer_steps_per_epoch, optimizer_steps_planned_before, optimizer_steps_taken
+from ._arguments import optional_whole_number
 from ._learning_rate_checks import check_micro_batch_size, check_optimizer, check_warmup
 from ._rate_scaling import RateScalingCallback
 from ._run import run_of
@@ -74,14 +64,8 @@ class LearningRateScaling(RateScalingCallback):
     """
 
     decides_training = (
-        "base_batch_size",
-        "rule",
-        "warmup_epochs",
-        "warmup_steps",
-        "warmup",
-        "warmup_start",
-        "when_batch_changes",
-        "momentum_correction",
+        *("base_batch_size", "rule", "warmup_epochs", "warmup_steps", "warmup", "warmup_start"),
+        *("when_batch_changes", "momentum_correction"),
     )
     may_change = ("micro_batch_size",)
     resumes_exactly = True
@@ -104,7 +88,7 @@ class LearningRateScaling(RateScalingCallback):
         self.rule: Rule = checked_rule(rule)
         epochs = real_number("warmup_epochs", warmup_epochs, at_least=0, hint=none)
         self.warmup_epochs = int(epochs) if epochs.is_integer() else epochs  # messages say 5, not 5.0
-        self.warmup_steps = None if warmup_steps is None else whole_number("warmup_steps", warmup_steps, 0, hint=none)
+        self.warmup_steps = optional_whole_number("warmup_steps", warmup_steps, 0, hint=none)
         self.warmup: Warmup = one_of("warmup", warmup, get_args(Warmup))
         self.warmup_start = real_number(
             "warmup_start", warmup_start, at_least=0, at_most=1, hint="it is a fraction of your learning rate"
@@ -113,7 +97,7 @@ class LearningRateScaling(RateScalingCallback):
             "when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)
         )
         self.momentum_correction = flag("momentum_correction", momentum_correction)
-        self.micro_batch_size = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
+        self.micro_batch_size = optional_whole_number("micro_batch_size", micro_batch_size)
         self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
@@ -178,10 +162,7 @@ class LearningRateScaling(RateScalingCallback):
         # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         self._remember_rates(trainer)
-        checkpoint["LearningRateScaling"] = {
-            "first_batch_size": self._first_batch_size,
-            "rates": self._rates_before,
-        }
+        checkpoint["LearningRateScaling"] = {"first_batch_size": self._first_batch_size, "rates": self._rates_before}
 
     def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("LearningRateScaling", {})

@@ -16,6 +16,7 @@ from ..trainer.progress import is_trial
 from ..trainer.refusals import refuse_sharded_weights
 from ..trainer.resume import continue_from
 from ..trainer.saved_progress import ends_epoch
+from ._arguments import optional_whole_number
 from ._batch_size import BatchSizeCallback
 from ._run import run_of
 from ._sample_counter import Count
@@ -78,11 +79,8 @@ class PiggybackWarmStart(BatchSizeCallback):
                 "the small batch comes either before switch_epoch or from source_checkpoint, got "
                 f"switch_epoch={shown(switch_epoch)} and source_checkpoint={shown(source_checkpoint)}; give one of them"
             )
-        self.switch_epoch = (
-            None
-            if switch_epoch is None
-            else whole_number("switch_epoch", switch_epoch, hint="for the small batch to come first")
-        )
+        first = "for the small batch to come first"
+        self.switch_epoch = optional_whole_number("switch_epoch", switch_epoch, hint=first)
         if not isinstance(optimizer_state, str) or optimizer_state not in get_args(OptimizerState):
             raise ValueError(
                 f"optimizer_state must be stated, 'keep' or 'reset', got {shown(optimizer_state)}: what the small "

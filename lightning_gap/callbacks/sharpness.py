@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from ..functional._validation import flag, whole_number
+from ..functional._validation import flag
 from ..functional.sharpness._neighbourhood import Norm
 from ..functional.sharpness._search import Search
 from ..functional.sharpness.random_subspace import RandomSubspace
@@ -21,6 +21,7 @@ from ..logging.figures import sharpness_figure
 from ..trainer.logs import log_now
 from ..trainer.processes import process_group
 from ..trainer.progress import is_trial
+from ._arguments import optional_whole_number
 from ._attempts import NoValueError
 from ._evaluations import Evaluations
 from ._fixed_subset import Batches, whole_set
@@ -96,9 +97,7 @@ class SharpnessMonitor(LossMonitor):
         if self.data is not None and self.accurate_at_end:
             raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
         self.accurate_at_end = flag("accurate_at_end", self.accurate_at_end)
-        self.subspace = (
-            None if self.subspace is None else whole_number("subspace", self.subspace, hint="the paper: 100")
-        )
+        self.subspace = optional_whole_number("subspace", self.subspace, hint="the paper: 100")
         self._search = Search(
             method=self.method,
             max_evaluations=self.max_evaluations,

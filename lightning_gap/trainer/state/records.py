@@ -125,10 +125,7 @@ def _tensor(name: str, owner: Tensor) -> Record:
 
 
 def _state(
-    name: str,
-    read: Callable[[], Any],
-    write: Callable[[Any], object],
-    same: Callable[[Any, Any], bool] | None = None,
+    name: str, read: Callable[[], Any], write: Callable[[Any], object], same: Callable[[Any, Any], bool] | None = None
 ) -> Record:
     """Of something with a state to read and to set, as random generators have it."""
     saved, same = read(), same or _same
