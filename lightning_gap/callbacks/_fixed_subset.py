@@ -68,9 +68,11 @@ def fixed_subsets(
     return fixed
 
 
-def whole_set(loader: Any, argument: str, *, chunk_size: int, seed: int, count: Count | None = None) -> Batches:
-    """All samples of a loader's data set, read whenever they are asked for."""
-    subset = loader_subset(loader, argument, samples=None, chunk_size=chunk_size, seed=seed)
+def lazy_subset(
+    loader: Any, argument: str, *, chunk_size: int, seed: int, samples: int | None = None, count: Count | None = None
+) -> Batches:
+    """Samples of a loader's data set, by default all, read whenever they are asked for; as in `fixed_subsets`."""
+    subset = loader_subset(loader, argument, samples=samples, chunk_size=chunk_size, seed=seed)
     return Batches(subset, subset.sizes if count is None else [checked_count(count, batch) for batch in subset])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..functional.batch_size.gradient_statistics import GradientStatistics, gradient_statistics
 from ..trainer.optimizers import loss_scale, trained_weights
-from ..trainer.processes import process_group, sum_over_processes
+from ..trainer.processes import mean_over_processes, process_group
 from ..trainer.progress import ends_accumulation
 from ._run import run_of
 
@@ -71,7 +71,7 @@ class MeasuredNoise:
 
     def mean_loss(self, trainer: Trainer) -> float:
         """Mean loss of the step's micro-batches, on all processes."""
-        return sum_over_processes(trainer, float(torch.stack(self._losses).mean())) / trainer.world_size
+        return mean_over_processes(trainer, float(torch.stack(self._losses).mean()))
 
 
 def _flat(parameter: Tensor) -> Tensor:

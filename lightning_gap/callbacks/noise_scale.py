@@ -14,7 +14,7 @@ from ..functional._validation import real_number, whole_number
 from ..functional.noise_scale.gradient_noise import gradient_noise
 from ..functional.noise_scale.noise_scale import GradientNoise, RatioAverage
 from ..trainer.processes import process_group
-from ._fixed_subset import whole_set
+from ._fixed_subset import lazy_subset
 from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
 
@@ -91,7 +91,7 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._check_parts()
         if self.data is None and self.count is None:
             # The noise is that around the gradient of the whole training set.
-            served = whole_set(trainer.train_dataloader, "data", chunk_size=self.chunk_size, seed=self.seed)
+            served = lazy_subset(trainer.train_dataloader, "data", chunk_size=self.chunk_size, seed=self.seed)
             self._population = sum(served.sizes)
 
     def state_dict(self) -> dict[str, Any]:

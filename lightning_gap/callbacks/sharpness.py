@@ -24,7 +24,7 @@ from ..trainer.progress import is_trial
 from ._arguments import optional_whole_number
 from ._attempts import NoValueError
 from ._evaluations import Evaluations
-from ._fixed_subset import Batches, whole_set
+from ._fixed_subset import Batches, lazy_subset
 from ._loader_subset import reading
 from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
@@ -191,7 +191,7 @@ class SharpnessMonitor(LossMonitor):
     def _final(self, trainer: Trainer, module: LightningModule) -> list[float]:
         loader = trainer.train_dataloader
         ascent = self._drawn({"data": (None, loader)}, _FINAL_SAMPLES)["data"]
-        everything = whole_set(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
+        everything = lazy_subset(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
         with self.undisturbed(trainer, module) as evaluations, reading(loader, "data"):
             results = self._profile(evaluations, ascent, everything)
         self._tell(results)

@@ -63,17 +63,14 @@ def samples_per_process(trainer: Trainer) -> int | None:
     loader = trainer.train_dataloader
     if gives_ready_batches(loader):
         return None  # the number of ready batches is no number of samples
-    if isinstance(loader, PlannedLoader):
-        return len(loader.dataset) // trainer.world_size
     stated = stated_batches(loader)
     if stated is not None:
         return stated.samples
     *_, innermost = samplers_of(loader)
-    ready = isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None
-    if ready and not isinstance(innermost, BatchSampler):
-        return None  # the number of ready batches is no number of samples
     if isinstance(innermost, BatchSampler):
         return length(innermost.sampler)
+    if isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None:
+        return None  # ready batches, too
     alone = innermost is getattr(loader, "batch_sampler", None)  # a batch sampler of its own, which wraps none
     return length(getattr(loader, "sampler", None) if alone else innermost)
 

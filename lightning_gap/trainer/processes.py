@@ -39,6 +39,11 @@ def sum_over_processes(trainer: Trainer, value: float) -> float:
     return sums_over_processes(trainer, lambda: [value], numbers=1)[0]
 
 
+def mean_over_processes(trainer: Trainer, value: float) -> float:
+    """The mean of every process's value, on all of them."""
+    return sum_over_processes(trainer, value) / trainer.world_size
+
+
 def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
     """Run a check on each process; what fails on one of them ends on all of them."""
 
