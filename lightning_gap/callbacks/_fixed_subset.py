@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..functional._sample_count import guess_samples
+from ..functional.fixed_subset import FixedSubset
 from ..trainer.state import same_random_numbers
 from ._loader_subset import LoaderSubset, loader_subset, reading
 
@@ -45,7 +46,7 @@ def fixed_subsets(
             in a batch that was given cannot be told.
     """
 
-    def drawn(name: str, loader: Any, size: int) -> LoaderSubset:
+    def drawn(name: str, loader: Any, size: int) -> FixedSubset | LoaderSubset:
         return loader_subset(loader, name, samples=size, chunk_size=chunk_size, seed=seed)
 
     found = (drawn(name, loader, samples).sizes for name, (given, loader) in sources.items() if given is None)

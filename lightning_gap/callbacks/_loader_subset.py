@@ -18,26 +18,22 @@ from ..trainer.state import Remembered
 
 
 class LoaderSubset(Sequence[Any]):
-    """Batches of a fixed random choice of samples, each made when it is asked for.
+    """Batches of chosen samples, each asked for from a loader that may transform, normalise or prefetch them.
 
-    A stock loader gives what its collate function makes of the samples. Any other, which may transform, normalise or
-    prefetch, is asked: a copy of it, with our batches, its own generator and no workers. The loader of the run stays
-    where it is.
+    Asked is a copy of it, with our batches, its own generator and no workers. The loader of the run stays where it is.
 
     Attributes:
         sizes: Samples in each batch.
     """
 
-    def __init__(self, chosen: FixedSubset, loader: Any, indices: list[list[int]] | None) -> None:
-        self._chosen, self._loader, self._indices = chosen, loader, indices
-        self.sizes = chosen.sizes
+    def __init__(self, loader: Any, indices: list[list[int]]) -> None:
+        self._loader, self._indices = loader, indices
+        self.sizes = [len(chunk) for chunk in indices]
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._indices)
 
     def __getitem__(self, index: Any) -> Any:
-        if self._indices is None:
-            return self._chosen[index]
         batches = list(islice(_serving(self._loader, [self._indices[index]]), 2))  # it may never end
         if len(batches) != 1:
             raise ValueError(
@@ -74,8 +70,10 @@ def _single(loader: Any) -> Any:
     return loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader
 
 
-def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size: int, seed: int) -> LoaderSubset:
-    """Draw samples through a loader.
+def loader_subset(
+    loader: Any, argument: str, *, samples: int | None, chunk_size: int, seed: int
+) -> FixedSubset | LoaderSubset:
+    """Draw samples through a loader: batches, each made when it is asked for.
 
     Args:
         loader: A `DataLoader` of any class, a loader of this package, or a wrapper around one `DataLoader`.
@@ -106,7 +104,7 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
     collate = getattr(inner, "collate_fn", None)
     chosen = FixedSubset(served, samples=samples, chunk_size=chunk_size, seed=seed, collate_fn=collate)
     if _delivers_as_collated(loader):
-        return LoaderSubset(chosen, loader, None)
+        return chosen
     if any(hasattr(value, "__next__") for name, value in vars(loader).items() if name != "_iterator"):
         raise ValueError(
             f"cannot draw a fixed subset through {type(loader).__name__}: it holds an iterator that the training "
@@ -114,7 +112,7 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
         )
     places = served.indices if served is not dataset else None
     indices = [[places[i] for i in chunk] if places is not None else chunk for chunk in chosen.indices]
-    return LoaderSubset(chosen, loader, indices)
+    return LoaderSubset(loader, indices)
 
 
 def _inner(loader: Any) -> Any:
