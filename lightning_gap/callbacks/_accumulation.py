@@ -31,11 +31,7 @@ class SampleWeightedAccumulation:
         self.start(None)
 
     def start(self, count: Count | None) -> None:
-        """Training begins.
-
-        Args:
-            count: What the mean of the loss is taken over, from a batch; the samples by default.
-        """
+        """Training begins; ``count`` gives what the mean of a batch's loss is taken over, by default its samples."""
         self._count = count
         self.counter.start(told=count is not None)
         self._batch: Any = None
@@ -54,14 +50,7 @@ class SampleWeightedAccumulation:
     def see(self, trainer: Trainer, batch: Any, batch_idx: int, *, will_weigh: Callable[[Trainer], bool]) -> None:
         """Keep the batch that comes next until its loss is there; called once or several times.
 
-        Args:
-            trainer: Hands it out.
-            batch: As `training_step` gets it.
-            batch_idx: Its number in the epoch.
-            will_weigh: Whether batches must be counted in this run.
-
-        Raises:
-            ValueError: With the first batch, if it must be counted and cannot be.
+        The first one is refused if ``will_weigh`` says that batches must be counted, and it cannot be.
         """
         position = trainer.fit_loop.total_batch_idx
         if position == self._position:

@@ -37,14 +37,9 @@ class NoValueError(ValueError):
 def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callable[[], bool], alone: bool = False) -> T:
     """Call it, in smaller chunks where memory runs out; on several processes all do the same.
 
-    Args:
-        function: What to call.
-        trainer: In a fit.
-        halve_chunks: Lets it work in smaller chunks from now on; whether that is possible.
-        alone: Whether each process calls it by itself, so that one may fail where the others do not.
-
-    Raises:
-        NoValueError: If it has no value for a reason that does not end a run.
+    ``halve_chunks`` lets it work in smaller chunks from now on, where that is possible. With ``alone`` each process
+    calls it by itself, so that one may fail where the others do not. Where there is no value for a reason that does not
+    end a run, NoValueError is raised.
     """
     for halvings_left in range(_HALVINGS, -1, -1):
         try:

@@ -22,11 +22,7 @@ from ._run import global_batch_size, run_of
 
 
 def check_plan(trainer: Trainer, planned: Sequence[MicroBatching]) -> int | None:
-    """Raise before the first step where a size that comes later cannot work.
-
-    Returns:
-        A micro-batch size that leaves a batch of one sample, if there is one.
-    """
+    """Refuse a size that comes later and cannot work; return a micro-batch size that leaves a batch of one sample."""
     samples = samples_per_process(trainer)
     if samples is None or not planned:
         return None
@@ -103,9 +99,7 @@ class FirstBatchChecks:
     def check(self, trainer: Trainer, batch_arg_name: str) -> None:
         """Whether the batch at hand has the size that was set; an error only before the first step.
 
-        Args:
-            trainer: Hands it out.
-            batch_arg_name: The attribute that the user's `train_dataloader` reads, for the error.
+        ``batch_arg_name`` is the attribute that the user's `train_dataloader` reads, for the error.
         """
         run, first = run_of(trainer), self._first_batch
         due, self.is_due, self._first_batch = self.is_due, False, False

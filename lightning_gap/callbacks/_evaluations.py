@@ -49,12 +49,7 @@ class Evaluations:
         self._remembered, self._loss_fn = remembered, loss_fn
 
     def loss(self, stored: Any, index: int) -> Tensor:
-        """Mean loss of a batch as the loader gave it.
-
-        Raises:
-            NoLossError: If `training_step` gives none.
-            CannotBePutBackError: If the loss comes from something that a measurement would leave changed.
-        """
+        """Mean loss of a batch as the loader gave it."""
         return self.loss_on_device(self.begin(stored), index)
 
     def begin(self, stored: Any) -> Any:
@@ -72,9 +67,7 @@ class Evaluations:
     def check_state(self, given: Batches, training_batch: Any) -> None:
         """Raise if an evaluation changes what cannot be put back, or starts from what training will not leave.
 
-        Args:
-            given: The batches to measure on.
-            training_batch: One of the run's own, on the module's device.
+        ``training_batch`` is one of the run's own, on the module's device.
         """
         name = self._remembered.put_back(apart=False)
         still = self._remembered.put_back(apart=False)

@@ -29,21 +29,14 @@ def fixed_subsets(
     """Fix the batches that a monitor measures on: those the user gave, or equally many samples drawn from each loader.
 
     The loader of the run is never iterated, which would move its generator and its workers; see `loader_subset`.
-    Random transforms in the data set are applied once and stay.
+    Random transforms in the data set are applied once and stay; ``seed`` is also theirs.
 
     Args:
         sources: For each argument of the callback the batches given in it, or ``None``, and the loader to draw from.
         samples: Samples to draw; fewer if one of the data sets is smaller.
         chunk_size: Most samples in one batch.
-        seed: Seed of the draw, and of random transforms.
+        seed: Seed of the draw.
         count: What a batch counts for in the mean; the samples drawn for it by default.
-
-    Returns:
-        For each argument its batches.
-
-    Raises:
-        ValueError: If no samples can be drawn from a loader, there is nothing to measure on, or the number of samples
-            in a batch that was given cannot be told.
     """
 
     def drawn(name: str, loader: Any, size: int) -> FixedSubset | LoaderSubset:

@@ -84,11 +84,7 @@ class HyperparameterFactors:
         self._owners[owner] = factors, certain
 
     def stop(self, owner: object) -> bool:
-        """Multiply no longer for this owner; values that a step which raised has left scaled are put back.
-
-        Returns:
-            Whether others still multiply.
-        """
+        """Multiply no longer for this owner, and put back what a step that raised has left; whether others do."""
         self._owners.pop(owner, None)
         if not self._owners:
             self._told.clear()

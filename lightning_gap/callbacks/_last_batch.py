@@ -33,11 +33,10 @@ def smallest_batches(trainer: Trainer, planned_sizes: set[int]) -> dict[int, int
 
 
 def batches_of_each_loader(trainer: Trainer) -> list[tuple[int, int | None]]:
-    """Samples of a full and of the last batch of each loader in a dict or list of train loaders.
+    """Samples of a full and of the last batch of each loader in a dict or list of train loaders that state them.
 
-    Only of loaders that state their batches; ``None`` where a whole epoch does not reach the loader's last batch, or
-    the loader does not know. Empty for a loader by itself. ``batch_size=1`` may be a loader of ready batches, and says
-    nothing here.
+    ``None`` where a whole epoch does not reach the loader's last batch, or the loader does not know. Empty for a loader
+    by itself. ``batch_size=1`` may be a loader of ready batches, and says nothing here.
     """
     steps = trainer.max_steps * trainer.accumulate_grad_batches
     whole = trainer.limit_train_batches == 1.0 and (trainer.max_steps == -1 or steps >= trainer.num_training_batches)
@@ -77,15 +76,8 @@ def watch_for_single_values(
     """Let each layer raise at its first input if a batch of one sample will give it one value per channel.
 
     That depends on the layer's input, not on its class: BatchNorm1d takes (N, C) and (N, C, L), a BatchNorm2d may
-    follow global pooling, and an input with more rows than the batch has samples will have more rows then, too.
-
-    Args:
-        layers: The layers and their names.
-        samples: Samples in the present batch.
-        sizes_that_leave_one: The batch sizes of the run, in samples, that leave one sample for the last batch.
-
-    Returns:
-        What to remove after the first batch.
+    follow global pooling, and an input with more rows than the ``samples`` of the present batch will have more rows
+    then, too. Returns what to remove after the first batch.
     """
 
     def check(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -102,15 +94,7 @@ def watch_for_single_values(
 
 
 def watch_inputs(layers: Mapping[nn.Module, str], seen: set[tuple[int, int]]) -> list[RemovableHandle]:
-    """Note what the layers get in training, where the loader does not say: samples, and positions of each sample.
-
-    Args:
-        layers: The layers and their names.
-        seen: Takes the first size of each input, and the product of those behind the channels.
-
-    Returns:
-        What to remove after the first batch.
-    """
+    """Add to ``seen`` the first size of each training input, and the product of those behind the channels."""
 
     def note(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         shape = _shape_of_input(args, named)

@@ -47,8 +47,7 @@ class LoaderSubset(Sequence[Any]):
 def reading(loader: Any, argument: str) -> Iterator[None]:
     """Read from a loader's data set inside the block, and leave what it keeps, generators for instance, as it was.
 
-    Raises:
-        ValueError: In the place of whatever the data set raises; names the argument that takes batches instead.
+    What the data set raises becomes a ValueError that names ``argument``, which takes batches instead.
     """
     loader = _single(loader)
     chain = [loader, getattr(loader, "collate_fn", None)]
@@ -81,9 +80,6 @@ def loader_subset(
         samples: How many, all of them by default or if there are fewer.
         chunk_size: Most samples in one batch.
         seed: Seed of the choice; for one seed a smaller choice begins a larger one.
-
-    Raises:
-        ValueError: If there is no data set of single samples behind the loader, or the loader cannot be copied.
     """
     loader = _single(loader)
     inner = _inner(loader)

@@ -143,16 +143,11 @@ class LossMonitor(SubsetMonitor):
         return evaluating(trainer, module, self.loss_fn, batch_norm_apart=self.batch_norm != "running")
 
     def loss(self, evaluations: Evaluations, batches: Batches | None = None, *, alone: bool = False) -> DatasetLoss:
-        """The mean loss on the drawn batches, or on others.
+        """The mean loss on the drawn batches, or on others, for use inside the block of `undisturbed`.
 
         Dealt out between the processes, unless each is to be ``alone``. Random numbers that a data set or a
         `training_step` draws from the global generators are the same every time. Gradients are not turned off: a
         `training_step` may need them, for a gradient penalty.
-
-        Args:
-            evaluations: As `undisturbed` gives them, for use inside its block.
-            batches: Instead of the drawn ones.
-            alone: Whether each process measures by itself.
         """
         given = batches or self._batches["data"]
 

@@ -21,9 +21,7 @@ Settings = dict[str, Any]
 def refuse_different_callbacks(trainer: Trainer, ours: Iterable[tuple[str, Settings]]) -> None:
     """Raise on every process if the callbacks of this package differ, in kind, order or settings.
 
-    Args:
-        trainer: With the same processes as all others that call.
-        ours: Names and settings of the callbacks, read only where there are other processes.
+    ``ours``, their names and settings, is read only where there are other processes.
     """
     if not are_several(trainer):
         return

@@ -23,11 +23,7 @@ _PEEKED = 64  # lists of indices of a batch sampler that are compared with the f
 
 
 def number_counted(value: Any) -> float:
-    """What ``count`` has returned, as a plain number.
-
-    Raises:
-        ValueError: If it is no number, negative, infinite or NaN.
-    """
+    """What ``count`` has returned, as a plain number of at least 0."""
     if isinstance(value, Tensor) or hasattr(value, "dtype"):
         value = value.item() if getattr(value, "shape", None) in ((), (1,)) else value
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
@@ -50,11 +46,7 @@ class SampleCounter:
         self.start()
 
     def start(self, *, told: bool = False) -> None:
-        """Training begins.
-
-        Args:
-            told: Whether the user counts batches by a function, so that no warning is needed.
-        """
+        """Training begins; ``told`` says that the user counts batches by a function, so that no warning is needed."""
         self._told = told
         self._latest: int | None = None
         self._seen = 0  # batches of the run

@@ -32,11 +32,8 @@ def undisturbed(
     `Remembered`, which the block gets to put that state back between evaluations. On several processes all measure
     with the buffers of the first: BatchNorm's differ after each step.
 
-    Args:
-        trainer: In a fit.
-        module: Its module.
-        batch_norm_apart: Leave BatchNorm layers alone between evaluations, because something else sets them.
-        weights: Put the trained weights back too; otherwise what moves them does so.
+    ``batch_norm_apart`` leaves BatchNorm layers alone between evaluations, because something else sets them; with
+    ``weights`` the trained weights are put back too, otherwise what moves them does so.
     """
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers())

@@ -27,12 +27,10 @@ class UpdateRecord:
         self._known: WeakSet[Optimizer] = WeakSet()  # whose weights are known to be reached
 
     def note(self, optimizer: Optimizer, around: Sequence[Optimizer], *, correct_momentum: bool) -> None:
-        """The learning rates are those of the update that comes now.
+        """The learning rates of ``optimizer`` are those of the update that comes now.
 
-        Args:
-            optimizer: Makes it.
-            around: Wrappers whose steps are under way, the outermost first.
-            correct_momentum: Whether to bring its momentum buffer to the new learning rate.
+        ``around`` are wrappers whose steps are under way, the outermost first. With ``correct_momentum`` its momentum
+        buffer is brought to the new learning rate.
         """
         used = [math.nan if group.get("lr") is None else float(group["lr"]) for group in optimizer.param_groups]
         previous, self._used[optimizer] = self._used.get(optimizer, []), used

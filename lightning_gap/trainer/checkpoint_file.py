@@ -16,12 +16,7 @@ from torch.nn.parameter import is_lazy
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
-    """What `torch.save` has written, tensors on the CPU; nothing that is in the file is run.
-
-    Raises:
-        ValueError: If it is a folder, damaged, or holds more than tensors and plain values; in one line.
-        FileNotFoundError: If No such file.
-    """
+    """What `torch.save` has written, tensors on the CPU; nothing that is in the file is run. Errors have one line."""
     if os.path.isdir(path):
         raise ValueError("it is a folder, and no file of one process; a sharded checkpoint is to be joined first")
     if not os.path.isfile(path):
@@ -53,11 +48,7 @@ def short_error(error: BaseException, most: int = 160) -> str:
 
 
 def weights_in(stored: Any, *, bare: bool = False) -> Mapping[str, Any]:
-    """The weights by name in a Lightning checkpoint, or with ``bare`` also in what `state_dict` has returned.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """The weights by name in a Lightning checkpoint, or with ``bare`` also in what `state_dict` has returned."""
     if not isinstance(stored, Mapping):
         raise ValueError(f"it holds a {type(stored).__name__}, {'not weights by name' if bare else 'no checkpoint'}")
     if "state_dict" not in stored and bare:
@@ -77,14 +68,8 @@ def weights_in(stored: Any, *, bare: bool = False) -> Mapping[str, Any]:
 def check_values(weights: Mapping[str, Any], module: nn.Module) -> None:
     """Refuse values that cannot become those of a module's parameters and buffers without loss, or are not finite.
 
-    A buffer may be infinite where the module's own is, as a mask of attention is.
-
-    Args:
-        weights: By name; only those are looked at that the module has too.
-        module: Where they go, or what they are compared with.
-
-    Raises:
-        ValueError: Names the weight and what is wrong with it; in one line.
+    Only those are looked at that the module has too. A buffer may be infinite where the module's own is, as a mask of
+    attention is. The error names the weight and what is wrong with it, in one line.
     """
     own: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
     own |= dict(module.named_parameters(remove_duplicate=False))
@@ -132,16 +117,9 @@ def _entries(tensor: Tensor) -> Tensor:
 
 
 def load_weights(weights: Mapping[str, Any], module: nn.Module, *, strict: bool) -> None:
-    """Put weights by name into a module.
+    """Put weights by name into a module; with ``strict`` the names must be the module's own, otherwise some may.
 
-    Args:
-        weights: By name.
-        module: Where they go.
-        strict: Whether the names must be the module's own, or some of them may.
-
-    Raises:
-        ValueError: If they are of another architecture or another kind of number, or a run that had diverged saved
-            them; in one line.
+    Those of another architecture, another kind of number, or a run that had diverged are refused, in one line.
     """
     check_values(weights, module)
     if not strict and not module.state_dict().keys() & weights.keys():  # which torch would take for a fit

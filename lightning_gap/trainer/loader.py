@@ -98,12 +98,7 @@ class TrainLoaderSize:
     def prove(self, micro_batch_sizes: Iterable[int], *, by_batches: bool) -> None:
         """Raise if the loader will not follow when one of these sizes is set: ask for it now, and put all back.
 
-        Args:
-            micro_batch_sizes: In samples.
-            by_batches: Whether the first axis of a batch may speak for a loader that states nothing.
-
-        Raises:
-            ValueError: If the loader that is made with a size has another one, or cannot be made.
+        ``by_batches`` tells whether the first axis of a batch may speak for a loader that states nothing.
         """
         for size in micro_batch_sizes:
             if self._source.is_module():

@@ -21,13 +21,7 @@ def process_group(trainer: Trainer) -> ProcessGroup | None:
 
 
 def sums_over_processes(trainer: Trainer, compute: Callable[[], Sequence[float]], *, numbers: int) -> list[float]:
-    """The sums of what each process computes, on all of them; an error on one of them is raised on all.
-
-    Args:
-        trainer: With the same processes as all others that call.
-        compute: Gives this process's numbers.
-        numbers: How many.
-    """
+    """The sums of what each process computes, so many numbers, on all of them; an error on one is raised on all."""
     group, device = process_group(trainer), trainer.strategy.root_device
     return _processes.sum_over_processes(lambda: (compute(), []), numbers=numbers, process_group=group, device=device)[
         0

@@ -26,12 +26,7 @@ _NOTHING = object()
 
 
 def records_of(name: str, value: Any) -> Iterator[Record]:
-    """What of ``value`` itself can change in place; not of what it holds.
-
-    Args:
-        name: Where it is.
-        value: Any object.
-    """
+    """What of ``value``, which is found at ``name``, can change in place; not of what it holds."""
     if isinstance(value, Tensor):
         if value.device.type != "meta" and not is_lazy(value):
             yield _tensor(name, value)
