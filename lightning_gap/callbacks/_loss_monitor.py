@@ -162,7 +162,7 @@ class LossMonitor(SubsetMonitor):
             sizes=given.sizes,
             batch_norm=self.batch_norm,
             process_group=None if alone else process_group(evaluations.trainer),
-            evaluation_mode=_as_it_is,  # `undisturbed` has asked the module's own hook
+            evaluation_mode=lambda _: None,  # `undisturbed` has asked the module's own hook
         )
 
     def check_loss(self, evaluations: Evaluations, argument: str, batch: Any, size: int) -> None:
@@ -178,7 +178,3 @@ class LossMonitor(SubsetMonitor):
                         "to measure; pass loss_fn=..., a function of (module, batch) that does not"
                     )
             surface.check_repeatable()
-
-
-def _as_it_is(module: nn.Module) -> None:
-    """Stand in for what puts a module in evaluation mode."""

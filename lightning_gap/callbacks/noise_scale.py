@@ -88,7 +88,12 @@ class GradientNoiseScaleMonitor(LossMonitor):
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         super().draw(trainer, module)
-        self._check_parts()
+        sizes = self._batches["data"].sizes  # of all processes
+        if len(sizes) < 2:
+            raise ValueError(
+                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
+                f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
+            )
         if self.data is None and self.count is None:
             # The noise is that around the gradient of the whole training set.
             served = lazy_subset(trainer.train_dataloader, "data", chunk_size=self.chunk_size, seed=self.seed)
@@ -168,11 +173,3 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._simple, self._critical = RatioAverage(self.decay), RatioAverage(self.decay)
         self._step = 0  # of the last measurement
         self._told: set[str] = set()
-
-    def _check_parts(self) -> None:
-        sizes = self._batches["data"].sizes  # of all processes
-        if len(sizes) < 2:
-            raise ValueError(
-                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
-                f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
-            )
