@@ -26,7 +26,7 @@ class RateScalingCallback(GapCallback):
         """What to multiply by in the step that comes now."""
 
     def claim_rescaling(self, trainer: Trainer) -> None:
-        """Claim, in `setup`, to change the learning rate with the batch size."""
+        """Claim, in `begin_fit`, to change the learning rate with the batch size."""
         fix = "use LearningRateScaling(when_batch_changes='keep'), or a schedule that leaves the learning rate alone"
         run_of(trainer).claim(trainer, self, "change the learning rate when the batch size changes", fix=fix)
 

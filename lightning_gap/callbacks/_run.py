@@ -1,6 +1,6 @@
 """Where the callbacks of one Trainer meet: what they share, each fact in one place.
 
-A callback claims its part in `setup` and reads the others' from `on_train_start` on, when all claims are made: their
+A callback claims its part in `begin_fit` and reads the others' from `on_train_start` on, when all claims are made: their
 order in the Trainer's list does not matter.
 """
 
