@@ -1,7 +1,7 @@
 """Where the callbacks of one Trainer meet: what they share, each fact in one place.
 
-A callback claims its part in `begin_fit` and reads the others' from `on_train_start` on, when all claims are made: their
-order in the Trainer's list does not matter.
+A callback claims its part in `begin_fit` and reads the others' from `on_train_start` on, when all claims are made:
+their order in the Trainer's list does not matter.
 """
 
 from __future__ import annotations

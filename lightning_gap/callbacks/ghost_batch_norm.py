@@ -28,7 +28,6 @@ from ..trainer.processes import uses_sync_batch_norm
 from ._callback import GapCallback
 from ._last_batch import batches_of_each_loader, smallest_batches, watch_for_single_values, watch_inputs
 from ._run import run_of
-from ._settings import settings_of
 from ._swap_report import left_alone, table_of_layers
 
 _log = logging.getLogger(__name__)
@@ -174,7 +173,7 @@ class GhostBatchNormSwap(GapCallback):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return settings_of(self)
+        return {name: getattr(self, name) for name in GhostBatchNormSwap.may_change}
 
     def _swap(self, module: LightningModule) -> None:
         self._this_swap = self._this_swap or new_swap()
