@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +10,9 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from ..functional._processes import sum_over_processes
 from ..functional.batch_size.accumulation import AccumulationWindow
-from ..trainer.processes import process_group
+from ..trainer.optimizers import weights_of
+from ..trainer.processes import raise_on_all_processes, sums_over_processes
 from ..trainer.progress import ends_accumulation, zeroes_gradients
 from ._sample_counter import Count, SampleCounter, number_counted
 
@@ -31,11 +31,7 @@ class SampleWeightedAccumulation:
         self.start(None)
 
     def start(self, count: Count | None) -> None:
-        """Training begins.
-
-        Args:
-            count: What the mean of the loss is taken over, from a batch; the samples by default.
-        """
+        """Training begins; ``count`` gives what the mean of a batch's loss is taken over, by default its samples."""
         self._count = count
         self.counter.start(told=count is not None)
         self._batch: Any = None
@@ -54,14 +50,7 @@ class SampleWeightedAccumulation:
     def see(self, trainer: Trainer, batch: Any, batch_idx: int, *, will_weigh: Callable[[Trainer], bool]) -> None:
         """Keep the batch that comes next until its loss is there; called once or several times.
 
-        Args:
-            trainer: Hands it out.
-            batch: As `training_step` gets it.
-            batch_idx: Its number in the epoch.
-            will_weigh: Whether batches must be counted in this run.
-
-        Raises:
-            ValueError: With the first batch, if it must be counted and cannot be.
+        The first one is refused if ``will_weigh`` says that batches must be counted, and it cannot be.
         """
         position = trainer.fit_loop.total_batch_idx
         if position == self._position:
@@ -134,35 +123,31 @@ class SampleWeightedAccumulation:
     def _sum(self, trainer: Trainer, own: float) -> float:
         """The samples of a window over all processes."""
 
-        def compute() -> tuple[list[float], list[Tensor]]:
+        def compute() -> list[float]:
             failure, self._failure = self._failure, None
             if failure is not None:
                 raise failure
-            return [own], []
+            return [own]
 
-        group, device = process_group(trainer), trainer.strategy.root_device
-        (total,), _ = sum_over_processes(compute, numbers=1, process_group=group, device=device)
-        return total
+        return sums_over_processes(trainer, compute, numbers=1)[0]
 
     def _check_first_batch(self) -> None:
         if self._count is not None:
             number_counted(self._count(self._batch))
-        elif (contradiction := self.counter.contradiction()) is not None:
+            return
+        contradiction = self.counter.contradiction()
+        if contradiction is not None or self.counter.samples() is None:
+            may_be = "the collate function may leave samples out, or put something else first"
+            unknown = "the loader does not state it, and the first axes of its tensors differ or may be something else"
             raise ValueError(
                 f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
-                f"weighed: {contradiction}; the collate function may leave samples out, or put something else first; "
-                "pass count=..., a function of the batch, to this callback or ExactAccumulation(count=...)"
-            )
-        elif self.counter.samples() is None:
-            raise ValueError(
-                f"cannot tell how many samples a {type(self._batch).__name__} holds, by which micro-batches are "
-                "weighed: the loader does not state it, and the first axes of its tensors differ or may be something "
-                "else; pass count=..., a function of the batch, to this callback or ExactAccumulation(count=...)"
+                f"weighed: {unknown if contradiction is None else f'{contradiction}; {may_be}'}; pass count=..., a "
+                "function of the batch, to this callback or ExactAccumulation(count=...)"
             )
 
     def _leave_out(self, trainer: Trainer) -> None:
         """Let the next gradient be zero, also where the loss is 0 / 0 and its gradient is NaN."""
-        for weight in _weights_of_optimizers(trainer):
+        for weight in weights_of(*trainer.optimizers).values():
             if weight.requires_grad:
                 self._hooks.append(weight.register_hook(torch.zeros_like))  # type: ignore[no-untyped-call]
 
@@ -188,25 +173,8 @@ class SampleWeightedAccumulation:
             )
 
 
-def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
-    """Run a check on each process; what fails on one of them ends on all of them."""
-
-    def compute() -> tuple[list[float], list[Tensor]]:
-        check()
-        return [], []
-
-    group, device = process_group(trainer), trainer.strategy.root_device
-    sum_over_processes(compute, numbers=0, process_group=group, device=device)
-
-
 def _scale_gradients(trainer: Trainer, scale: float) -> None:
     if scale != 1.0:
-        for weight in _weights_of_optimizers(trainer):
+        for weight in weights_of(*trainer.optimizers).values():
             if weight.grad is not None:
                 weight.grad.mul_(scale)
-
-
-def _weights_of_optimizers(trainer: Trainer) -> Iterator[Tensor]:
-    """The weights that optimizers hold, each once; nothing uses the gradients of others."""
-    groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
-    yield from {id(weight): weight for group in groups for weight in group["params"]}.values()

@@ -53,9 +53,8 @@ def _is_loss_of(scores: Tensor, targets: Tensor, loss: float) -> bool:
 
 def _takes_inputs_alone(module: LightningModule) -> bool:
     """Whether the module has a `forward` of its own that can be called with one argument."""
-    if is_of(
-        getattr(module.forward, "__func__", module.forward), ("torch", "lightning", "pytorch_lightning")
-    ):  # that only says there is none
+    forward = getattr(module.forward, "__func__", module.forward)
+    if is_of(forward, ("torch", "lightning", "pytorch_lightning")):  # that only says there is none
         return False
     try:
         inspect.signature(module.forward).bind(None)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..functional._validation import function
+from ..functional._validation import function, whole_number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -22,6 +22,11 @@ def check_batches(**given: Iterable[Any] | None) -> None:
         one = isinstance(batches, Tensor | str | bytes | Mapping | Set) or hasattr(batches, "__array__")
         if batches is not None and (one or not _can_be_read(batches)):
             raise ValueError(f"{name} must be a list of batches, got a {type(batches).__name__}; pass {name}=[batch]")
+
+
+def optional_whole_number(name: str, value: object, least: int = 1, *, hint: str = "") -> int | None:
+    """The value as a plain int, or None; raise if it is neither."""
+    return None if value is None else whole_number(name, value, least, hint=hint)
 
 
 def optional_function(name: str, value: Function | None, takes: str = "(module, batch)") -> Function | None:

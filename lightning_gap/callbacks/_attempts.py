@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
 from lightning.pytorch import Trainer
 
 from ..functional.errors import (
@@ -15,7 +14,7 @@ from ..functional.errors import (
     UndefinedNoiseError,
     UndefinedSharpnessError,
 )
-from ..trainer.processes import process_group
+from ..trainer.processes import from_all_processes
 from ..trainer.state import CannotBePutBackError
 from ._evaluations import NoLossError
 from ._loader_subset import one_line
@@ -38,14 +37,9 @@ class NoValueError(ValueError):
 def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callable[[], bool], alone: bool = False) -> T:
     """Call it, in smaller chunks where memory runs out; on several processes all do the same.
 
-    Args:
-        function: What to call.
-        trainer: In a fit.
-        halve_chunks: Lets it work in smaller chunks from now on; whether that is possible.
-        alone: Whether each process calls it by itself, so that one may fail where the others do not.
-
-    Raises:
-        NoValueError: If it has no value for a reason that does not end a run.
+    ``halve_chunks`` lets it work in smaller chunks from now on, where that is possible. With ``alone`` each process
+    calls it by itself, so that one may fail where the others do not. Where there is no value for a reason that does not
+    end a run, NoValueError is raised.
     """
     for halvings_left in range(_HALVINGS, -1, -1):
         try:
@@ -70,11 +64,7 @@ def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callab
 
 def _kind_on_all(trainer: Trainer, own: str) -> str:
     """What failed, agreed on by all processes, of which some may have failed only because of another, or not at all."""
-    kinds = [own]
-    if process_group(trainer) is not None:
-        kinds = [""] * trainer.world_size
-        torch.distributed.all_gather_object(kinds, own)
-    known = {kind for kind in kinds if kind != _ELSEWHERE}
+    known = {kind for kind in from_all_processes(trainer, own) if kind != _ELSEWHERE}
     return known.pop() if len(known) == 1 else _OTHER if known else _ELSEWHERE
 
 

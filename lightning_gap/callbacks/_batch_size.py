@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 
-from ..functional._validation import text, whole_number
+from ..functional._validation import text
 from ..functional.batch_size.schedule import MicroBatching, split_batch
-from ..trainer.batches import states_its_batches
 from ..trainer.loader import TrainLoaderSize
 from ..trainer.logs import writes_logs_now
 from ..trainer.progress import averages_weights_now
 from ..trainer.refusals import refuse_other_batch_sizes
 from ..trainer.resume import fix_resume_progress
 from ..trainer.saved_progress import epoch_of
+from ..trainer.stated_batches import stated_batches
+from ._arguments import optional_whole_number
 from ._batch_size_checks import FirstBatchChecks, check_plan, sizes_to_prove
 from ._run import run_of
 from ._sample_counter import Count
@@ -43,7 +44,7 @@ class BatchSizeCallback(WeighingCallback):
 
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
         super().__init__(count)
-        self.max_micro_batch = None if max_micro_batch is None else whole_number("max_micro_batch", max_micro_batch)
+        self.max_micro_batch = optional_whole_number("max_micro_batch", max_micro_batch)
         self.batch_arg_name = text("batch_arg_name", batch_arg_name)
         self._loader: TrainLoaderSize | None = None  # while a fit runs
         self._users_accumulation = 1
@@ -66,10 +67,8 @@ class BatchSizeCallback(WeighingCallback):
         size, accumulate = run_of(trainer).batch_size(trainer), float(trainer.accumulate_grad_batches)
         return {"batch/accumulate": accumulate} | ({} if size is None else {"batch/size": float(size)})
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         run = run_of(trainer)
         run.claim_batch_size(trainer, self, self._begin)
         refuse_other_batch_sizes(trainer, self)
@@ -81,13 +80,11 @@ class BatchSizeCallback(WeighingCallback):
         self._prepare(trainer, trainer.current_epoch)
         self._accumulate(trainer)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
-            self.recall(trainer, checkpoint)
-            self._decided_epoch = None
-            self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
-            self._accumulate(trainer)
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        self.recall(trainer, checkpoint)
+        self._decided_epoch = None
+        self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
+        self._accumulate(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -95,7 +92,7 @@ class BatchSizeCallback(WeighingCallback):
         self._checks.start(trainer, check_plan(trainer, run.planned))
         self._check_loader(trainer)
         sizes = sizes_to_prove(trainer, self._plan_to_prove(trainer), run.split)
-        self._its_loader.prove(sizes, by_batches=not run.is_counted_by_user)
+        self._its_loader.prove(sizes, by_batches=run.count is None)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
@@ -185,8 +182,8 @@ class BatchSizeCallback(WeighingCallback):
         trainer.accumulate_grad_batches = self._users_accumulation if split is None else split.accumulate
 
     def _check_loader(self, trainer: Trainer) -> None:
-        split = run_of(trainer).split
-        self._checks.is_due = split is not None and not states_its_batches(trainer)
+        split, stated = run_of(trainer).split, stated_batches(trainer.train_dataloader)
+        self._checks.is_due = split is not None and not (stated is not None and stated.direct)
         if split is not None:
             self._its_loader.check(split.micro_batch_size)
 

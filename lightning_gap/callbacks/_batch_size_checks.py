@@ -13,29 +13,21 @@ from torch.utils.hooks import RemovableHandle
 from ..functional.batch_size.schedule import MicroBatching
 from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_process
 from ..trainer.optimizers import step_schedulers_with_a_length
+from ..trainer.processes import raise_on_all_processes
 from ..trainer.progress import validation_interval
-from ..trainer.resizing import index_counts
+from ..trainer.resizing import first_indices
 from ..trainer.stated_batches import nominal_size
-from ._accumulation import raise_on_all_processes
 from ._last_batch import batch_norm_layers, first_size_that_leaves_one, watch_for_single_values
 from ._run import global_batch_size, run_of
 
 
 def check_plan(trainer: Trainer, planned: Sequence[MicroBatching]) -> int | None:
-    """Raise before the first step where a size that comes later cannot work.
-
-    Returns:
-        A micro-batch size that leaves a batch of one sample, if there is one.
-    """
+    """Refuse a size that comes later and cannot work; return a micro-batch size that leaves a batch of one sample."""
     samples = samples_per_process(trainer)
     if samples is None or not planned:
         return None
     largest = max(global_batch_size(trainer, split) for split in planned)
-    if largest > samples * trainer.world_size:
-        raise ValueError(
-            f"a batch of {largest} samples is larger than the {samples * trainer.world_size} samples to train on; use "
-            "a smaller one"
-        )
+    check_largest(trainer, largest, f"a batch of {largest} samples")
     interval, longest = validation_interval(trainer), max(split.micro_batch_size for split in planned)
     fewest = _batches(trainer, samples, longest)
     if interval is not None and interval > fewest:
@@ -60,14 +52,11 @@ def sizes_to_prove(trainer: Trainer, planned: Sequence[MicroBatching], present: 
     return [size for size in dict.fromkeys([*following, max(sizes), min(sizes)]) if size not in known]
 
 
-def check_largest(trainer: Trainer, max_batch_size: int) -> None:
+def check_largest(trainer: Trainer, largest: int, named: str) -> None:
     """Raise if the largest batch would be larger than the training set."""
-    samples = samples_per_process(trainer)
-    if samples is not None and max_batch_size > samples * trainer.world_size:
-        raise ValueError(
-            f"max_batch_size={max_batch_size} is larger than the {samples * trainer.world_size} samples to train on; "
-            "use a smaller one"
-        )
+    samples = (samples_per_process(trainer) or math.inf) * trainer.world_size
+    if largest > samples:
+        raise ValueError(f"{named} is larger than the {samples} samples to train on; use a smaller one")
 
 
 def check_plain_sgd(optimizer: Optimizer) -> None:
@@ -110,17 +99,15 @@ class FirstBatchChecks:
     def check(self, trainer: Trainer, batch_arg_name: str) -> None:
         """Whether the batch at hand has the size that was set; an error only before the first step.
 
-        Args:
-            trainer: Hands it out.
-            batch_arg_name: The attribute that the user's `train_dataloader` reads, for the error.
+        ``batch_arg_name`` is the attribute that the user's `train_dataloader` reads, for the error.
         """
         run, first = run_of(trainer), self._first_batch
         due, self.is_due, self._first_batch = self.is_due, False, False
         if not due or run.split is None:
             return
         wanted = run.split.micro_batch_size
-        size = next(iter(index_counts(trainer.train_dataloader, 1)), None)
-        if size is None and not run.is_counted_by_user:
+        size = first_indices(trainer.train_dataloader)
+        if size is None and run.count is None:
             size = run.accumulation.counter.samples()
         short = trainer.num_training_batches == 1 and (size or 0) < wanted
         text = (

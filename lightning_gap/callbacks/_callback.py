@@ -20,8 +20,8 @@ class GapCallback(Callback):
     """A callback whose settings are the same on all processes, and those of the checkpoint that it resumes from.
 
     Settings are the arguments of `__init__`, kept under their own names. A subclass that overrides one of the hooks
-    below calls `super()` first. It claims what it shares with others in `setup`, and reads from `on_train_start` on;
-    see `Run`. What must be put back when its fit is over goes to `end_fit`.
+    below calls `super()` first. It claims what it shares with others in `begin_fit`, and reads from `on_train_start`
+    on; see `Run`. What must be put back when its fit is over goes to `end_fit`.
     """
 
     decides_training: ClassVar[tuple[str, ...]] = ()  # settings with which alone a run can be resumed
@@ -30,18 +30,19 @@ class GapCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            run = run_of(trainer)
-            run.join(self)
-            if self.resumes_exactly:
-                run.claim_exact_resume(self)
+            run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
+            self.begin_fit(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _speaks_for_all(trainer, self):
-            refuse_different_callbacks(trainer, lambda other: _settings_on(trainer, other))
+        if _first(trainer) is self:
+            ours = [other for other in callbacks_of(trainer) if isinstance(other, GapCallback)]
+            refuse_different_callbacks(
+                trainer, ((type(other).__name__, other._settings_of_process(trainer)) for other in ours)
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_of(trainer)
-        if _speaks_for_all(trainer, self):
+        if _first(trainer) is self:
             refuse_different_loaders(trainer)
             run.start(trainer)
         elif not run.has_started:
@@ -52,7 +53,7 @@ class GapCallback(Callback):
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if _speaks_for_all(trainer, self):
+        if _first(trainer) is self:
             run_of(trainer).read_batch_size(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -60,6 +61,12 @@ class GapCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._end(trainer)
+
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        """A fit begins, before a checkpoint is loaded: refuse what cannot work, claim, forget an earlier fit."""
+
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """The fit continues where this checkpoint was saved."""
 
     def end_fit(self, trainer: Trainer) -> None:
         """This callback's fit is over, or has failed: put back what it has changed."""
@@ -70,13 +77,15 @@ class GapCallback(Callback):
             keep_epoch(trainer, checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit":
+        run = run_of(trainer)
+        if not run.serves(self):  # not a fit: a checkpoint is validated or tested
             return
         if self.resumes_exactly:
-            run_of(trainer).saved_epoch = saved_epoch(checkpoint)
+            run.saved_epoch = saved_epoch(checkpoint)
         saved = checkpoint.get(KEY, {}).get(self._name)  # none in checkpoints of before
         if saved is not None:
             self._compare(saved)
+        self.resume_from(trainer, checkpoint)
 
     @property
     def _name(self) -> str:
@@ -107,14 +116,6 @@ class GapCallback(Callback):
             rank_zero_warn(f"the checkpoint was saved with {name}'s {text}; what it logs is not comparable")
 
 
-def _speaks_for_all(trainer: Trainer, callback: Callback) -> bool:
-    """Whether it is the first of this package's callbacks in the list, which does what is done once for all."""
-    return _first(trainer) is callback
-
-
 def _first(trainer: Trainer) -> Callback | None:
+    """The first of this package's callbacks in the list, which does what is done once for all."""
     return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None)
-
-
-def _settings_on(trainer: Trainer, callback: Callback) -> dict[str, Any] | None:
-    return callback._settings_of_process(trainer) if isinstance(callback, GapCallback) else None

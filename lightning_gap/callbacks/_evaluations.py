@@ -6,6 +6,7 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..trainer.measuring import to_device
 from ..trainer.state import Remembered
 from ._fixed_subset import Batches
 from ._loader_subset import one_line
+from ._undisturbed import undisturbed
 
 LossFunction = Callable[[LightningModule, Any], Tensor]
 
@@ -34,41 +36,38 @@ class Evaluations:
         module: Its module, inside `undisturbed`.
         remembered: The state, as `undisturbed` gives it.
         loss_fn: Instead of `training_step`.
+
+    Attributes:
+        trainer: As given.
+        module: As given.
     """
 
     def __init__(
         self, trainer: Trainer, module: LightningModule, remembered: Remembered, loss_fn: LossFunction | None
     ) -> None:
-        self._trainer, self._module = trainer, module
+        self.trainer, self.module = trainer, module
         self._remembered, self._loss_fn = remembered, loss_fn
 
     def loss(self, stored: Any, index: int) -> Tensor:
-        """Mean loss of a batch as the loader gave it.
-
-        Raises:
-            NoLossError: If `training_step` gives none.
-            CannotBePutBackError: If the loss comes from something that a measurement would leave changed.
-        """
+        """Mean loss of a batch as the loader gave it."""
         return self.loss_on_device(self.begin(stored), index)
 
     def begin(self, stored: Any) -> Any:
         """The batch on the module's device, and all state as the training left it."""
         self._remembered.put_back(apart=False)
-        return to_device(self._trainer, stored)
+        return to_device(self.trainer, stored)
 
     def loss_on_device(self, batch: Any, index: int) -> Tensor:
         """Mean loss of a batch that is where the module is."""
         if self._loss_fn is not None:
-            return _checked_loss(self._loss_fn(self._module, batch))
-        batches = self._trainer.num_training_batches  # training_step never sees an index beyond its epoch
-        return _training_step_loss(self._module, batch, index % int(batches) if 1 <= batches < math.inf else index)
+            return _checked_loss(self._loss_fn(self.module, batch))
+        batches = self.trainer.num_training_batches  # training_step never sees an index beyond its epoch
+        return _training_step_loss(self.module, batch, index % int(batches) if 1 <= batches < math.inf else index)
 
     def check_state(self, given: Batches, training_batch: Any) -> None:
         """Raise if an evaluation changes what cannot be put back, or starts from what training will not leave.
 
-        Args:
-            given: The batches to measure on.
-            training_batch: One of the run's own, on the module's device.
+        ``training_batch`` is one of the run's own, on the module's device.
         """
         name = self._remembered.put_back(apart=False)
         still = self._remembered.put_back(apart=False)
@@ -81,9 +80,9 @@ class Evaluations:
             return
         for i in {given.sizes.index(min(given.sizes)), given.sizes.index(max(given.sizes))}:
             self._remembered.put_back(apart=False)
-            _training_step_loss(self._module, copy.deepcopy(training_batch), 0)
+            _training_step_loss(self.module, copy.deepcopy(training_batch), 0)
             try:
-                self.loss_on_device(to_device(self._trainer, given.batches[i]), i)
+                self.loss_on_device(to_device(self.trainer, given.batches[i]), i)
             except RuntimeError as error:
                 raise ValueError(
                     f"training_step keeps {name} from one batch to the next, and {given.sizes[i]} samples to measure "
@@ -91,6 +90,20 @@ class Evaluations:
                     "as the training batch and samples as a multiple of it, or pass loss_fn=..., a function of "
                     "(module, batch)"
                 ) from error
+
+
+@contextmanager
+def evaluating(
+    trainer: Trainer,
+    module: LightningModule,
+    loss_fn: LossFunction | None,
+    *,
+    batch_norm_apart: bool = False,
+    weights: bool = False,
+) -> Iterator[Evaluations]:
+    """Evaluate a module's loss inside the block, and leave the run as it is; see `undisturbed`."""
+    with undisturbed(trainer, module, batch_norm_apart=batch_norm_apart, weights=weights) as remembered:
+        yield Evaluations(trainer, module, remembered, loss_fn)
 
 
 class Seeded(Sequence[tuple[int, Any]]):

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 
 from ..functional._sample_count import guess_samples
+from ..functional.fixed_subset import FixedSubset
 from ..trainer.state import same_random_numbers
 from ._loader_subset import LoaderSubset, loader_subset, reading
 
 Count = Callable[[Any], int]
+Sources = Mapping[str, tuple[Iterable[Any] | None, Any]]
 
 
 class Batches(NamedTuple):
@@ -22,48 +24,36 @@ class Batches(NamedTuple):
 
 
 def fixed_subsets(
-    sources: Mapping[str, tuple[Iterable[Any] | None, Any]],
-    *,
-    samples: int,
-    chunk_size: int,
-    seed: int,
-    count: Count | None = None,
+    sources: Sources, *, samples: int, chunk_size: int, seed: int, count: Count | None = None
 ) -> dict[str, Batches]:
     """Fix the batches that a monitor measures on: those the user gave, or equally many samples drawn from each loader.
 
     The loader of the run is never iterated, which would move its generator and its workers; see `loader_subset`.
-    Random transforms in the data set are applied once and stay.
+    Random transforms in the data set are applied once and stay; ``seed`` is also theirs.
 
     Args:
         sources: For each argument of the callback the batches given in it, or ``None``, and the loader to draw from.
         samples: Samples to draw; fewer if one of the data sets is smaller.
         chunk_size: Most samples in one batch.
-        seed: Seed of the draw, and of random transforms.
+        seed: Seed of the draw.
         count: What a batch counts for in the mean; the samples drawn for it by default.
-
-    Returns:
-        For each argument its batches.
-
-    Raises:
-        ValueError: If no samples can be drawn from a loader, there is nothing to measure on, or the number of samples
-            in a batch that was given cannot be told.
     """
-    subsets = {
-        name: subset(loader, name, samples, chunk_size, seed)
-        for name, (given, loader) in sources.items()
-        if given is None
-    }
-    size = min([samples, *(sum(found.sizes) for found in subsets.values())])
+
+    def drawn(name: str, loader: Any, size: int) -> FixedSubset | LoaderSubset:
+        return loader_subset(loader, name, samples=size, chunk_size=chunk_size, seed=seed)
+
+    found = (drawn(name, loader, samples).sizes for name, (given, loader) in sources.items() if given is None)
+    size = min([samples, *map(sum, found)])
     fixed: dict[str, Batches] = {}
     with same_random_numbers():
         torch.manual_seed(seed)
         for name, (given, loader) in sources.items():
             drawn_sizes = None
             if given is None:
-                found = subset(loader, name, size, chunk_size, seed)
-                drawn_sizes = found.sizes
+                subset = drawn(name, loader, size)
+                drawn_sizes = subset.sizes
                 with reading(loader, name):
-                    batches = list(found)
+                    batches = list(subset)
             else:
                 batches = list(given)
             if not batches:
@@ -72,21 +62,12 @@ def fixed_subsets(
     return fixed
 
 
-def draw_subset(
-    loader: Any, argument: str, samples: int, chunk_size: int, seed: int, count: Count | None = None
+def lazy_subset(
+    loader: Any, argument: str, *, chunk_size: int, seed: int, samples: int | None = None, count: Count | None = None
 ) -> Batches:
-    """Samples of the loader's data set, read once and held."""
-    with same_random_numbers():
-        torch.manual_seed(seed)
-        found = subset(loader, argument, samples, chunk_size, seed)
-        with reading(loader, argument):
-            batches = list(found)
-    return Batches(batches, _sizes(batches, argument, found.sizes, count))
-
-
-def subset(loader: Any, argument: str, samples: int | None, chunk_size: int, seed: int) -> LoaderSubset:
-    """Samples of the loader's data set, read when asked for; for one seed a smaller choice begins a larger one."""
-    return loader_subset(loader, argument, samples=samples, chunk_size=chunk_size, seed=seed)
+    """Samples of a loader's data set, by default all, read whenever they are asked for; as in `fixed_subsets`."""
+    subset = loader_subset(loader, argument, samples=samples, chunk_size=chunk_size, seed=seed)
+    return Batches(subset, subset.sizes if count is None else [checked_count(count, batch) for batch in subset])
 
 
 def _sizes(batches: list[Any], argument: str, drawn_sizes: list[int] | None, count: Count | None) -> list[int]:

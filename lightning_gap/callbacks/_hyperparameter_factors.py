@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ..trainer.optimizers import groups_of, weights_of
 from ._learning_rate_checks import no_rate
-from ._update_record import UpdateRecord, groups_of
+from ._update_record import UpdateRecord
 
 Factors = Mapping[str, float]  # by the name that a hyperparameter has in an optimizer's parameter groups
 
@@ -59,30 +59,17 @@ class HyperparameterFactors:
         self.corrects_momentum = False
         self.learning_rate_factor = 1.0
         self.steps = 0
-        self.record = UpdateRecord(trainer)
+        self.record = UpdateRecord()
         self._trainer = trainer
         self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
-        self._ours: WeakKeyDictionary[Optimizer, tuple[int, bool]] = WeakKeyDictionary()
-        self._latest: Optimizer | None = None  # of ours; most runs have one
         self._told: set[str] = set()
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
-        ]
+        self._handles = [register_optimizer_step_pre_hook(self._before), register_optimizer_step_post_hook(self._after)]
 
     @property
     def owners(self) -> list[str]:
         """The callbacks that multiply."""
         return [type(owner).__name__ for owner in self._owners]
-
-    def multiplies_for(self, owner: object) -> bool:
-        """Whether this is one of them."""
-        return owner in self._owners
-
-    def speaks_for_all(self, owner: object) -> bool:
-        """Whether this is the one of them that speaks for all."""
-        return next(iter(self._owners), None) is owner
 
     @property
     def changes_rates(self) -> bool:
@@ -97,11 +84,7 @@ class HyperparameterFactors:
         self._owners[owner] = factors, certain
 
     def stop(self, owner: object) -> bool:
-        """Multiply no longer for this owner; values that a step which raised has left scaled are put back.
-
-        Returns:
-            Whether others still multiply.
-        """
+        """Multiply no longer for this owner, and put back what a step that raised has left; whether others do."""
         self._owners.pop(owner, None)
         if not self._owners:
             self._told.clear()
@@ -154,32 +137,15 @@ class HyperparameterFactors:
     def _factors(self) -> Factors:
         """The products of all owners' factors."""
         each = [factors() for factors, _ in self._owners.values()]
-        if len(each) == 1:
-            return each[0]
         names = dict.fromkeys(name for factors in each for name in factors)
         return {name: math.prod(factors.get(name, 1.0) for factors in each) for name in names}
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
-        if optimizer is self._latest:
-            return True
-        ours = self._holds_weights(optimizer)
-        self._latest = optimizer if ours else self._latest
-        return ours
-
-    def _holds_weights(self, optimizer: Optimizer) -> bool:
         if any(optimizer is own for own in self._trainer.optimizers):
             return True
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
-        known = self._ours.get(optimizer)
-        if known is None or known[0] != count:  # groups may be added later
-            weights = {id(weight) for weight in self._trainer.lightning_module.parameters()}
-            groups = {id(group) for own in self._trainer.optimizers for group in groups_of(own)}
-            ours = any(
-                id(group) in groups or any(id(weight) in weights for weight in group["params"])
-                for group in optimizer.param_groups
-            )
-            self._ours[optimizer] = known = count, ours
-        return known[1]
+        weights = {id(weight) for weight in self._trainer.lightning_module.parameters()}
+        groups = {id(group) for own in self._trainer.optimizers for group in groups_of(own)}
+        return bool(weights & weights_of(optimizer).keys() or groups & {*map(id, optimizer.param_groups)})
 
     def _scale(self, step: _Step) -> None:
         around = [scaled for other in self._steps if other is not step for scaled in other.scaled]

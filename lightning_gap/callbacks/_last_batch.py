@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -12,27 +11,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from ..data._planned_loader import PlannedLoader
 from ..functional.batch_size.schedule import MicroBatching
-from ..trainer.batches import (
-    drops_last_batch,
-    last_micro_batch_size,
-    micro_batch_size,
-    samples_of_last_batch,
-    samples_per_process,
-)
+from ..trainer.batches import last_micro_batch_size, micro_batch_size
 from ..trainer.loader import collected_train_loaders
 from ..trainer.stated_batches import stated_batches
 
 
 def smallest_batches(trainer: Trainer, planned_sizes: set[int]) -> dict[int, int]:
     """Samples of an epoch's smallest batch on one process, mostly the last, for each batch size where it is known."""
-    size, last = micro_batch_size(trainer), last_micro_batch_size(trainer)
+    size, stated = micro_batch_size(trainer), stated_batches(trainer.train_dataloader)
     sizes = planned_sizes | ({size} if size is not None else set())
     whole = trainer.max_steps == -1 and trainer.limit_train_batches == 1.0  # or epochs may end before
-    found = {planned: samples_of_last_batch(trainer, planned) if whole else None for planned in sizes}
-    if size is not None and (found.get(size) is None or not isinstance(trainer.train_dataloader, PlannedLoader)):
-        found[size] = last  # which knows of limits, too
+    found = {planned: stated.last_if(planned) if whole and stated is not None else None for planned in sizes}
+    if size is not None and (found[size] is None or stated is None or stated.plan is None):
+        found[size] = last_micro_batch_size(trainer)  # which knows of limits, too
     batches = getattr(trainer.train_dataloader, "batch_sampler", None)
     if isinstance(batches, list | tuple) and batches:  # written out: any of them may be the smallest
         met = batches[: int(min(len(batches), trainer.num_training_batches))]
@@ -41,11 +33,10 @@ def smallest_batches(trainer: Trainer, planned_sizes: set[int]) -> dict[int, int
 
 
 def batches_of_each_loader(trainer: Trainer) -> list[tuple[int, int | None]]:
-    """Samples of a full and of the last batch of each loader in a dict or list of train loaders.
+    """Samples of a full and of the last batch of each loader in a dict or list of train loaders that state them.
 
-    Only of loaders that state their batches; ``None`` where a whole epoch does not reach the loader's last batch, or
-    the loader does not know. Empty for a loader by itself. ``batch_size=1`` may be a loader of ready batches, and says
-    nothing here.
+    ``None`` where a whole epoch does not reach the loader's last batch, or the loader does not know. Empty for a loader
+    by itself. ``batch_size=1`` may be a loader of ready batches, and says nothing here.
     """
     steps = trainer.max_steps * trainer.accumulate_grad_batches
     whole = trainer.limit_train_batches == 1.0 and (trainer.max_steps == -1 or steps >= trainer.num_training_batches)
@@ -54,35 +45,23 @@ def batches_of_each_loader(trainer: Trainer) -> list[tuple[int, int | None]]:
         stated = stated_batches(loader)
         if stated is None or stated.size == 1:
             continue
-        last = None
-        if stated.samples is not None and whole and len(loader) <= trainer.num_training_batches:
-            plan = stated.plan
-            plans = [] if plan is None else [replace(plan, rank=rank) for rank in range(plan.processes)]
-            last = min((plan.size(len(plan) - 1) for plan in plans), default=stated.at(len(loader) - 1))
-        found.append((stated.at(0) or stated.size, last))
+        reached = whole and stated.batches is not None and stated.batches <= trainer.num_training_batches
+        found.append((stated.at(0) or stated.size, stated.last_if(stated.size) if reached else None))
     return found
 
 
 def first_size_that_leaves_one(trainer: Trainer, planned: Sequence[MicroBatching]) -> int | None:
     """The first micro-batch size of a plan whose epoch ends with one sample, within the steps that the run takes."""
-    samples, steps = samples_per_process(trainer), 0
-    if samples is None or trainer.limit_train_batches != 1.0:
+    stated, steps = stated_batches(trainer.train_dataloader), 0
+    if stated is None or stated.samples is None or trainer.limit_train_batches != 1.0:
         return None
     for split in planned:
         size = split.micro_batch_size
-        steps += math.ceil(math.ceil(samples / size) / split.accumulate)
+        steps += math.ceil(math.ceil(stated.samples / size) / split.accumulate)
         within = trainer.max_steps == -1 or steps <= trainer.max_steps
-        if size > 1 and within and samples_of_last_batch(trainer, size) == 1:
+        if size > 1 and within and stated.last_if(size) == 1:
             return size
     return None
-
-
-def leaves_one_sample(trainer: Trainer, micro_batch_size: int) -> bool:
-    """Whether an epoch's last micro-batch would hold a single sample, of which BatchNorm makes no statistics."""
-    samples = samples_per_process(trainer)
-    if samples is None or drops_last_batch(trainer) or micro_batch_size == 1:
-        return False
-    return samples % micro_batch_size == 1
 
 
 def batch_norm_layers(module: nn.Module) -> dict[nn.Module, str]:
@@ -97,15 +76,8 @@ def watch_for_single_values(
     """Let each layer raise at its first input if a batch of one sample will give it one value per channel.
 
     That depends on the layer's input, not on its class: BatchNorm1d takes (N, C) and (N, C, L), a BatchNorm2d may
-    follow global pooling, and an input with more rows than the batch has samples will have more rows then, too.
-
-    Args:
-        layers: The layers and their names.
-        samples: Samples in the present batch.
-        sizes_that_leave_one: The batch sizes of the run, in samples, that leave one sample for the last batch.
-
-    Returns:
-        What to remove after the first batch.
+    follow global pooling, and an input with more rows than the ``samples`` of the present batch will have more rows
+    then, too. Returns what to remove after the first batch.
     """
 
     def check(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -122,15 +94,7 @@ def watch_for_single_values(
 
 
 def watch_inputs(layers: Mapping[nn.Module, str], seen: set[tuple[int, int]]) -> list[RemovableHandle]:
-    """Note what the layers get in training, where the loader does not say: samples, and positions of each sample.
-
-    Args:
-        layers: The layers and their names.
-        seen: Takes the first size of each input, and the product of those behind the channels.
-
-    Returns:
-        What to remove after the first batch.
-    """
+    """Add to ``seen`` the first size of each training input, and the product of those behind the channels."""
 
     def note(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         shape = _shape_of_input(args, named)

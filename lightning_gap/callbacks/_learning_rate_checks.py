@@ -8,9 +8,8 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from ..trainer.batches import changes_batches, stated_micro_batch_size
-from ..trainer.optimizers import schedulers_that_warm_up
+from ..trainer.optimizers import groups_of, schedulers_that_warm_up
 from ..trainer.progress import is_trial, optimizer_steps_per_epoch
-from ._update_record import groups_of
 
 
 def check_micro_batch_size(trainer: Trainer, given: int) -> None:

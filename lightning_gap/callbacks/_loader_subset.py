@@ -18,30 +18,22 @@ from ..trainer.state import Remembered
 
 
 class LoaderSubset(Sequence[Any]):
-    """Batches of a fixed random choice of samples, each made when it is asked for.
+    """Batches of chosen samples, each asked for from a loader that may transform, normalise or prefetch them.
 
-    A stock loader gives what its collate function makes of the samples. Any other, which may transform, normalise or
-    prefetch, is asked: a copy of it, with our batches, its own generator and no workers. The loader of the run stays
-    where it is.
+    Asked is a copy of it, with our batches, its own generator and no workers. The loader of the run stays where it is.
 
     Attributes:
         sizes: Samples in each batch.
-        population: Samples that the loader serves in an epoch.
     """
 
-    def __init__(self, chosen: FixedSubset, loader: Any, indices: list[list[int]] | None) -> None:
-        self._chosen, self._loader, self._indices = chosen, loader, indices
-        self.sizes = chosen.sizes
-        self.population = len(chosen.dataset)
+    def __init__(self, loader: Any, indices: list[list[int]]) -> None:
+        self._loader, self._indices = loader, indices
+        self.sizes = [len(chunk) for chunk in indices]
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._indices)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if self._indices is None:
-            return self._chosen[index]
         batches = list(islice(_serving(self._loader, [self._indices[index]]), 2))  # it may never end
         if len(batches) != 1:
             raise ValueError(
@@ -50,16 +42,12 @@ class LoaderSubset(Sequence[Any]):
             )
         return batches[0]
 
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
-
 
 @contextmanager
 def reading(loader: Any, argument: str) -> Iterator[None]:
     """Read from a loader's data set inside the block, and leave what it keeps, generators for instance, as it was.
 
-    Raises:
-        ValueError: In the place of whatever the data set raises; names the argument that takes batches instead.
+    What the data set raises becomes a ValueError that names ``argument``, which takes batches instead.
     """
     loader = _single(loader)
     chain = [loader, getattr(loader, "collate_fn", None)]
@@ -81,8 +69,10 @@ def _single(loader: Any) -> Any:
     return loader[0] if isinstance(loader, list | tuple) and len(loader) == 1 else loader
 
 
-def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size: int, seed: int) -> LoaderSubset:
-    """Draw samples through a loader.
+def loader_subset(
+    loader: Any, argument: str, *, samples: int | None, chunk_size: int, seed: int
+) -> FixedSubset | LoaderSubset:
+    """Draw samples through a loader: batches, each made when it is asked for.
 
     Args:
         loader: A `DataLoader` of any class, a loader of this package, or a wrapper around one `DataLoader`.
@@ -90,14 +80,14 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
         samples: How many, all of them by default or if there are fewer.
         chunk_size: Most samples in one batch.
         seed: Seed of the choice; for one seed a smaller choice begins a larger one.
-
-    Raises:
-        ValueError: If there is no data set of single samples behind the loader, or the loader cannot be copied.
     """
     loader = _single(loader)
     inner = _inner(loader)
     dataset = getattr(inner, "dataset", None)
-    of_samples = not (isinstance(inner, DataLoader) and inner.batch_sampler is None) or _samples_batches(inner)
+    # Torch's documented way to read a batch as one: a data set that takes a list of indices.
+    of_samples = not (isinstance(inner, DataLoader) and inner.batch_sampler is None) or isinstance(
+        inner.sampler, BatchSampler
+    )
     indexable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if inner is None or not (indexable and of_samples) or isinstance(dataset, IterableDataset):
         raise ValueError(
@@ -110,7 +100,7 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
     collate = getattr(inner, "collate_fn", None)
     chosen = FixedSubset(served, samples=samples, chunk_size=chunk_size, seed=seed, collate_fn=collate)
     if _delivers_as_collated(loader):
-        return LoaderSubset(chosen, loader, None)
+        return chosen
     if any(hasattr(value, "__next__") for name, value in vars(loader).items() if name != "_iterator"):
         raise ValueError(
             f"cannot draw a fixed subset through {type(loader).__name__}: it holds an iterator that the training "
@@ -118,7 +108,7 @@ def loader_subset(loader: Any, argument: str, *, samples: int | None, chunk_size
         )
     places = served.indices if served is not dataset else None
     indices = [[places[i] for i in chunk] if places is not None else chunk for chunk in chosen.indices]
-    return LoaderSubset(chosen, loader, indices)
+    return LoaderSubset(loader, indices)
 
 
 def _inner(loader: Any) -> Any:
@@ -127,11 +117,6 @@ def _inner(loader: Any) -> Any:
         return loader
     wrapped = [value for value in getattr(loader, "__dict__", {}).values() if isinstance(value, DataLoader)]
     return wrapped[0] if len(wrapped) == 1 else None
-
-
-def _samples_batches(loader: DataLoader[Any]) -> bool:
-    """Whether its data set takes a list of indices at once: torch's documented way to read a batch as one."""
-    return isinstance(loader.sampler, BatchSampler)
 
 
 def _delivers_as_collated(loader: Any) -> bool:

@@ -14,12 +14,13 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from ..functional._validation import flag, shown, text
 from ..trainer.callbacks import state_key
 from ..trainer.logs import log_now
+from ..trainer.progress import is_last_planned
 from ..trainer.refusals import refuse_sharded_weights
 from ..trainer.saved_progress import epoch_without_its_end
 from ._attempts import NoValueError, attempt
 from ._callback import GapCallback
 from ._run import run_of
-from ._schedule import EveryNEpochs, Schedule, check_every_n_epochs, check_time_share, is_regular
+from ._schedule import EveryNEpochs, TimeBudget, check_every_n_epochs, check_time_share, is_regular
 
 T = TypeVar("T")
 
@@ -61,17 +62,15 @@ class Monitor(GapCallback, ABC):
     suffix: str = ""
 
     def __post_init__(self) -> None:
-        self._schedule = Schedule()
-        self._measured_step: int | None = None  # of the checkpoint that was resumed from
+        self._budget = TimeBudget()
+        self._measured_step: int | None = None  # the last one that was measured at
         self._owed_epoch: int | None = None
         self._resumed_step = 0
-        self._in_training = False
-        for name in ("area", "quantity"):
+        self._in_training = self._tried_out = False
+        for name, example in _EXAMPLES.items():
             said = getattr(self, name, None)
             if not isinstance(said, str) or not said:
-                raise TypeError(
-                    f"{type(self).__name__} needs the class attribute {name}, {_EXAMPLES[name]}; got {said!r}"
-                )
+                raise TypeError(f"{type(self).__name__} needs the class attribute {name}, {example}; got {said!r}")
         self.check_arguments()
 
     @property
@@ -141,53 +140,53 @@ class Monitor(GapCallback, ABC):
         return state_key(self, suffix=self.suffix)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"measured_step": self._schedule.measured_step}
+        return {"measured_step": self._measured_step or 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._measured_step = state_dict.get("measured_step")
-        self._schedule.measured_step = self._measured_step or 0
 
     @final
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            self.check_arguments()
-            self._schedule.every_n_epochs, self._schedule.max_time_share = self.every_n_epochs, self.max_time_share
-            refuse_sharded_weights(trainer, self)
-            run_of(trainer).claim_keys(trainer, self, self.keys)
-            self._measured_step = self._owed_epoch = None
-            self._in_training = False
-            self.begin(trainer)
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        self.check_arguments()
+        refuse_sharded_weights(trainer, self)
+        run_of(trainer).claim_keys(trainer, self, self.keys)
+        self._measured_step = self._owed_epoch = None
+        self._in_training = self._tried_out = False
+        self.begin(trainer)
 
     @final
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
-            self._owed_epoch = epoch_without_its_end(checkpoint)
-            self._resumed_step = int(checkpoint.get("global_step", 0))
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        self._owed_epoch = epoch_without_its_end(checkpoint)
+        self._resumed_step = int(checkpoint.get("global_step", 0))
 
     @final
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._in_training = True
+        if self._measured_step is None:
+            self._measured_step = trainer.global_step
         self.draw(trainer, pl_module)
-        self._schedule.begin(trainer, self._measured_step)
+        self._budget.begin(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._schedule.is_first_batch():
+        if self._tried_out:
             return
+        self._tried_out = True  # by now, other callbacks' hooks have all run once
         self._attempt(lambda: self.try_out(trainer, pl_module, batch), trainer, pl_module, alone=True)
         if self._owes(trainer) or (self.at_start and trainer.global_step == 0):
             log_now(trainer, self._measured(trainer, pl_module))
 
     @final
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_due(trainer, type(self).__name__):
+        if is_last_planned(trainer) or (
+            is_regular(trainer.current_epoch, self.every_n_epochs)
+            and self._budget.allows(trainer, type(self).__name__, self.max_time_share)
+        ):
             pl_module.log_dict(self._measured(trainer, pl_module), sync_dist=True)
 
     @final
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._schedule.is_left(trainer):
+        if trainer.global_step > (self._measured_step or 0):
             log_now(trainer, self._measured(trainer, pl_module))
         self.finish(trainer, pl_module)
         self.forget()
@@ -199,18 +198,16 @@ class Monitor(GapCallback, ABC):
             return
         trainer.strategy.model_to_device()
         self.draw(trainer, pl_module)
-        log_now(trainer, self._measured(trainer, pl_module))
-        self.finish(trainer, pl_module)
-        self.forget()
+        self._budget.begin(trainer)
+        self.on_train_end(trainer, pl_module)
 
     @final
     def end_fit(self, trainer: Trainer) -> None:
-        super().end_fit(trainer)
         self.forget()
 
     def epochs_begun(self, trainer: Trainer) -> int:
         """Epochs of training up to this measurement; one that is made after resuming belongs to the epoch before."""
-        if self._owed_epoch is not None and self._schedule.measured_step < trainer.global_step == self._resumed_step:
+        if self._owed_epoch is not None and (self._measured_step or 0) < trainer.global_step == self._resumed_step:
             return self._owed_epoch + 1
         progress: Any = trainer.fit_loop.epoch_progress.current
         # The one is short after a resume, the other inside an epoch.
@@ -218,19 +215,20 @@ class Monitor(GapCallback, ABC):
 
     def _owes(self, trainer: Trainer) -> bool:
         """Whether the checkpoint was saved with an epoch's last step and before the measurement that was due then."""
-        if self._owed_epoch is None or self._measured_step in (None, trainer.global_step):
-            return False
-        return is_regular(self._owed_epoch, self.every_n_epochs)
+        owed = None if self._measured_step == trainer.global_step else self._owed_epoch
+        return owed is not None and is_regular(owed, self.every_n_epochs)
 
     def _measured(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """The values by key, or NaN with a warning where there are none."""
-        with self._schedule.measuring(trainer):
+        with self._budget.spent():
             try:
                 found = self._attempt(lambda: self.measure(trainer, module), trainer, module)
+                values = self._checked(self.named(trainer, module, found))
             except NoValueError as error:  # a diverged run, a rare batch or a full device are not ours to stop
                 rank_zero_warn(f"{self.quantity} is logged as NaN: {error}")
-                return self._by_key(self.unknown(trainer, module))
-            return self._by_key(self._checked(self.named(trainer, module, found)))
+                values = self.unknown(trainer, module)
+        self._measured_step = trainer.global_step
+        return self._by_key(values)
 
     def _checked(self, values: Any) -> Mapping[str, float]:
         """What was measured, if it is a value for each name: others have no key that was claimed."""
@@ -242,9 +240,7 @@ class Monitor(GapCallback, ABC):
             f"{type(self).__name__}.{hook} must return a value for each of {list(self.names)} and no other, got {got}"
         )
 
-    def _attempt(
-        self, function: Callable[[], T], trainer: Trainer, module: LightningModule, *, alone: bool = False
-    ) -> T:
+    def _attempt(self, function: Callable[[], T], trainer: Trainer, module: LightningModule, alone: bool = False) -> T:
         return attempt(function, trainer, halve_chunks=lambda: self.halve_chunks(trainer, module), alone=alone)
 
     def _by_key(self, values: Mapping[str, float]) -> dict[str, float]:

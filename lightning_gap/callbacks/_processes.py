@@ -5,50 +5,41 @@ Each of them would train in its own way, or wait forever for what the others nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from ..data._planned_loader import PlannedLoader
-from ..trainer.callbacks import callbacks_of
 from ..trainer.loader import given_loaders
+from ..trainer.processes import are_several, from_all_processes
 
 Settings = dict[str, Any]
 
 
-def refuse_different_callbacks(trainer: Trainer, ours: Callable[[Callback], Settings | None]) -> None:
+def refuse_different_callbacks(trainer: Trainer, ours: Iterable[tuple[str, Settings]]) -> None:
     """Raise on every process if the callbacks of this package differ, in kind, order or settings.
 
-    Args:
-        trainer: With the same processes as all others that call.
-        ours: The settings of a callback, None for one of somebody else.
+    ``ours``, their names and settings, is read only where there are other processes.
     """
-    if not _are_several(trainer):
+    if not are_several(trainer):
         return
-    found = [
-        (type(callback).__name__, settings)
-        for callback in callbacks_of(trainer)
-        if (settings := ours(callback)) is not None
-    ]
     run = {name: getattr(trainer, name) for name in ("accumulate_grad_batches", "max_epochs", "max_steps")}
     # Lightning asks for the sum of their lengths only where a loader has one, and waits for ever where some do not ask.
     sized = [[sized_len(loader) is not None for loader in _flat(given)] for given in given_loaders(trainer)]
     loaders = {"whether train loaders have a length": sized[0], "whether validation loaders have a length": sized[1]}
-    _refuse([*found, ("Trainer", run), ("Trainer.fit", loaders)], what="callbacks")
+    _refuse(trainer, [*ours, ("Trainer", run), ("Trainer.fit", loaders)], what="callbacks")
 
 
 def refuse_different_loaders(trainer: Trainer) -> None:
     """Raise on every process if the numbers of batches differ, or the settings of our loaders."""
-    if not _are_several(trainer):
+    if not are_several(trainer):
         return
-    batches = trainer.num_training_batches
     loaders = [*_flat(trainer.train_dataloader), *_flat(trainer.val_dataloaders)]
-    found = [(type(loader).__name__, _of_loader(loader)) for loader in loaders]
-    everyone = _refuse(found, what="loaders", also=batches)
-    if any(other != batches for other in everyone):
+    _refuse(trainer, [(type(loader).__name__, _of_loader(loader)) for loader in loaders], what="loaders")
+    everyone = from_all_processes(trainer, trainer.num_training_batches)
+    if len(set(everyone)) > 1:
         told = _by_rank([f"{other} batches" for other in everyone])
         raise ValueError(
             f"the processes have different settings: the train loader gives {told}, and a process with more would "
@@ -71,15 +62,9 @@ def _flat(loaders: Any) -> list[Any]:
     return [] if loaders is None else list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
-def _are_several(trainer: Trainer) -> bool:
-    return trainer.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _refuse(found: list[tuple[str, Settings]], *, what: str, also: Any = None) -> list[Any]:
-    """Exchange, and raise at the first setting that differs; what else the processes have to say."""
-    told: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(told, (found, also))
-    everyone = [settings for settings, _ in told]
+def _refuse(trainer: Trainer, found: list[tuple[str, Settings]], *, what: str) -> None:
+    """Exchange, and raise at the first setting that differs."""
+    everyone = from_all_processes(trainer, found)
     kinds = [[name for name, _ in settings] for settings in everyone]
     if any(other != kinds[0] for other in kinds):
         shown = _by_rank(
@@ -97,7 +82,6 @@ def _refuse(found: list[tuple[str, Settings]], *, what: str, also: Any = None) -
                     f"{name} has different settings on different processes: {argument} is "
                     f"{_by_rank([repr(value) for value in values])}; give all of them the same"
                 )
-    return [other for _, other in told]
 
 
 def _by_rank(values: list[str]) -> str:

@@ -25,6 +25,11 @@ class RateScalingCallback(GapCallback):
     def factor(self, trainer: Trainer) -> float:
         """What to multiply by in the step that comes now."""
 
+    def claim_rescaling(self, trainer: Trainer) -> None:
+        """Claim, in `begin_fit`, to change the learning rate with the batch size."""
+        fix = "use LearningRateScaling(when_batch_changes='keep'), or a schedule that leaves the learning rate alone"
+        run_of(trainer).claim(trainer, self, "change the learning rate when the batch size changes", fix=fix)
+
     def multiply(self, trainer: Trainer, *, certain: bool) -> None:
         """Begin, or tell anew how certain it is that the factor is not 1 throughout."""
 
@@ -36,14 +41,14 @@ class RateScalingCallback(GapCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        run = run_of(trainer)
-        if run.unscaled is not None and run.multiplies_first(self):
-            run.unscaled.before_batch(trainer)
+        unscaled = run_of(trainer).unscaled
+        if unscaled is not None:
+            unscaled.before_batch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        run = run_of(trainer)
-        if run.unscaled is not None and run.multiplies_first(self):
-            run.unscaled.after_batch(trainer)
+        unscaled = run_of(trainer).unscaled
+        if unscaled is not None:
+            unscaled.after_batch(trainer)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -1,13 +1,14 @@
 """Where the callbacks of one Trainer meet: what they share, each fact in one place.
 
-A callback claims its part in `setup` and reads the others' from `on_train_start` on, when all claims are made: their
-order in the Trainer's list does not matter.
+A callback claims its part in `begin_fit` and reads the others' from `on_train_start` on, when all claims are made:
+their order in the Trainer's list does not matter.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from lightning.pytorch import Callback, Trainer
@@ -25,13 +26,24 @@ from ._sample_counter import Count
 from ._unscaled import UnscaledUpdates
 
 
+@dataclass
+class _Member:
+    """What a callback whose fit is under way has asked for."""
+
+    fixes_resume: bool
+    weighs: bool = False
+    count: Count | None = None
+    change_gradient: GradientChange | None = None
+    micro_batch_size: int | None = None
+
+
 class Run:
     """What the callbacks of one Trainer share during a fit.
 
     Attributes:
         split: How this epoch's batches are split, where a callback sets the batch size; else ``None``.
         planned: The same for the epochs to come, as far as they are known.
-        accumulation: Weighs micro-batches by their samples.
+        accumulation: Weighs micro-batches.
         factors: Multiplies hyperparameters around each step; ``None`` while no callback does.
         unscaled: Finds updates that the factor on the learning rate did not reach.
         saved_epoch: What the checkpoint that is resumed from tells of its epoch, until it has been used.
@@ -48,18 +60,17 @@ class Run:
         self.saved_epoch: SavedEpoch | None = None
         self.two_pass_step: TwoPassStep | None = None
         self.has_started = False
-        self._members: set[Callback] = set()  # whose fit is under way
+        self._members: dict[Callback, _Member] = {}
         self._owners: dict[str, Callback] = {}  # by what only one of them may do
-        self._weighers: dict[Callback, Count | None] = {}  # with their function that counts a batch
-        self._fixes_resume: set[Callback] = set()
-        self._gradient_changes: dict[Callback, GradientChange] = {}
         self._begin_batch_size: Callable[[Trainer], None] | None = None
-        self._stated_micro_batch_size: dict[Callback, int | None] = {}
         self._samples_at_a_time: int | None = None  # in the batches of all processes together
 
-    def join(self, owner: Callback) -> None:
-        """A fit of this callback begins, in `setup`; `release` ends it."""
-        self._members.add(owner)
+    def join(self, owner: Callback, *, fixes_resume: bool) -> None:
+        """A fit of this callback begins, in `setup`; `release` ends it.
+
+        ``fixes_resume`` asks for the progress of a resumed run to be fixed: once, for all who ask.
+        """
+        self._members[owner] = _Member(fixes_resume)
         self.saved_epoch, self.has_started = None, False  # of a fit before
 
     def serves(self, owner: Callback) -> bool:
@@ -72,11 +83,8 @@ class Run:
         Args:
             trainer: Of this run; what a callback has claimed that it no longer holds is free again.
             owner: The callback.
-            does: What it does, for the error: a verb and its object.
+            does: What it does, for the error that names both who claim it: a verb and its object.
             fix: What to do about it.
-
-        Raises:
-            ValueError: If another callback has claimed it; names both.
         """
         other = self._owners.get(does, owner)
         if other is not owner and any(other is held for held in callbacks_of(trainer)):
@@ -93,31 +101,23 @@ class Run:
         if owner is self._owners.get(SET_BATCH_SIZE):
             self.split, self.planned, self._begin_batch_size = None, [], None
         self._owners = {does: other for does, other in self._owners.items() if other is not owner}
-        self._weighers.pop(owner, None)
-        self._fixes_resume.discard(owner)
-        self._gradient_changes.pop(owner, None)
-        self._stated_micro_batch_size.pop(owner, None)
         if self.factors is not None and not self.factors.stop(owner):
             self.factors = self.unscaled = None
-        self._members.discard(owner)
+        self._members.pop(owner, None)
         if not self._members:  # and keep no batch until the next fit
             self.has_started, self._samples_at_a_time = False, None
             self.accumulation.start(None)
 
     # The course of a fit
 
-    def claim_exact_resume(self, owner: Callback) -> None:
-        """Ask for the progress of a resumed run to be fixed, which is done once for all who ask."""
-        self._fixes_resume.add(owner)
-
     def start(self, trainer: Trainer) -> None:
         """Training begins; called once, by the first of the callbacks, before any of them reads."""
         saved, self.saved_epoch, self.has_started = self.saved_epoch, None, True
-        if self._fixes_resume:
+        if any(member.fixes_resume for member in self._members.values()):
             fix_resume_progress(trainer, saved)
         if self._begin_batch_size is not None:
             self._begin_batch_size(trainer)
-        self.accumulation.start(next((count for count in self._weighers.values() if count is not None), None))
+        self.accumulation.start(self.count)
         self.read_batch_size(trainer)
 
     # The batch size
@@ -129,13 +129,13 @@ class Run:
 
     def state_micro_batch_size(self, owner: Callback, samples: int | None) -> None:
         """Tell the samples per batch and process, where the user has stated them."""
-        self._stated_micro_batch_size[owner] = samples
+        self._members[owner].micro_batch_size = samples
 
     def micro_batch_size(self, trainer: Trainer) -> int | None:
         """Samples per batch on this process: as set, as stated by the user, or as the loader states."""
         if self.split is not None:
             return self.split.micro_batch_size
-        stated = next((size for size in self._stated_micro_batch_size.values() if size is not None), None)
+        stated = next((member.micro_batch_size for member in self._members.values() if member.micro_batch_size), None)
         return stated or micro_batch_size(trainer)
 
     def read_batch_size(self, trainer: Trainer) -> None:
@@ -147,8 +147,7 @@ class Run:
     def batch_size(self, trainer: Trainer) -> int | None:
         """Samples per optimizer step: micro-batch x accumulation x processes; ``None`` where no loader states them.
 
-        Raises:
-            RuntimeError: If training has not begun.
+        A RuntimeError before training begins.
         """
         if not self.has_started:
             raise RuntimeError(
@@ -161,31 +160,27 @@ class Run:
     # The weights of micro-batches
 
     def claim_weighing(self, owner: Callback, count: Count | None) -> None:
-        """Ask for micro-batches to be weighed by what ``count`` gives for them, by default their samples.
-
-        Raises:
-            ValueError: If another callback was given another function.
-        """
-        for other, theirs in self._weighers.items():
-            if other is not owner and None not in (count, theirs) and count != theirs:
+        """Ask for micro-batches to be weighed by what ``count`` gives, by default samples; the same for all who ask."""
+        for other, member in self._members.items():
+            if other is not owner and None not in (count, member.count) and count != member.count:
                 raise ValueError(
                     f"{_name(other)} and {_name(owner)} have different count functions, and a batch is weighed once; "
                     "give count to one of them"
                 )
-        self._weighers[owner] = count
+        self._members[owner].weighs, self._members[owner].count = True, count
 
     def weighs(self, owner: Callback) -> bool:
         """Whether this is the one of the callbacks that weighs; which one makes no difference."""
-        return owner is next(iter(self._weighers), None)
+        return owner is next((other for other, member in self._members.items() if member.weighs), None)
 
     @property
-    def is_counted_by_user(self) -> bool:
-        """Whether some callback was given a function that counts a batch."""
-        return any(count is not None for count in self._weighers.values())
+    def count(self) -> Count | None:
+        """The function that some callback was given to count a batch with; ``None`` for its samples."""
+        return next((member.count for member in self._members.values() if member.count is not None), None)
 
     def will_weigh(self, trainer: Trainer) -> bool:
         """Whether micro-batches are weighed at some time of this run, as far as it is known."""
-        return trainer.world_size > 1 or self.accumulates(trainer) or self.is_counted_by_user
+        return trainer.world_size > 1 or self.accumulates(trainer) or self.count is not None
 
     def accumulates(self, trainer: Trainer) -> bool:
         """Whether gradients are accumulated at some time of this run, as far as it is known."""
@@ -197,12 +192,15 @@ class Run:
     def claim_gradient(self, trainer: Trainer, owner: Callback, change: GradientChange) -> None:
         """Ask for the gradient of each step to be changed; one callback of each name may."""
         self.claim(trainer, owner, f"change the gradient under the name {_name(owner)}")
-        self._gradient_changes[owner] = change
+        self._members[owner].change_gradient = change
 
     @property
     def gradient_changes(self) -> dict[str, GradientChange]:
         """What to do with the gradient of a step, by the names of the callbacks and in their order."""
-        return {_name(owner): self._gradient_changes[owner] for owner in sorted(self._gradient_changes, key=_name)}
+        changes = {
+            _name(owner): m.change_gradient for owner, m in self._members.items() if m.change_gradient is not None
+        }
+        return dict(sorted(changes.items()))
 
     @property
     def is_extra_pass(self) -> bool:
@@ -221,10 +219,6 @@ class Run:
             self.unscaled = UnscaledUpdates(self.factors)
         return self.factors
 
-    def multiplies_first(self, owner: Callback) -> bool:
-        """Whether this is the one of the callbacks that multiply which speaks for all."""
-        return self.factors is not None and self.factors.speaks_for_all(owner)
-
     @property
     def learning_rate_scale(self) -> float:
         """What callbacks multiplied the learning rates by in the last step."""
@@ -236,10 +230,6 @@ class Run:
 
 
 SET_BATCH_SIZE = "set the batch size"
-RESCALE = {
-    "does": "change the learning rate when the batch size changes",
-    "fix": "use LearningRateScaling(when_batch_changes='keep'), or a schedule that leaves the learning rate alone",
-}
 _runs: WeakKeyDictionary[Trainer, Run] = WeakKeyDictionary()
 
 

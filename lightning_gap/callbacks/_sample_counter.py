@@ -23,11 +23,7 @@ _PEEKED = 64  # lists of indices of a batch sampler that are compared with the f
 
 
 def number_counted(value: Any) -> float:
-    """What ``count`` has returned, as a plain number.
-
-    Raises:
-        ValueError: If it is no number, negative, infinite or NaN.
-    """
+    """What ``count`` has returned, as a plain number of at least 0."""
     if isinstance(value, Tensor) or hasattr(value, "dtype"):
         value = value.item() if getattr(value, "shape", None) in ((), (1,)) else value
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
@@ -50,11 +46,7 @@ class SampleCounter:
         self.start()
 
     def start(self, *, told: bool = False) -> None:
-        """Training begins.
-
-        Args:
-            told: Whether the user counts batches by a function, so that no warning is needed.
-        """
+        """Training begins; ``told`` says that the user counts batches by a function, so that no warning is needed."""
         self._told = told
         self._latest: int | None = None
         self._seen = 0  # batches of the run
@@ -88,7 +80,9 @@ class SampleCounter:
         stated = self._stated_now
         if self.is_certain:
             return stated
-        return self._guess_without_statement() if self._stated is None else self._settle(stated, self._guess())
+        if self._stated is None:  # in the first batch its batch sampler, if it has one, must agree
+            return None if self.contradiction() is not None else self._guess()
+        return self._settle(stated, self._guess())
 
     def contradiction(self) -> str | None:
         """Why the first batch of a run is not believed to be as large as loader or sampler say; else ``None``."""
@@ -149,10 +143,6 @@ class SampleCounter:
             return guessed
         self._warn(f"{self._words(size, guessed)}; the loader's number is taken")
         return size
-
-    def _guess_without_statement(self) -> int | None:
-        """Of a loader that states nothing; in the first batch its batch sampler, if it has one, must agree."""
-        return None if self.contradiction() is not None else self._guess()
 
     def _guess(self) -> int | None:
         """What the batch says of itself."""

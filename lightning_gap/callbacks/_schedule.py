@@ -11,7 +11,6 @@ from lightning.pytorch import Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from ..functional._validation import real_number, whole_number
-from ..trainer.progress import is_last_planned
 
 EveryNEpochs = int | Literal["log"]
 
@@ -39,58 +38,23 @@ def is_regular(epoch: int, every_n_epochs: EveryNEpochs) -> bool:
     return done & (done - 1) == 0 if every_n_epochs == "log" else done % every_n_epochs == 0
 
 
-class Schedule:
-    """The ends of epochs at which a monitor measures, within a budget of time.
+class TimeBudget:
+    """How much of a run's time a monitor has spent, and whether it may measure once more.
 
-    Measured are every n-th epoch, or with "log" the epochs 1, 2, 4, 8, ..., the last one, and the end of a run that
-    ends sooner. In between, a measurement waits while what was spent would exceed ``max_time_share`` of the training
-    time; the first ten seconds are not limited, so that small runs are measured in full.
-
-    Attributes:
-        every_n_epochs: Epochs from one measurement to the next, or "log".
-        max_time_share: A share of the training time; ``None`` for no limit.
+    A measurement waits while what was spent would exceed a share of the training time. The first ten seconds are not
+    limited, so that small runs are measured in full.
     """
 
-    def __init__(self) -> None:
-        self.every_n_epochs: EveryNEpochs = 1
-        self.max_time_share: float | None = None
-        self._began = self._spent = self._last = 0.0
-        self.measured_step = self._first_epoch = 0
-        self._told = self._batch_seen = False
-
-    def begin(self, trainer: Trainer, measured_step: int | None = None) -> None:
-        """Start the clock: training begins, after what a checkpoint says was measured last."""
+    def begin(self, trainer: Trainer) -> None:
+        """Start the clock: training begins."""
         self._began, self._spent, self._last = time.perf_counter(), 0.0, 0.0
-        self.measured_step = trainer.global_step if measured_step is None else measured_step
         self._first_epoch = trainer.current_epoch
-        self._told = self._batch_seen = False
+        self._told = False
 
-    def is_first_batch(self) -> bool:
-        """Whether this is asked for the first time since training began; the hooks before it have all run by then."""
-        first, self._batch_seen = not self._batch_seen, True
-        return first
-
-    def is_due(self, trainer: Trainer, name: str) -> bool:
-        """Whether to measure at the end of this epoch; all processes decide alike."""
-        if is_last_planned(trainer):
+    def allows(self, trainer: Trainer, name: str, share: float | None) -> bool:
+        """Whether it may measure now; all processes decide alike."""
+        if share is None:
             return True
-        due = is_regular(trainer.current_epoch, self.every_n_epochs)
-        return due and (self.max_time_share is None or self._is_within_budget(trainer, name, self.max_time_share))
-
-    def is_left(self, trainer: Trainer) -> bool:
-        """Whether the run ends with optimizer steps that no measurement has seen."""
-        return trainer.global_step > self.measured_step
-
-    @contextmanager
-    def measuring(self, trainer: Trainer) -> Iterator[None]:
-        """Note the time that the block takes."""
-        began = time.perf_counter()
-        yield
-        self._last = time.perf_counter() - began
-        self._spent += self._last
-        self.measured_step = trainer.global_step
-
-    def _is_within_budget(self, trainer: Trainer, name: str, share: float) -> bool:
         trained = time.perf_counter() - self._began - self._spent
         within: bool = trainer.strategy.broadcast(self._spent + self._last <= max(FREE_SECONDS, share * trained))
         if not within and not self._told:
@@ -101,3 +65,11 @@ class Schedule:
                 f"often as max_time_share={share} allows; measure fewer samples, or pass max_time_share=None"
             )
         return within
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Note the time that the block takes."""
+        began = time.perf_counter()
+        yield
+        self._last = time.perf_counter() - began
+        self._spent += self._last

@@ -6,13 +6,16 @@ import functools
 import inspect
 import os
 import zlib
-from collections.abc import Hashable, Mapping, Sized
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..trainer.state.object_parts import is_filled
+from ..trainer.stated_batches import length as length_of
 
 MANY = 64  # values of a list that are compared one by one
 
@@ -30,9 +33,8 @@ def settings_of(owner: object, *, code: bool = False) -> dict[str, Any]:
         code: Tell functions of one name apart by what they do, which is the same in processes of one run, but not in
             another version of Python.
     """
-    made_by = [
-        vars(kind)["__init__"] for kind in type(owner).__mro__ if "__init__" in vars(kind)
-    ]  # one's own may pass **kwargs
+    # All of them: one's own may pass **kwargs.
+    made_by = [vars(kind)["__init__"] for kind in type(owner).__mro__ if "__init__" in vars(kind)]
     names = [name for init in made_by for name in inspect.signature(init).parameters if name != "self"]
     return {name: _plain(getattr(owner, name), code) for name in dict.fromkeys(names) if hasattr(owner, name)}
 
@@ -70,14 +72,16 @@ def _object(value: Any, code: bool) -> Any:
         named = {key: _argument(inner, code) for key, inner in value.keywords.items()}
         return [_plain(value.func, code), [_argument(inner, code) for inner in value.args], named]
     if inspect.ismethod(value):
-        return value.__qualname__ + (f" ({_digest(value.__func__):08x})" if code and _is_written(value) else "")
+        return value.__qualname__ + (
+            f" ({_digest(value.__func__):08x})" if code and inspect.isfunction(value.__func__) else ""
+        )
     if inspect.isfunction(value):
         return value.__name__ + (f" ({_digest(value):08x})" if code else "")
     if inspect.isclass(value) or inspect.isroutine(value):
         return value.__name__
     if is_dataclass(value):
         return {"class": name, **{f.name: _plain(getattr(value, f.name), code) for f in fields(value) if f.init}}
-    length = _length(value)
+    length = length_of(value)
     if hasattr(value, "item") and length is None:  # a number of NumPy's
         return _plain(value.item(), code)
     return name if length is None else f"{name} of length {length}"
@@ -88,19 +92,6 @@ def _argument(value: Any, code: bool) -> Any:
     if value is None or isinstance(value, str | int | float | os.PathLike) or inspect.isroutine(value):
         return _plain(value, code)
     return type(value).__qualname__
-
-
-def _is_written(method: Any) -> bool:
-    """Whether a method is one in Python, whose code can be compared."""
-    return inspect.isfunction(method.__func__)
-
-
-def _length(value: Any) -> int | None:
-    """The length of a loader or a data set; ``None`` without one, as that of a loader over a stream."""
-    try:
-        return len(value) if isinstance(value, Sized) else None
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _is_data(value: Any) -> bool:
@@ -121,17 +112,9 @@ def _shape(value: Any) -> Any:
 
 
 def _digest(function: Any) -> int:
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _has_contents(cell)]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
     plain = [_plain(inner, False) for inner in (*cells, *(function.__defaults__ or ()))]
     return zlib.crc32(repr((_code(function.__code__), plain)).encode())
-
-
-def _has_contents(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:

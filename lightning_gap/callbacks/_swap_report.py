@@ -9,11 +9,7 @@ from torch import nn
 
 
 def left_alone(skipped: Mapping[str, str]) -> str:
-    """The layers that were left alone, those of one reason together.
-
-    Args:
-        skipped: The reason of each, by name.
-    """
+    """The layers that were left alone, those of one reason together; ``skipped`` has the reason of each by name."""
     names: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         names.setdefault(reason, []).append(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,8 +19,6 @@ from ..trainer.optimizers import trained_weights
 from ..trainer.processes import process_group
 from ..trainer.state import Remembered, is_of, same_random_numbers
 
-_SILENCED = ("log", "log_dict", "all_gather")
-
 
 @uninterrupted_exit
 def undisturbed(
@@ -34,11 +32,8 @@ def undisturbed(
     `Remembered`, which the block gets to put that state back between evaluations. On several processes all measure
     with the buffers of the first: BatchNorm's differ after each step.
 
-    Args:
-        trainer: In a fit.
-        module: Its module.
-        batch_norm_apart: Leave BatchNorm layers alone between evaluations, because something else sets them.
-        weights: Put the trained weights back too; otherwise what moves them does so.
+    ``batch_norm_apart`` leaves BatchNorm layers alone between evaluations, because something else sets them; with
+    ``weights`` the trained weights are put back too, otherwise what moves them does so.
     """
     with ExitStack() as stack:
         stack.enter_context(same_random_numbers())
@@ -51,11 +46,10 @@ def undisturbed(
         trainer.validating = True
         trainer.loggers = [DummyLogger()] if trainer.loggers else []
         module.on_validation_model_eval()
-        vars(module).update(log=_ignore, log_dict=_ignore)
+        stack.enter_context(silenced(module, all_gather=trainer.world_size == 1))
         for parameter in module.parameters():
             parameter.grad = None  # a step that writes to gradients finds others
         if process_group(trainer) is not None:
-            vars(module)["all_gather"] = _refuse_to_gather
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         apart = [part for part in module.modules() if isinstance(part, _BatchNorm)] if batch_norm_apart else []
@@ -68,11 +62,10 @@ def undisturbed(
 
 
 def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningModule) -> None:
-    """What is set for the measurement: modes, stage, loggers, silence, gradients, the buffers of the first process."""
+    """What is set for the measurement: modes, stage, loggers, gradients, the buffers of the first process."""
     wrapper = trainer.strategy.model  # DistributedDataParallel has a mode of its own
     modes = [(part, part.training) for part in (*module.modules(), wrapper) if part is not None]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in module.parameters()]
-    speak_again = _own(module, _SILENCED)
     buffers = list(module.buffers()) if process_group(trainer) is not None else []
     own = [buffer.clone() for buffer in buffers]
     loggers, stage = trainer.loggers, trainer.state.stage
@@ -81,7 +74,6 @@ def _put_back_at_the_end(stack: ExitStack, trainer: Trainer, module: LightningMo
         trainer.loggers, trainer.state.stage = loggers, stage
         for part, mode in modes:
             part.training = mode
-        speak_again()
         for parameter, gradient, requires_grad in gradients:
             parameter.grad = gradient
             if parameter.requires_grad != requires_grad:
@@ -133,26 +125,17 @@ def _refuse_to_gather(*_: Any, **__: Any) -> None:
 
 
 @contextmanager
-def silenced(module: LightningModule) -> Iterator[None]:
-    """Let the module log nothing inside the block."""
-    speak_again = _own(module, ("log", "log_dict"))
+def silenced(module: LightningModule, *, all_gather: bool = True) -> Iterator[None]:
+    """Let the module log nothing inside the block, nor gather from all processes where it may not."""
+    stand_ins = {"log": _ignore, "log_dict": _ignore, **({} if all_gather else {"all_gather": _refuse_to_gather})}
+    own = {name: vars(module)[name] for name in stand_ins if name in vars(module)}  # mostly its class alone has them
     try:
-        vars(module).update(log=_ignore, log_dict=_ignore)
+        vars(module).update(stand_ins)
         yield
     finally:
-        speak_again()
-
-
-def _own(module: LightningModule, names: Sequence[str]) -> Callable[[], None]:
-    """What gives the module back its own attributes of these names, of which it may have none beside its class's."""
-    own = {name: vars(module)[name] for name in names if name in vars(module)}
-
-    def give_back() -> None:
-        for name in names:
+        for name in stand_ins:
             vars(module).pop(name, None)
         vars(module).update(own)
-
-    return give_back
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ..trainer.optimizers import loss_scale
+from ..trainer.optimizers import loss_scale, weights_of
 from ..trainer.progress import ends_accumulation
 from ._hyperparameter_factors import HyperparameterFactors
 
@@ -46,15 +46,13 @@ class UnscaledUpdates:
         self._optimizers: object = None  # the Trainer's list of them, which hooks of the user's may replace
         self._proven = False  # the factor is known to reach them all
         self._doubted = False
-        self._updates = 0  # before the batch
-        self._began = (0, 0, 1.0)  # the same: steps by Lightning's count and by ours, and the loss scale
+        self._began = (0, 0, 1.0)  # before the batch: steps by Lightning's count and by ours, and the loss scale
         self._told: set[str] = set()
         self._told_unsure = False
 
     def before_batch(self, trainer: Trainer) -> None:
-        """Note what the weights of unproven optimizers are."""
+        """Note what the weights of unproven optimizers are; called once or several times."""
         factors, record = self._factors, self._record
-        self._updates = record.updates
         record.stepped.clear()
         if self._proven and self._optimizers is trainer.optimizers:
             return
@@ -68,8 +66,11 @@ class UnscaledUpdates:
             self._began = trainer.global_step, factors.steps, loss_scale(trainer)
 
     def after_batch(self, trainer: Trainer) -> None:
-        """Say it once if weights have changed without the factor: an error at the first step, a warning later."""
-        reached = self._record.updates > self._updates
+        """Say it once if weights have changed without the factor: an error at the first step, a warning later.
+
+        Called once or several times.
+        """
+        reached = bool(self._record.stepped)
         if reached:
             self._doubted = False
         elif trainer.lightning_module.automatic_optimization and ends_accumulation(trainer):
@@ -94,9 +95,7 @@ class UnscaledUpdates:
     def _is_changed(self, entry: _Unproven) -> bool:
         """Whether some weight was changed, those that a scaled step has updated in this batch left out."""
         after = _state(entry.weights)
-        stepped = {
-            id(w) for optimizer in self._record.stepped for group in optimizer.param_groups for w in group["params"]
-        }
+        stepped = weights_of(*self._record.stepped)
         return any(
             before != now and id(weight) not in stepped
             for weight, before, now in zip(entry.weights, entry.before, after, strict=True)
@@ -109,12 +108,11 @@ class UnscaledUpdates:
     def _not_reached(self, trainer: Trainer) -> list[tuple[Any, list[Tensor]]]:
         weights = {id(w): w for w in trainer.lightning_module.parameters() if w.requires_grad and not is_lazy(w)}
         held = [
-            (optimizer, [w for group in optimizer.param_groups for w in group["params"] if id(w) in weights])
+            (optimizer, [weight for key, weight in weights_of(optimizer).items() if key in weights])
             for optimizer in trainer.optimizers  # a stand-in without weights where the module configures none
         ]
         if not any(own for _, own in held):
-            told = self._told_unsure or self._record.updates
-            return [] if told else [(None, list(weights.values()))]
+            return [] if self._told_unsure or self._factors.steps else [(None, list(weights.values()))]
         if self._told_unsure and not trainer.lightning_module.automatic_optimization:
             return []
         return [

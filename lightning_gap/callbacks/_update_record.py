@@ -7,47 +7,35 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
+
+from ..trainer.optimizers import groups_of, weights_of
 
 
 class UpdateRecord:
     """The updates that had the factors, by optimizer, parameter group and weight.
 
-    Args:
-        trainer: In a fit.
-
     Attributes:
-        updates: Their number.
-        stepped: The optimizers that have made them since the list was last cleared.
+        stepped: The optimizers that have made them since the set was last cleared.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.updates = 0
-        self.stepped: list[Optimizer] = []
-        self._trainer = trainer
+    def __init__(self) -> None:
+        self.stepped: set[Optimizer] = set()
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
-        self._reached: dict[int, Tensor] = {}  # weights that a scaled step has updated, by id
-        self._entered: WeakSet[Optimizer] = WeakSet()  # whose weights are among them
+        self._known: WeakSet[Optimizer] = WeakSet()  # whose weights are known to be reached
 
     def note(self, optimizer: Optimizer, around: Sequence[Optimizer], *, correct_momentum: bool) -> None:
-        """The learning rates are those of the update that comes now.
+        """The learning rates of ``optimizer`` are those of the update that comes now.
 
-        Args:
-            optimizer: Makes it.
-            around: Wrappers whose steps are under way, the outermost first.
-            correct_momentum: Whether to bring its momentum buffer to the new learning rate.
+        ``around`` are wrappers whose steps are under way, the outermost first. With ``correct_momentum`` its momentum
+        buffer is brought to the new learning rate.
         """
         used = [math.nan if group.get("lr") is None else float(group["lr"]) for group in optimizer.param_groups]
         previous, self._used[optimizer] = self._used.get(optimizer, []), used
-        self.updates += 1
-        if not self.stepped or self.stepped[-1] is not optimizer:
-            self.stepped.append(optimizer)
-        if optimizer not in self._entered:
-            self._entered.add(optimizer)
-            self._reached.update((id(weight), weight) for group in groups_of(optimizer) for weight in group["params"])
+        self.stepped.add(optimizer)
+        self._known.add(optimizer)
         for group, rate in zip(optimizer.param_groups, used, strict=True):
             if group["params"]:
                 self._last[_key(group)] = group["params"][0], rate
@@ -76,30 +64,28 @@ class UpdateRecord:
         ]
         return rates if any(math.isfinite(rate) for rate in rates) else []
 
-    def used_by_others(self) -> list[float]:
+    def used_by_others(self, held: Sequence[Optimizer]) -> list[float]:
         """The learning rates of the last updates by optimizers that the Trainer does not hold, nor wraps."""
-        known = {_key(group) for optimizer in self._trainer.optimizers for group in groups_of(optimizer)}
+        known = {_key(group) for optimizer in held for group in groups_of(optimizer)}
         return [
             rate
             for optimizer, rates in self._used.items()
-            if not any(optimizer is own for own in self._trainer.optimizers)
+            if not any(optimizer is own for own in held)
             for group, rate in zip(groups_of(optimizer), rates, strict=False)
             if _key(group) not in known
         ]
 
     def reaches(self, optimizer: Optimizer) -> bool:
         """Whether it has stepped with the factor, or others, like those that it wraps, have stepped all its weights."""
-        weights = [weight for group in groups_of(optimizer) for weight in group["params"]]
-        return optimizer in self._used or (bool(weights) and all(id(weight) in self._reached for weight in weights))
+        own = weights_of(optimizer).keys()
+        return optimizer in self._used or (bool(own) and own <= weights_of(*self._known).keys())
 
     def forget(self, optimizer: Optimizer) -> None:
         """Its last update had no scaled learning rate."""
         self._used.pop(optimizer, None)
-        self._entered.clear()  # others may step the same weights
+        self._known.clear()  # others may step the same weights
         for group in groups_of(optimizer):
             self._last.pop(_key(group), None)
-            for weight in group["params"]:
-                self._reached.pop(id(weight), None)
 
     def forget_others(self, optimizers: list[Optimizer]) -> None:
         """These are the Trainer's from now on: updates of the same weights by others are not theirs."""
@@ -119,11 +105,6 @@ def _correct_momentum(optimizer: Optimizer, previous: list[float], used: list[fl
             history = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
             if isinstance(history, Tensor):
                 history.mul_(new / old)
-
-
-def groups_of(optimizer: Any) -> list[dict[str, Any]]:
-    """The parameter groups of an optimizer, or of a wrapper that may have none."""
-    return list(getattr(optimizer, "param_groups", ()))
 
 
 def _key(group: dict[str, Any]) -> int:

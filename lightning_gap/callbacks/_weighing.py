@@ -23,13 +23,12 @@ class WeighingCallback(GapCallback):
 
     resumes_exactly = True
 
-    def __init__(self, count: Count | None) -> None:
+    def __init__(self, count: Count | None = None) -> None:
         self.count = optional_function("count", count, "the batch")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            run_of(trainer).claim_weighing(self, optional_function("count", self.count, "the batch"))
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        run_of(trainer).claim_weighing(self, optional_function("count", self.count, "the batch"))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)

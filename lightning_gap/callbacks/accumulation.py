@@ -6,7 +6,6 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..trainer.refusals import refuse_manual_optimization
 from ._run import run_of
-from ._sample_counter import Count
 from ._weighing import WeighingCallback
 
 
@@ -38,11 +37,7 @@ class ExactAccumulation(WeighingCallback):
 
     decides_training = ("count",)
 
-    def __init__(self, count: Count | None = None) -> None:
-        super().__init__(count)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            run_of(trainer).claim(trainer, self, "weigh a batch by its samples")
-            refuse_manual_optimization(trainer, self)
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        run_of(trainer).claim(trainer, self, "weigh a batch by its samples")
+        refuse_manual_optimization(trainer, self)

@@ -15,9 +15,10 @@ from ..trainer.batches import samples_per_process
 from ..trainer.processes import broadcast
 from ..trainer.progress import ends_accumulation
 from ..trainer.saved_progress import epoch_of
+from ..trainer.stated_batches import stated_batches
+from ._arguments import optional_whole_number
 from ._batch_size import BatchSizeCallback
 from ._batch_size_checks import check_largest, check_plain_sgd
-from ._last_batch import leaves_one_sample
 from ._measured_noise import MeasuredNoise
 from ._run import global_batch_size, run_of
 from ._sample_counter import Count
@@ -93,9 +94,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self.nu = real_number("nu", nu, above=0)
         self.smoothing = real_number("smoothing", smoothing, at_least=0, below=1)
         self.measure_every_n_steps = whole_number("measure_every_n_steps", measure_every_n_steps)
-        self.decide_every_n_steps = (
-            None if decide_every_n_steps is None else whole_number("decide_every_n_steps", decide_every_n_steps)
-        )
+        self.decide_every_n_steps = optional_whole_number("decide_every_n_steps", decide_every_n_steps)
         self.monotone = flag("monotone", monotone)
         self.max_growth = real_number("max_growth", max_growth, above=1, hint="a factor, for instance 2")
         self.micro_batches = whole_number("micro_batches", micro_batches, 2, hint="gradients are compared")
@@ -104,15 +103,15 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self._split_now: MicroBatching | None = None
         self._epoch = 0  # that `_split_now` was decided for
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.global_step == 0:  # not a second fit of one Trainer
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step == 0:  # not a second fit of one Trainer
             self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch
-        super().setup(trainer, pl_module, stage)
+        super().begin_fit(trainer, module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._noise.start()
-        check_largest(trainer, self.max_batch_size)
+        check_largest(trainer, self.max_batch_size, f"max_batch_size={self.max_batch_size}")
         if self.test == "cabs":
             check_plain_sgd(trainer.optimizers[0])
 
@@ -205,7 +204,8 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if size == self._size(trainer):
             return self._its_split
         split, larger = self._split(trainer, size), size + trainer.world_size * accumulate
-        if self.max_micro_batch is None and leaves_one_sample(trainer, split.micro_batch_size):
+        stated = stated_batches(trainer.train_dataloader) if self.max_micro_batch is None else None
+        if stated is not None and stated.last_if(split.micro_batch_size) == 1 < split.micro_batch_size:
             smaller = max(2 * size - larger, self._size(trainer))
             split = self._split(trainer, larger if larger <= self.max_batch_size else smaller)
         return split

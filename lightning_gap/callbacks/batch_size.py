@@ -16,7 +16,6 @@ from ..trainer.saved_progress import epochs_begun
 from ._batch_size import BatchSizeCallback
 from ._learning_rate_checks import check_rates
 from ._rate_scaling import RateScalingCallback
-from ._run import RESCALE, run_of
 from ._sample_counter import Count
 
 
@@ -86,16 +85,15 @@ class BatchSizeScheduler(RateScalingCallback, BatchSizeCallback):
         values = super().values(trainer)
         return values | {"batch/lr_factor": self._factor} if callable(self.schedule) else values
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            stages = (epoch_batch_at(self.schedule, epoch) for epoch in self._epochs_to_come(trainer))
-            self._factor_of = None, 1.0
-            self._scales = any(stage.learning_rate_factor != 1.0 for stage in stages)
-            if self._scales or isinstance(self.schedule, SmithGrowth | AdaBatch):
-                run_of(trainer).claim(trainer, self, **RESCALE)
-            if isinstance(self.schedule, Mapping):
-                self._warn_of_milestones_after_the_run(trainer, max(self.schedule))
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        stages = (epoch_batch_at(self.schedule, epoch) for epoch in self._epochs_to_come(trainer))
+        self._factor_of = None, 1.0
+        self._scales = any(stage.learning_rate_factor != 1.0 for stage in stages)
+        if self._scales or isinstance(self.schedule, SmithGrowth | AdaBatch):
+            self.claim_rescaling(trainer)
+        if isinstance(self.schedule, Mapping):
+            self._warn_of_milestones_after_the_run(trainer, max(self.schedule))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

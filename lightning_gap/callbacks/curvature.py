@@ -106,8 +106,8 @@ class CurvatureMonitor(LossMonitor):
             UndefinedCurvatureError: If the loss at the weights, or a product with its Hessian, is not finite.
         """
         group, weights = process_group(trainer), trained_weights(trainer, pl_module)
-        with self.loss.undisturbed(trainer, pl_module):
-            loss = self.loss.on(trainer, pl_module)
+        with self.undisturbed(trainer, pl_module) as evaluations:
+            loss = self.loss(evaluations)
             eigenvalues = hessian_eigenvalues(
                 loss,
                 weights,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..functional._loss_surface import agree
-from ..functional._processes import sum_over_processes
-from ..trainer.processes import process_group
+from ..trainer.processes import sums_over_processes
 from ._accuracy import proven_accuracy
 from ._arguments import check_batches, optional_function
-from ._evaluations import Evaluations, Seeded
-from ._fixed_subset import Batches, fixed_subsets
+from ._evaluations import Evaluations, Seeded, evaluating
+from ._fixed_subset import Batches, Sources
 from ._loss_monitor import SubsetMonitor
-from ._module_loss import check_measurable, said_of_samples
-from ._undisturbed import undisturbed
 
 AccuracyFunction = Callable[[LightningModule, Any], Tensor]
 
@@ -63,115 +60,67 @@ class GeneralizationGapMonitor(SubsetMonitor):
     validation_data: Iterable[Any] | None = None
     accuracy_fn: AccuracyFunction | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._chunk_size = self.chunk_size  # halved where memory runs out
-        self._batches: dict[str, Batches] = {}
-
     def check_arguments(self) -> None:
         super().check_arguments()
         check_batches(train_data=self.train_data, validation_data=self.validation_data)
         self.accuracy_fn = optional_function("accuracy_fn", self.accuracy_fn)
 
-    def begin(self, trainer: Trainer) -> None:
-        self._chunk_size = self.chunk_size
+    def sources(self, trainer: Trainer) -> Sources:
+        """Of both sides; of the training side alone until validation data is there, which may be loaded when needed."""
+        validation: Sources = {"validation_data": (self.validation_data, trainer.val_dataloaders)}
+        is_there = self.validation_data is not None or trainer.val_dataloaders is not None
+        return {"train_data": (self.train_data, trainer.train_dataloader), **(validation if is_there else {})}
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
-        check_measurable(module, self.loss_fn)
-        self._batches = {}
         if self.validation_data is None and not trainer.enable_validation:
             raise ValueError(
                 "GeneralizationGapMonitor needs validation data: give the module a validation_step and the Trainer a "
                 "validation loader, pass validation_data=..., or remove the callback"
             )
-        self._draw_subsets(trainer)
+        super().draw(trainer, module)
 
-    def _draw_subsets(self, trainer: Trainer) -> None:
-        """Draw the subsets as soon as validation data is there; Lightning may load it only when first needed."""
-        if not self._batches and (self.validation_data is not None or trainer.val_dataloaders is not None):
-            self._batches = self._drawn(
-                trainer,
-                {
-                    "train_data": (self.train_data, trainer.train_dataloader),
-                    "validation_data": (self.validation_data, trainer.val_dataloaders),
-                },
+    def undisturbed(self, trainer: Trainer, module: LightningModule) -> AbstractContextManager[Evaluations]:
+        return evaluating(trainer, module, self.loss_fn, weights=True)
+
+    def check_loss(self, evaluations: Evaluations, argument: str, batch: Any, size: int) -> None:
+        """Raise if the loss is random, or there is none."""
+        first, again = (self._totals(evaluations, Batches([batch], [size]), [0]) for _ in range(2))
+        if not all(map(agree, first, again)):
+            raise ValueError(
+                f"the loss of {argument} is random: {first[0]!r} and then {again[0]!r} for the same samples; pass "
+                "loss_fn=..., a function of (module, batch) that is not"
             )
-
-    def _drawn(self, trainer: Trainer, sources: dict[str, tuple[Iterable[Any] | None, Any]]) -> dict[str, Batches]:
-        return fixed_subsets(
-            sources, samples=self.samples, chunk_size=self._chunk_size, seed=self.seed, count=self.count
-        )
-
-    def halve_chunks(self, trainer: Trainer, module: LightningModule) -> bool:
-        given = self.train_data is not None or self.validation_data is not None
-        if given or self._chunk_size == 1:
-            return False
-        self._chunk_size, self._batches = math.ceil(self._chunk_size / 2), {}
-        self._draw_subsets(trainer)
-        return True
-
-    def forget(self) -> None:
-        self._batches = {}
-
-    def try_out(self, trainer: Trainer, module: LightningModule, training_batch: Any) -> None:
-        """Try the smallest batch of each side; of the training side alone while there is no validation data yet."""
-        sources = {"train_data": (self.train_data, trainer.train_dataloader)}
-        for name, batches in (self._batches or self._drawn(trainer, sources)).items():
-            i = min(range(len(batches.sizes)), key=batches.sizes.__getitem__)
-            alone = Batches(batches.batches[i : i + 1], batches.sizes[i : i + 1])
-            with (
-                suppress(AttributeError),
-                said_of_samples(alone.sizes[0]),
-                undisturbed(trainer, module, weights=True) as remembered,
-            ):
-                evaluations = Evaluations(trainer, module, remembered, self.loss_fn)
-                first, again = (self._totals(module, evaluations, alone, [0]) for _ in range(2))
-                if not all(map(agree, first, again)):
-                    raise ValueError(
-                        f"the loss of {name} is random: {first[0]!r} and then {again[0]!r} for the same samples; pass "
-                        "loss_fn=..., a function of (module, batch) that is not"
-                    )
-                evaluations.check_state(batches, training_batch)
 
     def unknown(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         return {"loss": math.nan}
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Measure now, inside fit: the gaps that are known, none before there is validation data; nothing is logged."""
-        self._draw_subsets(trainer)
-        if not self._batches:
+        if len(self._batches) < len(self.sources(trainer)):
+            self.draw(trainer, pl_module)
+        if len(self._batches) < 2:
             return {}
-        with undisturbed(trainer, pl_module, weights=True) as remembered:
-            evaluations = Evaluations(trainer, pl_module, remembered, self.loss_fn)
-            train = self._means(trainer, pl_module, evaluations, self._batches["train_data"])
-            validation = self._means(trainer, pl_module, evaluations, self._batches["validation_data"])
+        with self.undisturbed(trainer, pl_module) as evaluations:
+            train, validation = (self._means(evaluations, side) for side in self._batches.values())
         gaps = {name: t - v for name, t, v in zip(self.names, train, validation, strict=True)}
         return {name: gap for name, gap in gaps.items() if name == "loss" or not math.isnan(gap)}
 
-    def _means(
-        self, trainer: Trainer, module: LightningModule, evaluations: Evaluations, given: Batches
-    ) -> list[float]:
+    def _means(self, evaluations: Evaluations, given: Batches) -> list[float]:
         """Mean loss and mean accuracy over the samples, the processes each taking some; NaN where it is unknown."""
+        trainer = evaluations.trainer
+        own = range(trainer.global_rank, len(given.sizes), trainer.world_size)
+        return sums_over_processes(trainer, lambda: self._totals(evaluations, given, own), numbers=2)
 
-        def own_share() -> tuple[list[float], list[Tensor]]:
-            own = range(trainer.global_rank, len(given.sizes), trainer.world_size)
-            return self._totals(module, evaluations, given, own), []
-
-        group = process_group(trainer)
-        return sum_over_processes(own_share, numbers=2, process_group=group, device=module.device)[0]
-
-    def _totals(
-        self, module: LightningModule, evaluations: Evaluations, given: Batches, indices: Iterable[int]
-    ) -> list[float]:
+    def _totals(self, evaluations: Evaluations, given: Batches, indices: Iterable[int]) -> list[float]:
         """What these batches add to the two means."""
         totals = [0.0, 0.0]
         batches = Seeded(given.batches, self.seed)
         for i in indices:
             batch = evaluations.begin(batches[i][1])
-            loss = evaluations.loss_on_device(batch, i)
+            loss = float(evaluations.loss_on_device(batch, i).detach())
             share = given.sizes[i] / sum(given.sizes)
-            totals[0] += share * float(loss.detach())
-            totals[1] += share * self._accuracy(module, batch, float(loss.detach()))
+            totals[0] += share * loss
+            totals[1] += share * self._accuracy(evaluations.module, batch, loss)
         return totals
 
     def _accuracy(self, module: LightningModule, batch: Any, loss: float) -> float:

@@ -78,17 +78,15 @@ class GhostBatchNormSwap(GapCallback):
         self._seen: set[tuple[int, int]] | None = None  # what layers get in the first batch, where no loader says it
         self._watches: list[RemovableHandle] = []
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         run_of(trainer).claim(trainer, self, "set the ghost size of a layer")
         if uses_sync_batch_norm(trainer):
             raise ValueError(
                 "sync_batchnorm=True would turn the ghost layers into SyncBatchNorm, which does the opposite; "
                 "use Trainer(sync_batchnorm=False) or drop GhostBatchNormSwap"
             )
-        self._swap(pl_module)
+        self._swap(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -103,11 +101,8 @@ class GhostBatchNormSwap(GapCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         sizes = {split.micro_batch_size for split in run_of(trainer).planned}
-        size, smallest, each = (
-            micro_batch_size(trainer),
-            smallest_batches(trainer, sizes),
-            batches_of_each_loader(trainer),
-        )
+        size, each = micro_batch_size(trainer), batches_of_each_loader(trainer)
+        smallest = smallest_batches(trainer, sizes)
         if size == 1 and not sizes and changes_batches(trainer):  # a loader of ready batches
             size, smallest = None, {}
         if len(each) == len(collected_train_loaders(trainer)) == 1:
@@ -115,7 +110,6 @@ class GhostBatchNormSwap(GapCallback):
             each, smallest = [], {} if last is None else {size: last}
         for planned in sorted(sizes | ({size} if size is not None else set())):
             self._check_batch(planned)
-            ghost_runs(planned, self.ghost_batch_size, self.leftover, positions=2)
         for samples in smallest.values():  # raises where it must be whole ghosts
             ghost_runs(samples, self.ghost_batch_size, self.leftover, positions=2)
         leave_one = sorted(planned for planned, samples in smallest.items() if samples == 1)
@@ -170,7 +164,7 @@ class GhostBatchNormSwap(GapCallback):
                     f"({type(error).__name__}: {error}); call restore_batch_norm on it after loading"
                 )
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("GhostBatchNormSwap", self._settings)
         if saved != self._settings:
             rank_zero_warn(
@@ -179,11 +173,7 @@ class GhostBatchNormSwap(GapCallback):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return {
-            "ghost_batch_size": self.ghost_batch_size,
-            "leftover": self.leftover,
-            "running_stats": self.running_stats,
-        }
+        return {name: getattr(self, name) for name in GhostBatchNormSwap.may_change}
 
     def _swap(self, module: LightningModule) -> None:
         self._this_swap = self._this_swap or new_swap()

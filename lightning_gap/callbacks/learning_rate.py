@@ -8,23 +8,13 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 
 from ..functional._validation import flag, one_of, real_number, whole_number
-from ..functional.learning_rate import (
-    Rule,
-    Warmup,
-    checked_rule,
-    constant_warmup,
-    gradual_warmup,
-    learning_rate_scale,
-)
+from ..functional.learning_rate import Rule, Warmup, checked_rule, constant_warmup, gradual_warmup, learning_rate_scale
 from ..trainer.logs import writes_logs_now
-from ..trainer.progress import (
-    optimizer_steps_per_epoch,
-    optimizer_steps_planned_before,
-    optimizer_steps_taken,
-)
+from ..trainer.progress import optimizer_steps_per_epoch, optimizer_steps_planned_before, optimizer_steps_taken
+from ._arguments import optional_whole_number
 from ._learning_rate_checks import check_micro_batch_size, check_optimizer, check_warmup
 from ._rate_scaling import RateScalingCallback
-from ._run import RESCALE, run_of
+from ._run import run_of
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 
@@ -74,14 +64,8 @@ class LearningRateScaling(RateScalingCallback):
     """
 
     decides_training = (
-        "base_batch_size",
-        "rule",
-        "warmup_epochs",
-        "warmup_steps",
-        "warmup",
-        "warmup_start",
-        "when_batch_changes",
-        "momentum_correction",
+        *("base_batch_size", "rule", "warmup_epochs", "warmup_steps", "warmup", "warmup_start"),
+        *("when_batch_changes", "momentum_correction"),
     )
     may_change = ("micro_batch_size",)
     resumes_exactly = True
@@ -104,7 +88,7 @@ class LearningRateScaling(RateScalingCallback):
         self.rule: Rule = checked_rule(rule)
         epochs = real_number("warmup_epochs", warmup_epochs, at_least=0, hint=none)
         self.warmup_epochs = int(epochs) if epochs.is_integer() else epochs  # messages say 5, not 5.0
-        self.warmup_steps = None if warmup_steps is None else whole_number("warmup_steps", warmup_steps, 0, hint=none)
+        self.warmup_steps = optional_whole_number("warmup_steps", warmup_steps, 0, hint=none)
         self.warmup: Warmup = one_of("warmup", warmup, get_args(Warmup))
         self.warmup_start = real_number(
             "warmup_start", warmup_start, at_least=0, at_most=1, hint="it is a fraction of your learning rate"
@@ -113,23 +97,22 @@ class LearningRateScaling(RateScalingCallback):
             "when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)
         )
         self.momentum_correction = flag("momentum_correction", momentum_correction)
-        self.micro_batch_size = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
+        self.micro_batch_size = optional_whole_number("micro_batch_size", micro_batch_size)
         self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._scale = 0, 1.0  # the batch size and what the rule gives for it
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            run = run_of(trainer)
-            run.claim(trainer, self, "scale the learning rate with the batch size")
-            run.state_micro_batch_size(self, self.micro_batch_size)
-            if self.when_batch_changes != "keep":
-                run.claim(trainer, self, **RESCALE)
-            self._scale = 0, 1.0
-            if trainer.global_step == 0:  # not a second fit of one Trainer
-                self._first_batch_size, self._rates_before = None, []
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        run = run_of(trainer)
+        run.claim(trainer, self, "scale the learning rate with the batch size")
+        run.state_micro_batch_size(self, self.micro_batch_size)
+        if self.when_batch_changes != "keep":
+            self.claim_rescaling(trainer)
+        self._scale = 0, 1.0
+        if trainer.global_step == 0:  # not a second fit of one Trainer
+            self._first_batch_size, self._rates_before = None, []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -179,17 +162,12 @@ class LearningRateScaling(RateScalingCallback):
         # What step and epoch do not tell. No `state_dict`: with one Lightning refuses a second scaling less clearly.
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         self._remember_rates(trainer)
-        checkpoint["LearningRateScaling"] = {
-            "first_batch_size": self._first_batch_size,
-            "rates": self._rates_before,
-        }
+        checkpoint["LearningRateScaling"] = {"first_batch_size": self._first_batch_size, "rates": self._rates_before}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if run_of(trainer).serves(self):  # a fit, not `validate` or `test`
-            saved = checkpoint.get("LearningRateScaling", {})
-            self._first_batch_size = saved.get("first_batch_size")
-            self._rates_before = saved.get("rates", [])
+    def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("LearningRateScaling", {})
+        self._first_batch_size = saved.get("first_batch_size")
+        self._rates_before = saved.get("rates", [])
 
     def factor(self, trainer: Trainer) -> float:
         scale, growth = self._scales(trainer)
@@ -219,12 +197,15 @@ class LearningRateScaling(RateScalingCallback):
 
     @property
     def _changes_rates(self) -> bool:
-        length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
-        return self.rule != "none" or length > 0 or self.when_batch_changes == "replace_decay"
+        return self.rule != "none" or self._warmup_length > 0 or self.when_batch_changes == "replace_decay"
+
+    @property
+    def _warmup_length(self) -> float:
+        """In epochs or steps."""
+        return self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
 
     def _warms_up(self, scale: float) -> bool:
-        length = self.warmup_epochs if self.warmup_steps is None else self.warmup_steps
-        return scale > self.warmup_start and length > 0
+        return scale > self.warmup_start and self._warmup_length > 0
 
     def _progress(self, trainer: Trainer) -> tuple[int, float]:
         """Steps taken and steps of the warmup. In epochs: of this epoch's length, which a new batch size changes."""
@@ -237,9 +218,9 @@ class LearningRateScaling(RateScalingCallback):
         """By parameter group: the Trainer's optimizers first, then those that the module steps by hand."""
         record = run_of(trainer).factors_of(trainer).record
         used = [record.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
-        return [rate for group in used for rate in group] + record.used_by_others()
+        return [rate for group in used for rate in group] + record.used_by_others(trainer.optimizers)
 
     def _remember_rates(self, trainer: Trainer) -> None:
         factors = run_of(trainer).factors
-        if factors is not None and factors.multiplies_for(self):  # a checkpoint may be saved after the fit
+        if factors is not None:  # a checkpoint may be saved after the fit
             self._rates_before = [factors.record.used(optimizer) for optimizer in trainer.optimizers]

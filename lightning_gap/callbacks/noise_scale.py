@@ -14,7 +14,7 @@ from ..functional._validation import real_number, whole_number
 from ..functional.noise_scale.gradient_noise import gradient_noise
 from ..functional.noise_scale.noise_scale import GradientNoise, RatioAverage
 from ..trainer.processes import process_group
-from ._fixed_subset import subset
+from ._fixed_subset import lazy_subset
 from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
 
@@ -88,11 +88,16 @@ class GradientNoiseScaleMonitor(LossMonitor):
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         super().draw(trainer, module)
-        self._check_parts()
+        sizes = self._batches["data"].sizes  # of all processes
+        if len(sizes) < 2:
+            raise ValueError(
+                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
+                f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
+            )
         if self.data is None and self.count is None:
             # The noise is that around the gradient of the whole training set.
-            served = subset(trainer.train_dataloader, "data", None, self.chunk_size, self.seed)
-            self._population = served.population
+            served = lazy_subset(trainer.train_dataloader, "data", chunk_size=self.chunk_size, seed=self.seed)
+            self._population = sum(served.sizes)
 
     def state_dict(self) -> dict[str, Any]:
         own = {"simple": self._simple.state_dict(), "critical": self._critical.state_dict(), "step": self._step}
@@ -112,8 +117,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
             UndefinedNoiseError: If the loss at the weights, or the gradient of a part of it, is not finite.
             UndefinedCurvatureError: If a product with the Hessian is not finite.
         """
-        with self.loss.undisturbed(trainer, pl_module):
-            loss = self.loss.on(trainer, pl_module)
+        with self.undisturbed(trainer, pl_module) as evaluations:
+            loss = self.loss(evaluations)
             return gradient_noise(
                 loss,
                 trained_weights(trainer, pl_module),
@@ -168,11 +173,3 @@ class GradientNoiseScaleMonitor(LossMonitor):
         self._simple, self._critical = RatioAverage(self.decay), RatioAverage(self.decay)
         self._step = 0  # of the last measurement
         self._told: set[str] = set()
-
-    def _check_parts(self) -> None:
-        sizes = self.loss.sizes  # of all processes
-        if len(sizes) < 2:
-            raise ValueError(
-                f"the gradient noise shows between batches, and the {sum(sizes)} samples are one; pass a smaller "
-                f"chunk_size than {self.chunk_size}, or data=..., a list of at least two batches"
-            )

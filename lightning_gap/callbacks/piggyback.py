@@ -16,6 +16,7 @@ from ..trainer.progress import is_trial
 from ..trainer.refusals import refuse_sharded_weights
 from ..trainer.resume import continue_from
 from ..trainer.saved_progress import ends_epoch
+from ._arguments import optional_whole_number
 from ._batch_size import BatchSizeCallback
 from ._run import run_of
 from ._sample_counter import Count
@@ -78,11 +79,8 @@ class PiggybackWarmStart(BatchSizeCallback):
                 "the small batch comes either before switch_epoch or from source_checkpoint, got "
                 f"switch_epoch={shown(switch_epoch)} and source_checkpoint={shown(source_checkpoint)}; give one of them"
             )
-        self.switch_epoch = (
-            None
-            if switch_epoch is None
-            else whole_number("switch_epoch", switch_epoch, hint="for the small batch to come first")
-        )
+        first = "for the small batch to come first"
+        self.switch_epoch = optional_whole_number("switch_epoch", switch_epoch, hint=first)
         if not isinstance(optimizer_state, str) or optimizer_state not in get_args(OptimizerState):
             raise ValueError(
                 f"optimizer_state must be stated, 'keep' or 'reset', got {shown(optimizer_state)}: what the small "
@@ -99,10 +97,8 @@ class PiggybackWarmStart(BatchSizeCallback):
         self._switched = False
         self._resumed = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         self._resumed = trainer.global_step > 0  # a second fit of one Trainer
         self._switched = self._switched and self._resumed
         if self._resumed:
@@ -110,7 +106,7 @@ class PiggybackWarmStart(BatchSizeCallback):
         if self.source_checkpoint is not None:
             refuse_sharded_weights(trainer, self)
             if os.path.exists(self.source_checkpoint):  # now, before others take note of the initial weights
-                _load_weights(pl_module, self.source_checkpoint)
+                _load_weights(module, self.source_checkpoint)
         elif not is_trial(trainer) and 0 <= (trainer.max_epochs or -1) <= (self.switch_epoch or 0):
             raise ValueError(
                 f"switch_epoch={self.switch_epoch} is not before the end of the run, max_epochs={trainer.max_epochs}: "

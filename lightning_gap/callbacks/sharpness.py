@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from ..functional._validation import flag, whole_number
+from ..functional._validation import flag
 from ..functional.sharpness._neighbourhood import Norm
 from ..functional.sharpness._search import Search
 from ..functional.sharpness.random_subspace import RandomSubspace
@@ -21,8 +21,10 @@ from ..logging.figures import sharpness_figure
 from ..trainer.logs import log_now
 from ..trainer.processes import process_group
 from ..trainer.progress import is_trial
+from ._arguments import optional_whole_number
 from ._attempts import NoValueError
-from ._fixed_subset import Batches
+from ._evaluations import Evaluations
+from ._fixed_subset import Batches, lazy_subset
 from ._loader_subset import reading
 from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
@@ -95,9 +97,7 @@ class SharpnessMonitor(LossMonitor):
         if self.data is not None and self.accurate_at_end:
             raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
         self.accurate_at_end = flag("accurate_at_end", self.accurate_at_end)
-        self.subspace = (
-            None if self.subspace is None else whole_number("subspace", self.subspace, hint="the paper: 100")
-        )
+        self.subspace = optional_whole_number("subspace", self.subspace, hint="the paper: 100")
         self._search = Search(
             method=self.method,
             max_evaluations=self.max_evaluations,
@@ -146,8 +146,8 @@ class SharpnessMonitor(LossMonitor):
         Raises:
             UndefinedSharpnessError: If the loss at the weights is not finite, or -1 or below.
         """
-        with self.loss.undisturbed(trainer, pl_module):
-            return self._profile(trainer, pl_module)
+        with self.undisturbed(trainer, pl_module) as evaluations:
+            return self._profile(evaluations)
 
     def figure(self) -> Any:
         """Sharpness against loss along the run so far, as a matplotlib figure."""
@@ -189,10 +189,11 @@ class SharpnessMonitor(LossMonitor):
         return self._by_key(dict(zip(names, found, strict=True)))
 
     def _final(self, trainer: Trainer, module: LightningModule) -> list[float]:
-        ascent = self.loss.draw_more(trainer, _FINAL_SAMPLES)
-        everything = self.loss.everything(trainer)  # too many to hold
-        with self.loss.undisturbed(trainer, module), reading(trainer.train_dataloader, "data"):
-            results = self._profile(trainer, module, ascent, everything)
+        loader = trainer.train_dataloader
+        ascent = self._drawn({"data": (None, loader)}, _FINAL_SAMPLES)["data"]
+        everything = lazy_subset(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
+        with self.undisturbed(trainer, module) as evaluations, reading(loader, "data"):
+            results = self._profile(evaluations, ascent, everything)
         self._tell(results)
         return [*(result.percent for result in results), results[0].loss]
 
@@ -209,12 +210,8 @@ class SharpnessMonitor(LossMonitor):
             )
 
     def _profile(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        ascent: Batches | None = None,
-        report_on: Batches | None = None,
+        self, evaluations: Evaluations, ascent: Batches | None = None, report_on: Batches | None = None
     ) -> tuple[Sharpness, ...]:
-        reported = self.loss.on(trainer, module, report_on) if report_on else None
-        search, loss = replace(self._search, report_on=reported), self.loss.on(trainer, module, ascent)
-        return search.profile(loss, trained_weights(trainer, module), self._epsilons, process_group(trainer))
+        trainer, weights = evaluations.trainer, trained_weights(evaluations.trainer, evaluations.module)
+        search = replace(self._search, report_on=self.loss(evaluations, report_on) if report_on else None)
+        return search.profile(self.loss(evaluations, ascent), weights, self._epsilons, process_group(trainer))

@@ -15,12 +15,13 @@ from torch.nn.parameter import is_lazy
 from ..functional._validation import flag, shown, text
 from ..functional.weight_distance import layer_distances, log_fit, weight_distance
 from ..trainer.callbacks import state_key
-from ..trainer.checkpoint_file import check_names, check_values, listed, read_checkpoint, short_error
+from ..trainer.checkpoint_file import check_values, listed, read_checkpoint, short_error, weights_in
 from ..trainer.logs import log_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import is_last_planned
 from ..trainer.refusals import refuse_sharded_weights
 from ._callback import GapCallback
+from ._loader_subset import one_line
 from ._run import run_of
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
@@ -86,13 +87,12 @@ class WeightDistanceMonitor(GapCallback):
     def state_key(self) -> str:
         return state_key(self, suffix=self.suffix)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":  # runs before a checkpoint is loaded: what was measured in an earlier fit is over
-            refuse_sharded_weights(trainer, self)
-            run_of(trainer).claim_keys(trainer, self, self.keys)
-            self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
-            self._trained = set()
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        refuse_sharded_weights(trainer, self)
+        run_of(trainer).claim_keys(trainer, self, self.keys)
+        self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
+        self._trained = set()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -200,7 +200,8 @@ def _refuse_other_names(start: Mapping[str, Tensor], module: LightningModule) ->
 def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Tensor], module: LightningModule) -> float:
     """How far the run whose final weights are in the file has come from the start it shares with this one."""
     try:
-        weights = _stored_weights(path)
+        stored = weights_in(read_checkpoint(path), bare=True)
+        weights = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
         different = (start.keys() - weights.keys()) | (weights.keys() - module.state_dict().keys())
         if different:
             raise ValueError(f"its names differ from the model's in {listed(different)}")
@@ -212,20 +213,10 @@ def _distance_of_other_run(path: str | os.PathLike[str], start: Mapping[str, Ten
         if not 0 < distance < math.inf:
             raise ValueError(f"its distance from the start of this run is {distance}")
     except Exception as error:  # an unreadable file raises whatever its bytes lead to
-        own = isinstance(error, ValueError | FileNotFoundError)
-        reason = " ".join(str(error).split()) if own else short_error(error)
+        reason = one_line(error) if isinstance(error, ValueError | FileNotFoundError) else short_error(error)
         raise ValueError(
             f"compare_with={os.fspath(path)!r} cannot be compared with this run: {reason}; give the final weights of a "
             "run of the same network from the same start: a Lightning checkpoint, or what "
             "torch.save(module.state_dict(), path) wrote"
         ) from error
     return distance
-
-
-def _stored_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    stored = read_checkpoint(path)
-    weights = stored.get("state_dict", stored) if isinstance(stored, dict) else None
-    if not isinstance(weights, dict):
-        raise ValueError(f"it holds a {type(stored).__name__}, not weights by name")
-    check_names(weights)
-    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}

@@ -9,7 +9,6 @@ from lightning.pytorch import Trainer
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset, default_collate
 
 from ..data._planned_loader import PlannedLoader
-from ..data.batch_plan import BatchPlan
 from ..data.in_memory import InMemoryLoader
 from ..data.resumable import _makes_batches
 from .stated_batches import gives_ready_batches, length, nominal_size, samplers_of, stated_batches
@@ -50,40 +49,13 @@ def stated_micro_batch_size(trainer: Trainer) -> int | None:
 
 
 def last_micro_batch_size(trainer: Trainer) -> int | None:
-    """Samples of the last batch of an epoch on one process; ``None`` where only the batches themselves would tell."""
-    loader = trainer.train_dataloader
-    if gives_ready_batches(loader):
+    """Samples of the last batch that this process meets in an epoch, where the loader states it."""
+    stated = stated_batches(trainer.train_dataloader)
+    if stated is None or stated.batches is None:
         return None
-    if isinstance(loader, PlannedLoader):
-        return loader.plan.size(min(len(loader), int(trainer.num_training_batches)) - 1)
-    stated = stated_batches(loader)
-    if stated is None or stated.samples is None:
-        return None
-    batches = stated.samples / stated.size
-    batches = math.floor(batches) if stated.drop_last else math.ceil(batches)
-    steps_end_sooner = 0 <= trainer.max_steps * trainer.accumulate_grad_batches < batches
-    if stated.drop_last or trainer.num_training_batches < batches or steps_end_sooner:
-        return min(stated.size, stated.samples)
-    return stated.samples % stated.size or stated.size
-
-
-def samples_of_last_batch(trainer: Trainer, micro_batch_size: int) -> int | None:
-    """Least samples that a process has in the last batch of a whole epoch with this batch size, if it is known."""
-    loader = trainer.train_dataloader
-    if gives_ready_batches(loader):
-        return None
-    if isinstance(loader, PlannedLoader):
-        total, processes = len(loader.dataset), loader.plan.processes
-        plans = (
-            BatchPlan(total, micro_batch_size, drop_last=loader.drop_last, processes=processes, rank=rank)
-            for rank in range(processes)
-        )
-        return min(plan.size(len(plan) - 1) for plan in plans)
-    samples = samples_per_process(trainer)
-    if samples is None or stated_batches(loader) is None:
-        return None
-    rest = samples % micro_batch_size
-    return micro_batch_size if rest == 0 or drops_last_batch(trainer) else rest
+    steps = trainer.max_steps * trainer.accumulate_grad_batches
+    met = min(stated.batches, trainer.num_training_batches, steps if steps >= 0 else math.inf)
+    return stated.at(int(met) - 1)
 
 
 def samples_per_process(trainer: Trainer) -> int | None:
@@ -91,17 +63,14 @@ def samples_per_process(trainer: Trainer) -> int | None:
     loader = trainer.train_dataloader
     if gives_ready_batches(loader):
         return None  # the number of ready batches is no number of samples
-    if isinstance(loader, PlannedLoader):
-        return len(loader.dataset) // trainer.world_size
     stated = stated_batches(loader)
     if stated is not None:
         return stated.samples
     *_, innermost = samplers_of(loader)
-    ready = isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None
-    if ready and not isinstance(innermost, BatchSampler):
-        return None  # the number of ready batches is no number of samples
     if isinstance(innermost, BatchSampler):
         return length(innermost.sampler)
+    if isinstance(loader, DataLoader) and loader.batch_size is None and loader.batch_sampler is None:
+        return None  # ready batches, too
     alone = innermost is getattr(loader, "batch_sampler", None)  # a batch sampler of its own, which wraps none
     return length(getattr(loader, "sampler", None) if alone else innermost)
 
@@ -113,12 +82,6 @@ def drops_last_batch(trainer: Trainer) -> bool:
     if stated is not None:
         return stated.drop_last
     return bool(getattr(getattr(loader, "batch_sampler", None) or loader, "drop_last", False))
-
-
-def states_its_batches(trainer: Trainer) -> bool:
-    """Whether the train loader's batches are known to have its batch size."""
-    stated = stated_batches(trainer.train_dataloader)
-    return stated is not None and stated.direct
 
 
 def _overrides(owner: Any, hook: str) -> bool:

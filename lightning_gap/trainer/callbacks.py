@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, Trainer
 
-from . import _private
+from ._private import state_key as state_key
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """All callbacks of a Trainer, for which Lightning's types know no attribute."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
-
-
-def state_key(callback: Callback, **arguments: str) -> str:
-    """What Lightning keeps a callback's state under, another for other values of these arguments."""
-    return _private.state_key(callback, **arguments)
 
 
 def is_lightnings(thing: object, name: str) -> bool:

@@ -16,12 +16,7 @@ from torch.nn.parameter import is_lazy
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
-    """What `torch.save` has written, tensors on the CPU; nothing that is in the file is run.
-
-    Raises:
-        ValueError: If it is a folder, damaged, or holds more than tensors and plain values; in one line.
-        FileNotFoundError: If No such file.
-    """
+    """What `torch.save` has written, tensors on the CPU; nothing that is in the file is run. Errors have one line."""
     if os.path.isdir(path):
         raise ValueError("it is a folder, and no file of one process; a sharded checkpoint is to be joined first")
     if not os.path.isfile(path):
@@ -52,46 +47,29 @@ def short_error(error: BaseException, most: int = 160) -> str:
     return f"{type(error).__name__}: {words[:most]}{'...' * (len(words) > most)}" if words else type(error).__name__
 
 
-def weights_in(stored: Any) -> Mapping[str, Any]:
-    """The weights by name in a Lightning checkpoint.
-
-    Raises:
-        ValueError: If it is none.
-    """
+def weights_in(stored: Any, *, bare: bool = False) -> Mapping[str, Any]:
+    """The weights by name in a Lightning checkpoint, or with ``bare`` also in what `state_dict` has returned."""
     if not isinstance(stored, Mapping):
-        raise ValueError(f"it holds a {type(stored).__name__}, no checkpoint")
+        raise ValueError(f"it holds a {type(stored).__name__}, {'not weights by name' if bare else 'no checkpoint'}")
+    if "state_dict" not in stored and bare:
+        stored = {"state_dict": stored}
     if "state_dict" not in stored:
         keys = listed(map(str, stored)) or "nothing"
         raise ValueError(f"it holds no state_dict but {keys}: it is no checkpoint of Lightning's")
     weights = stored["state_dict"]
     if not isinstance(weights, Mapping):
         raise ValueError(f"its state_dict is a {type(weights).__name__}, not weights by name")
-    check_names(weights)
-    return weights
-
-
-def check_names(weights: Mapping[Any, Any]) -> None:
-    """Refuse weights that are numbered or go by anything else that is no name.
-
-    Raises:
-        ValueError: Names the first such key.
-    """
     for name in weights:
         if not isinstance(name, str):
             raise ValueError(f"its weights go by the {type(name).__name__} {str(name)[:80]!r}, not by names")
+    return weights
 
 
 def check_values(weights: Mapping[str, Any], module: nn.Module) -> None:
     """Refuse values that cannot become those of a module's parameters and buffers without loss, or are not finite.
 
-    A buffer may be infinite where the module's own is, as a mask of attention is.
-
-    Args:
-        weights: By name; only those are looked at that the module has too.
-        module: Where they go, or what they are compared with.
-
-    Raises:
-        ValueError: Names the weight and what is wrong with it; in one line.
+    Only those are looked at that the module has too. A buffer may be infinite where the module's own is, as a mask of
+    attention is. The error names the weight and what is wrong with it, in one line.
     """
     own: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
     own |= dict(module.named_parameters(remove_duplicate=False))
@@ -139,16 +117,9 @@ def _entries(tensor: Tensor) -> Tensor:
 
 
 def load_weights(weights: Mapping[str, Any], module: nn.Module, *, strict: bool) -> None:
-    """Put weights by name into a module.
+    """Put weights by name into a module; with ``strict`` the names must be the module's own, otherwise some may.
 
-    Args:
-        weights: By name.
-        module: Where they go.
-        strict: Whether the names must be the module's own, or some of them may.
-
-    Raises:
-        ValueError: If they are of another architecture or another kind of number, or a run that had diverged saved
-            them; in one line.
+    Those of another architecture, another kind of number, or a run that had diverged are refused, in one line.
     """
     check_values(weights, module)
     if not strict and not module.state_dict().keys() & weights.keys():  # which torch would take for a fit

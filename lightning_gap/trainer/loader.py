@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -13,12 +14,12 @@ from . import _private
 from .batches import micro_batch_size
 from .resizing import (
     as_before,
+    check_resizable,
     first_batch_size,
     first_indices,
     prove_that_the_sampler_follows,
     refuse_several,
     resized,
-    size_of,
 )
 from .state import same_random_numbers
 from .stated_batches import nominal_size, samplers_of
@@ -37,10 +38,11 @@ class TrainLoaderSize:
 
     def __init__(self, trainer: Trainer, attribute: str) -> None:
         self._trainer = trainer
-        self._attribute = attribute
         self._source = _private.data_source(trainer.fit_loop)
         self._given: Any = self._source.instance
         self._reloads: int | None = None  # the user's own interval, while ours stands in its place
+        self._attribute = attribute if self._source.is_module() else "batch_size"
+        self._holders: list[Any] = []  # what has this attribute; without one, the loader given is replaced
         if self._source.is_module():
             holders = _private.holders_of_attribute(trainer.lightning_module, attribute)
             self._holders = [holder for holder in holders if _takes(holder, attribute)]
@@ -50,18 +52,15 @@ class TrainLoaderSize:
                     f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch "
                     f"size from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
                 )
-            self._before = [_get(holder, attribute) for holder in self._holders]
         else:
-            self._before = [size_of(self._given)]
+            check_resizable(self._given)
+            self._holders = [self._given] if isinstance(self._given, PlannedLoader) else []
+        self._before = [_get(holder, self._attribute) for holder in self._holders]
 
     def set(self, micro_batch_size: int) -> None:
         """Write the size, in samples per batch and process, to where the next loader will be made from."""
-        if self._source.is_module():
-            for holder in self._holders:
-                _set(holder, self._attribute, micro_batch_size)
-        elif isinstance(self._given, PlannedLoader):
-            self._given.batch_size = micro_batch_size
-        else:
+        self._write(repeat(micro_batch_size))
+        if not self._holders:
             self._source.instance = resized(self._given, micro_batch_size, self._trainer)
 
     def reload_before_next_epoch(self) -> None:
@@ -99,17 +98,12 @@ class TrainLoaderSize:
     def prove(self, micro_batch_sizes: Iterable[int], *, by_batches: bool) -> None:
         """Raise if the loader will not follow when one of these sizes is set: ask for it now, and put all back.
 
-        Args:
-            micro_batch_sizes: In samples.
-            by_batches: Whether the first axis of a batch may speak for a loader that states nothing.
-
-        Raises:
-            ValueError: If the loader that is made with a size has another one, or cannot be made.
+        ``by_batches`` tells whether the first axis of a batch may speak for a loader that states nothing.
         """
         for size in micro_batch_sizes:
             if self._source.is_module():
                 self._prove_that_the_hook_follows(size, by_batches)
-            elif not isinstance(self._given, PlannedLoader):
+            elif not self._holders:
                 prove_that_the_sampler_follows(resized(self._given, size, self._trainer), size)
 
     def _prove_that_the_hook_follows(self, size: int, by_batches: bool) -> None:
@@ -118,8 +112,7 @@ class TrainLoaderSize:
         now, guessed = trainer.train_dataloader, False
         with same_random_numbers(), as_before(*owners, now, *samplers_of(now)):
             try:
-                for holder in self._holders:
-                    _set(holder, self._attribute, size)
+                self._write(repeat(size))
                 loader = self._source.dataloader()
                 found = first_indices(loader) or nominal_size(loader)
                 if found is None and loader is not now and by_batches:  # it states no size; its first batch may
@@ -130,8 +123,7 @@ class TrainLoaderSize:
                     f"cannot make a loader with {self._attribute}={size}: {error}"
                 ) from error
             finally:
-                for holder, value in zip(self._holders, before, strict=True):
-                    _set(holder, self._attribute, value)
+                self._write(before)
         if found not in (None, size):
             again = ", the same as before" if loader is now else " by the first axis of a batch" if guessed else ""
             count = "; if that axis is not the sample, pass count=... with a function of the batch" if guessed else ""
@@ -148,7 +140,7 @@ class TrainLoaderSize:
             "hyper_parameters": self._trainer.lightning_module,
             "datamodule_hyper_parameters": self._trainer.datamodule,  # type: ignore[attr-defined]
         }
-        for key, owner in owners.items() if self._source.is_module() else ():
+        for key, owner in owners.items():
             for holder, value in zip(self._holders, self._before, strict=True):
                 if key in checkpoint and holder is getattr(owner, "hparams", None):
                     checkpoint[key][self._attribute] = value
@@ -156,13 +148,12 @@ class TrainLoaderSize:
     def restore(self) -> None:
         """Put back what the user had."""
         self.reloaded()
-        if self._source.is_module():
-            for holder, value in zip(self._holders, self._before, strict=True):
-                _set(holder, self._attribute, value)
-        elif isinstance(self._given, PlannedLoader):
-            self._given.batch_size = self._before[0]
-        elif self._source.instance is not self._given:
-            self._source.instance = self._given
+        self._write(self._before)
+        self._source.instance = self._given
+
+    def _write(self, values: Iterable[Any]) -> None:
+        for holder, value in zip(self._holders, values, strict=False):
+            _set(holder, self._attribute, value)
 
 
 def given_loaders(trainer: Trainer) -> tuple[Any, Any]:

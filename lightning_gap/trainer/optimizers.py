@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -19,9 +20,7 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
         ValueError: If the optimizers hold none of the module's weights, but copies of them.
     """
     weights: dict[str, Tensor] = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-    held = {
-        id(weight) for optimizer in trainer.optimizers for group in optimizer.param_groups for weight in group["params"]
-    }
+    held = weights_of(*trainer.optimizers)
     trained = {name: weight for name, weight in weights.items() if id(weight) in held}
     if held and weights and not trained:
         names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
@@ -30,6 +29,16 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
             "which of them are trained; give the optimizer the module's own parameters"
         )
     return trained if held else weights
+
+
+def groups_of(optimizer: Any) -> list[dict[str, Any]]:
+    """The parameter groups of an optimizer, or of a wrapper that may have none."""
+    return list(getattr(optimizer, "param_groups", ()))
+
+
+def weights_of(*optimizers: Any) -> dict[int, Tensor]:
+    """The weights that optimizers hold by their id, each once."""
+    return {id(weight): weight for each in optimizers for group in groups_of(each) for weight in group["params"]}
 
 
 def largest_learning_rate(trainer: Trainer) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import torch
 from lightning.pytorch import Trainer
 from torch.distributed import ProcessGroup
@@ -9,23 +12,54 @@ from torch.distributed import ProcessGroup
 from ..functional import _processes
 from . import _private
 
+T = TypeVar("T")
+
 
 def process_group(trainer: Trainer) -> ProcessGroup | None:
     """The processes that train together; None for a single one."""
     return torch.distributed.group.WORLD if trainer.world_size > 1 else None
 
 
+def sums_over_processes(trainer: Trainer, compute: Callable[[], Sequence[float]], *, numbers: int) -> list[float]:
+    """The sums of what each process computes, so many numbers, on all of them; an error on one is raised on all."""
+    group, device = process_group(trainer), trainer.strategy.root_device
+    return _processes.sum_over_processes(lambda: (compute(), []), numbers=numbers, process_group=group, device=device)[
+        0
+    ]
+
+
 def sum_over_processes(trainer: Trainer, value: float) -> float:
     """The sum of every process's value, on all of them."""
-    device = trainer.strategy.root_device
-    group = process_group(trainer)
-    (total,), _ = _processes.sum_over_processes(lambda: ([value], []), numbers=1, process_group=group, device=device)
-    return total
+    return sums_over_processes(trainer, lambda: [value], numbers=1)[0]
 
 
 def mean_over_processes(trainer: Trainer, value: float) -> float:
     """The mean of every process's value, on all of them."""
     return sum_over_processes(trainer, value) / trainer.world_size
+
+
+def raise_on_all_processes(trainer: Trainer, check: Callable[[], None]) -> None:
+    """Run a check on each process; what fails on one of them ends on all of them."""
+
+    def compute() -> list[float]:
+        check()
+        return []
+
+    sums_over_processes(trainer, compute, numbers=0)
+
+
+def from_all_processes(trainer: Trainer, own: T) -> list[T]:
+    """What each process has, in the order of their ranks."""
+    if not are_several(trainer):
+        return [own]
+    everyone = [own] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, own)
+    return everyone
+
+
+def are_several(trainer: Trainer) -> bool:
+    """Whether there are others to exchange objects with."""
+    return trainer.world_size > 1 and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def broadcast(trainer: Trainer, value: int) -> int:

@@ -18,31 +18,25 @@ from .state import Remembered, same_random_numbers
 from .stated_batches import batch_sampler_of, samplers_of, stated_batches
 
 
-def size_of(loader: Any) -> int:
-    """The batch size of a loader that was given to `fit`."""
+def check_resizable(loader: Any) -> None:
+    """Raise if the batch size of a loader that was given to `fit` cannot be set."""
     refuse_several(loader)
-    size = None
     if isinstance(loader, PlannedLoader):
-        size = loader.batch_size
-    elif isinstance(loader, DataLoader):
-        size = getattr(batch_sampler_of(loader), "batch_size", None)
-        kept = [
-            name
-            for name, value in vars(loader).items()
-            if name != "_iterator" and isinstance(value, _BaseDataLoaderIter | GeneratorType)
-        ]
-        if kept:
-            raise ValueError(
-                f"the batch size of {description(loader)} cannot be set: it keeps one iterator for all epochs, in "
-                f"{kept[0]!r}, whose batches are made already; use a plain DataLoader, with persistent_workers=True if "
-                "its workers are to live on"
-            )
-    if isinstance(size, int):
-        return size
-    raise ValueError(
-        f"the batch size of {description(loader)} cannot be set; use a DataLoader with batch_size=..., a "
-        "lightning_gap.ResumableLoader, or a module or data module whose train_dataloader() reads an attribute"
-    )
+        return
+    own = vars(loader).items() if isinstance(loader, DataLoader) else ()
+    kept = [n for n, value in own if n != "_iterator" and isinstance(value, _BaseDataLoaderIter | GeneratorType)]
+    if kept:
+        raise ValueError(
+            f"the batch size of {description(loader)} cannot be set: it keeps one iterator for all epochs, in "
+            f"{kept[0]!r}, whose batches are made already; use a plain DataLoader, with persistent_workers=True if "
+            "its workers are to live on"
+        )
+    size = getattr(batch_sampler_of(loader), "batch_size", None)
+    if not isinstance(loader, DataLoader) or not isinstance(size, int):
+        raise ValueError(
+            f"the batch size of {description(loader)} cannot be set; use a DataLoader with batch_size=..., a "
+            "lightning_gap.ResumableLoader, or a module or data module whose train_dataloader() reads an attribute"
+        )
 
 
 def refuse_several(loader: Any) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import distributed
 
 from ..data._planned_loader import PlannedLoader
 from . import _private
 from .epoch_means import gather_again, gathered
-from .saved_progress import ends_epoch
+from .processes import from_all_processes
+from .saved_progress import ends_epoch, loader_states
 
 _KEY = "lightning_gap.epoch"
 
@@ -91,17 +91,12 @@ def keep_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     """
     if _KEY in checkpoint or ends_epoch(checkpoint):
         return
-    own = gathered(trainer)
-    everyone: list[Any] = [own]
-    if trainer.world_size > 1 and distributed.is_available() and distributed.is_initialized():
-        everyone = [None] * trainer.world_size
-        distributed.all_gather_object(everyone, own)
-    checkpoint[_KEY] = everyone
+    checkpoint[_KEY] = from_all_processes(trainer, gathered(trainer))
 
 
 def saved_epoch(checkpoint: Mapping[str, Any]) -> SavedEpoch:
     """What a checkpoint holds of the epoch that it was saved in."""
-    states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    states = loader_states(checkpoint)
     return SavedEpoch(checkpoint.get(_KEY, []), states if len(states) == 1 else [])
 
 

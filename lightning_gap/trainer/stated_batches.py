@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,21 @@ class StatedBatches:
     drop_last: bool = False
     direct: bool = True
     plan: BatchPlan | None = None
+
+    @property
+    def batches(self) -> int | None:
+        """Batches of the pass; ``None`` where the loader does not know."""
+        if self.plan is not None or self.samples is None:
+            return None if self.plan is None else len(self.plan)
+        return self.samples // self.size if self.drop_last else math.ceil(self.samples / self.size)
+
+    def last_if(self, size: int) -> int | None:
+        """Least samples that a process would have in the last batch if full ones held ``size``, where it is known."""
+        if self.plan is not None:
+            plans = (replace(self.plan, batch_size=size, rank=rank) for rank in range(self.plan.processes))
+            return min(plan.size(len(plan) - 1) for plan in plans)
+        resized = replace(self, size=size)
+        return None if resized.batches is None else resized.at(resized.batches - 1)
 
     def at(self, position: int) -> int | None:
         """Samples of the batch at this position of the pass; ``None`` where the loader does not know."""

@@ -576,7 +576,8 @@ def test_the_noise_of_batches_that_are_not_samples_first_is_that_of_a_loop_by_ha
     class ByHand(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             noise = monitor.measure(trainer, pl_module)
-            chunks = list(zip(monitor.loss.sizes, monitor.loss._batches.batches, strict=True))
+            batches, sizes = monitor._batches["data"]
+            chunks = list(zip(sizes, batches, strict=True))
             gradients = []
             for size, batch in chunks:
                 loss = pl_module.training_step(batch, 0)

@@ -313,7 +313,7 @@ def changed(**values):
         (None, "No such file"),
         (b"no weights", "compare_with="),
         ([1, 2], "it holds a list, not weights by name"),
-        ({"state_dict": 3}, "it holds a dict, not weights by name"),
+        ({"state_dict": 3}, "its state_dict is a int, not weights by name"),
         (changed(**{"net.9.weight": torch.ones(1)}), r"its names differ from the model's in net\.9\.weight"),
         ({}, r"differ from the model's in net\.0\.bias, .* and 1 more"),
         (changed(**{"net.4.bias": torch.ones(4)}), r"its shapes differ from the model's in net\.4\.bias"),

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 _LIBRARIES = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "numpy", "lightning_gap")
-_OF_LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 _SIMPLE = (
     *(bool, int, float, complex, str, bytes, range, slice, type(None), type(NotImplemented), type(...)),
     *(types.ModuleType, types.BuiltinFunctionType, types.CodeType, enum.Enum, PurePath),
@@ -37,15 +36,13 @@ _OF_THE_RUN = tuple(
     for name in ("lightning.pytorch", "pytorch_lightning")
     for part in ("trainer", "loggers", "strategies", "profilers")
 )
-
+_EXACTLY = frozenset({bool, int, float, complex, str, bytes, type(None)})
 
 T = TypeVar("T")
 
-_EXACTLY = frozenset({bool, int, float, complex, str, bytes, type(None)})
-
 
 def _once_for_each_class(function: Callable[[type], T]) -> Callable[[type], T]:
-    """Keep the answer for a class, of which a run has few and asks often."""
+    """Keep the answer for a class; mypy does not take a class for hashable."""
     return functools.cache(function)
 
 
@@ -89,7 +86,7 @@ def _class_is_left_alone(kind: type) -> bool:
     bases = [f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__]
     if any(base in _DATA or base.startswith(("lightning_gap.data.", *_OF_THE_RUN)) for base in bases):
         return True  # a user's own one too
-    return is_of(kind, (*_OF_LIGHTNING, "lightning_gap"))
+    return is_of(kind, ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_gap"))
 
 
 @_once_for_each_class

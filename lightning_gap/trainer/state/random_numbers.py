@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from .. import _private
+
+random_states: Callable[[], dict[str, Any]] = _private.collect_random_states
+"""The states of torch's, NumPy's and Python's generators."""
+
+set_random_states: Callable[[dict[str, Any]], None] = _private.set_random_states
+"""Put the generators in these states."""
 
 
 @contextmanager
@@ -17,14 +23,3 @@ def same_random_numbers() -> Iterator[None]:
         yield
     finally:
         set_random_states(states)
-
-
-def random_states() -> dict[str, Any]:
-    """The states of torch's, NumPy's and Python's generators."""
-    states: dict[str, Any] = _private.collect_random_states()
-    return states
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put the generators in these states."""
-    _private.set_random_states(states)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from abc import ABC, abstractmethod
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from operator import is_ as _is
 from types import CellType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -20,56 +19,70 @@ from torch.optim import Optimizer
 
 from .object_parts import ClassAttributes, is_filled, slots_of, values_of_class
 
+Record = Callable[[], str | None]
+"""Lets an object hold again what it held when the record was made; returns the name of what it did not hold, if so."""
+
 _NOTHING = object()
 
 
-class Record(ABC):
-    """What an object held when this was made.
+def records_of(name: str, value: Any) -> Iterator[Record]:
+    """What of ``value``, which is found at ``name``, can change in place; not of what it holds."""
+    if isinstance(value, Tensor):
+        if value.device.type != "meta" and not is_lazy(value):
+            yield _tensor(name, value)
+        return
+    if isinstance(value, np.ndarray):
+        if value.flags.writeable and not isinstance(value, np.memmap):
+            yield _state(name, value.copy, lambda saved: value.__setitem__(..., saved))
+        return
+    if isinstance(value, dict):
+        yield _mapping(name, value)
+    elif isinstance(value, list | set | deque | bytearray):
+        yield _items(name, value)
+    elif isinstance(value, torch.Generator | np.random.RandomState):
+        yield _state(name, value.get_state, value.set_state)
+    elif isinstance(value, np.random.BitGenerator | np.random.Generator):
+        bits = value if isinstance(value, np.random.BitGenerator) else value.bit_generator
+        yield _state(name, lambda: bits.state, lambda saved: setattr(bits, "state", saved))
+    elif isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        yield _state(name, value.getstate, value.setstate, eq)
+    elif isinstance(value, array):
+        yield _state(name, lambda: value[:], lambda saved: value.__setitem__(slice(None), saved), eq)
+    elif isinstance(value, CellType):
+        yield _state(name, lambda: value.cell_contents if is_filled(value) else _NOTHING, lambda v: _fill(value, v))
+    elif isinstance(value, ClassAttributes):
+        yield _state(name, lambda: values_of_class(value.kind), lambda saved: _set_class(value.kind, saved))
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(value, Optimizer):
+        yield _mapping(name, attributes, of_attributes=True)
+    slots = slots_of(type(value))
+    if slots:
+        yield _state(name, lambda: _slots(value, slots), lambda saved: _set_slots(value, saved))
 
-    Args:
-        name: Where the object is.
-    """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+def _mapping(name: str, owner: dict[Any, Any], *, of_attributes: bool = False) -> Record:
+    saved = dict(owner)
 
-    @abstractmethod
-    def put_back(self) -> str | None:
-        """Let the object hold it again; the name of what it did not hold, if so."""
-
-
-class _Mapping(Record):
-    def __init__(self, name: str, owner: dict[Any, Any], *, of_attributes: bool = False) -> None:
-        super().__init__(name)
-        self._owner, self._saved, self._of_attributes = owner, dict(owner), of_attributes
-
-    def put_back(self) -> str | None:
-        owner, saved = self._owner, self._saved
-        if not owner and not saved:
-            return None
+    def put_back() -> str | None:
         if len(owner) == len(saved) and all(map(_is, owner.values(), saved.values())) and all(map(_is, owner, saved)):
             return None
         keys = [key for key in {**saved, **owner} if owner.get(key, _NOTHING) is not saved.get(key, _NOTHING)]
         kind = OrderedDict if isinstance(owner, OrderedDict) else dict  # not a method of the user's own class
-        if list(owner) == list(saved):
-            for key, value in saved.items():
-                kind.__setitem__(owner, key, value)
-        else:
+        if list(owner) != list(saved):
             kind.clear(owner)
-            for key, value in saved.items():
-                kind.__setitem__(owner, key, value)
+        for key, value in saved.items():
+            kind.__setitem__(owner, key, value)
         if not keys:
-            return self.name  # the same in another order
-        return f"{self.name}.{keys[0]}" if self._of_attributes else f"{self.name}[{keys[0]!r}]"
+            return name  # the same in another order
+        return f"{name}.{keys[0]}" if of_attributes else f"{name}[{keys[0]!r}]"
+
+    return put_back
 
 
-class _Items(Record):
-    def __init__(self, name: str, owner: Any) -> None:
-        super().__init__(name)
-        self._owner, self._saved = owner, list(owner)
+def _items(name: str, owner: Any) -> Record:
+    saved = list(owner)
 
-    def put_back(self) -> str | None:
-        owner, saved = self._owner, self._saved
+    def put_back() -> str | None:
         if len(owner) == len(saved) and all(map(_is, owner, saved)):
             return None
         if isinstance(owner, list):
@@ -82,89 +95,43 @@ class _Items(Record):
             deque.extend(owner, saved)
         else:  # bytearray
             owner[:] = bytes(saved)
-        return self.name
+        return name
+
+    return put_back
 
 
-class _Tensor(Record):
-    def __init__(self, name: str, owner: Tensor) -> None:
-        super().__init__(name)
-        self._owner, self._saved = owner, owner.detach().clone()
-        self._requires_grad = owner.requires_grad
+def _tensor(name: str, owner: Tensor) -> Record:
+    saved, requires_grad = owner.detach().clone(), owner.requires_grad
 
     @torch.no_grad()
-    def put_back(self) -> str | None:
-        owner, saved = self._owner, self._saved
-        changed = owner.requires_grad != self._requires_grad
+    def put_back() -> str | None:
+        changed = owner.requires_grad != requires_grad
         if changed:
-            owner.requires_grad_(self._requires_grad)
+            owner.requires_grad_(requires_grad)
         if owner.is_nested or (owner.shape == saved.shape and owner.dtype == saved.dtype):
             if same_tensor(owner, saved):
-                return self.name if changed else None
+                return name if changed else None
             owner.copy_(saved)
         else:  # the step has put another size in its place
             owner.data = saved.clone()
-        return self.name
+        return name
+
+    return put_back
 
 
-class _State(Record):
+def _state(
+    name: str, read: Callable[[], Any], write: Callable[[Any], object], same: Callable[[Any, Any], bool] | None = None
+) -> Record:
     """Of something with a state to read and to set, as random generators have it."""
+    saved, same = read(), same or _same
 
-    def __init__(
-        self,
-        name: str,
-        read: Callable[[], Any],
-        write: Callable[[Any], object],
-        same: Callable[[Any, Any], bool] | None = None,
-    ) -> None:
-        super().__init__(name)
-        self._read, self._write, self._saved = read, write, read()
-        self._same = same or _same
-
-    def put_back(self) -> str | None:
-        if self._same(self._read(), self._saved):
+    def put_back() -> str | None:
+        if same(read(), saved):
             return None
-        self._write(self._saved)
-        return self.name
+        write(saved)
+        return name
 
-
-def records_of(name: str, value: Any) -> Iterator[Record]:
-    """What of ``value`` itself can change in place; not of what it holds."""
-    numpy = sys.modules.get("numpy")
-    if isinstance(value, Tensor):
-        if value.device.type != "meta" and not is_lazy(value):
-            yield _Tensor(name, value)
-        return
-    if isinstance(value, dict):
-        yield _Mapping(name, value)
-    elif isinstance(value, list | set | deque | bytearray):
-        yield _Items(name, value)
-    elif isinstance(value, torch.Generator):
-        yield _State(name, value.get_state, value.set_state)
-    elif isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
-        yield _State(name, value.getstate, value.setstate, eq)
-    elif isinstance(value, array):
-        yield _State(name, lambda: value[:], lambda saved: value.__setitem__(slice(None), saved), eq)
-    elif isinstance(value, CellType):
-        yield _State(name, lambda: value.cell_contents if is_filled(value) else _NOTHING, lambda v: _fill(value, v))
-    elif isinstance(value, ClassAttributes):
-        yield _State(name, lambda: values_of_class(value.kind), lambda saved: _set_class(value.kind, saved))
-    elif numpy is not None and isinstance(value, numpy.ndarray):
-        if value.flags.writeable and not isinstance(value, numpy.memmap):
-            yield _State(name, value.copy, lambda saved: value.__setitem__(..., saved))
-        return
-    elif numpy is not None and isinstance(value, numpy.random.RandomState):
-        yield _State(name, value.get_state, value.set_state)
-    elif numpy is not None and isinstance(value, numpy.random.BitGenerator):
-        yield _State(name, lambda: value.state, lambda saved: setattr(value, "state", saved))
-    elif numpy is not None and isinstance(value, numpy.random.Generator):
-        bits = value.bit_generator
-        yield _State(name, lambda: bits.state, lambda saved: setattr(bits, "state", saved))
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict) and not isinstance(value, Optimizer):
-        yield _Mapping(name, attributes, of_attributes=True)
-    slots = slots_of(type(value))
-    if slots:
-        yield _State(name, lambda: _slots(value, slots), lambda saved: _set_slots(value, saved))
+    return put_back
 
 
 def same_tensor(first: Tensor, second: Tensor) -> bool:

@@ -82,13 +82,9 @@ class Remembered(AbstractContextManager["Remembered"]):
         return self.hold()
 
     def put_back(self, *, apart: bool = True) -> str | None:
-        """Let everything be as it was; the name of something that was not, if there was.
-
-        Args:
-            apart: Whether also the layers that were to stay apart.
-        """
+        """Let everything be as it was, if asked also the layers that stay apart; the name of something that was not."""
         records = [*self._records, *self._records_apart] if apart else self._records
-        changed = [name for record in records if (name := record.put_back()) is not None]
+        changed = [name for record in records if (name := record()) is not None]
         return _plain(changed[0]) if changed else None
 
     def release(self) -> None:
