@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -30,10 +31,8 @@ Results = Mapping[str, Sequence[RunResult]]
 
 def show_results(console: Console, plan: Plan, results: Results) -> None:
     """Write the table and, of two regimes or more, the figure; print the table and where all of it is."""
-    found, notes = (
-        gaps({name: [result.test_accuracy for result in trials] for name, trials in results.items()}),
-        table_notes(plan),
-    )
+    notes = table_notes(plan)
+    found = gaps({name: [result.test_accuracy for result in trials] for name, trials in results.items()})
     shown, table = comparison(results, found, [epsilon_name(e) for e in plan.settings.epsilon])
     title = f"{plan.settings.recipe} on {plan.settings.data}: {', '.join(plan.settings.regimes)}"
     write_csv(plan.output / "table.csv", shown, table)
@@ -58,47 +57,50 @@ def comparison(results: Results, found: Mapping[str, Gap], epsilons: Sequence[st
         found: The gaps of the regimes to ``small``, if that is one of them.
         epsilons: Names of the half-widths of the sharpness box.
     """
-    shown = [Column("regime", "regime")]
-    table: list[dict[str, str | list[float]]] = [{"regime": name} for name in results]
+    shown = [
+        Column("regime", "regime"),
+        *(Column(key, title) for key, title in _SEEN.items()),
+        Column("train_accuracy", "train accuracy %", 2),
+        Column("test_accuracy", "test accuracy %", 2),
+        *(_OF_GAP if len(found) > 1 else ()),
+        *(Column(f"sharpness_{name}", f"sharpness {name}", 1) for name in epsilons),
+        *(Column(f"sharpness_batch_{name}", f"sharpness {name}, batch BN", 1) for name in epsilons),
+        Column("distance", "distance from init", 2),
+        Column("seconds", "seconds"),
+    ]
+    table: list[Row] = []
+    for regime, trials in results.items():
+        each = [_numbers(result) for result in trials]
+        row: dict[str, Any] = {key: [numbers[key] for numbers in each] for key in each[0]}
+        row |= {key: ", ".join(dict.fromkeys(f"{number:.6g}" for number in row[key])) for key in _SEEN}
+        if regime in found:
+            row["gap_to_small"] = list(found[regime].points)
+            row["gap_interval"] = "-" if regime == "small" else found[regime].interval
+            row["recovered"] = recovered(found, regime)
+        table.append({"regime": regime, **row})
+    return shown, table
 
-    def add(column: Column, value: Callable[[str, Sequence[RunResult]], str | list[float]]) -> None:
-        shown.append(column)
-        for row, (name, trials) in zip(table, results.items(), strict=True):
-            row[column.key] = value(name, trials)
 
-    def same(key: str) -> Callable[[str, Sequence[RunResult]], str]:  # one where all trials saw the same
-        return lambda _, trials: ", ".join(dict.fromkeys(f"{getattr(result, key):.6g}" for result in trials))
+_SEEN = {  # one number where all trials saw the same
+    "batch_size": "batch",
+    "last_batch_size": "batch at the end",
+    "epochs": "epochs",
+    "steps": "steps",
+    "learning_rate": "learning rate at the end",
+}
+_OF_GAP = (
+    Column("gap_to_small", "gap to small, points", 2),
+    Column("gap_interval", "its 95 % interval"),
+    Column("recovered", "of large's gap back, %"),
+)
 
-    def each(key: str, factor: float = 1) -> Callable[[str, Sequence[RunResult]], list[float]]:
-        return lambda _, trials: [factor * getattr(result, key) for result in trials]
 
-    def sharpness(key: str, epsilon: str) -> Callable[[str, Sequence[RunResult]], list[float]]:
-        return lambda _, trials: [getattr(result, key)[epsilon] for result in trials]
-
-    add(Column("batch_size", "batch"), same("batch_size"))
-    add(Column("last_batch_size", "batch at the end"), same("last_batch_size"))
-    add(Column("epochs", "epochs"), same("epochs"))
-    add(Column("steps", "steps"), same("steps"))
-    add(Column("learning_rate", "learning rate at the end"), same("learning_rate"))
-    add(Column("train_accuracy", "train accuracy %", 2), each("train_accuracy", 100))
-    add(Column("test_accuracy", "test accuracy %", 2), each("test_accuracy", 100))
-    if len(found) > 1:
-        add(Column("gap_to_small", "gap to small, points", 2), lambda name, _: list(found[name].points))
-        add(
-            Column("gap_interval", "its 95 % interval"),
-            lambda name, _: "-" if name == "small" else found[name].interval,
-        )
-        add(Column("recovered", "of large's gap back, %"), lambda name, _: recovered(found, name))
-    for epsilon in epsilons:
-        add(Column(f"sharpness_{epsilon}", f"sharpness {epsilon}", 1), sharpness("sharpness", epsilon))
-    for epsilon in epsilons:
-        add(
-            Column(f"sharpness_batch_{epsilon}", f"sharpness {epsilon}, batch BN", 1),
-            sharpness("sharpness_batch", epsilon),
-        )
-    add(Column("distance", "distance from init", 2), each("distance"))
-    add(Column("seconds", "seconds"), each("seconds"))
-    return shown, list(table)
+def _numbers(result: RunResult) -> dict[str, float]:
+    """Of one trial, by the columns."""
+    sharpness = {f"sharpness_{name}": percent for name, percent in result.sharpness.items()}
+    sharpness |= {f"sharpness_batch_{name}": percent for name, percent in result.sharpness_batch.items()}
+    percent = {name: 100 * getattr(result, name) for name in ("train_accuracy", "test_accuracy")}
+    return {**vars(result), **percent, **sharpness}
 
 
 def write_figure(plan: Plan) -> Path:
