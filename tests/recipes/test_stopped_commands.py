@@ -36,12 +36,12 @@ def wait_for(condition, seconds=200):
 
 
 def found(folder):
-    """Every result and the table, all but the seconds."""
+    """Every result and the table, all but the seconds and their standard deviation."""
     results = {
         str(file.relative_to(folder)): json.loads(file.read_text()) | {"seconds": 0}
         for file in folder.glob("runs/*/*/outcome.json")
     }
-    table = [line.rsplit(",", 1)[0] for line in (folder / "table.csv").read_text().splitlines()]
+    table = [line.rsplit(",", 2)[0] for line in (folder / "table.csv").read_text().splitlines()]
     return results, table
 
 
@@ -91,6 +91,23 @@ def test_a_comparison_in_workers_that_is_stopped_again_and_again_ends_as_one_tha
     assert main([*compare, "--output", str(tmp_path / "cut"), "--resume"]) == 0
     assert main([*compare, "--output", str(tmp_path / "whole")]) == 0
     assert found(tmp_path / "cut") == found(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_a_worker_that_is_killed_ends_the_command_in_one_line_and_what_is_saved_is_kept(tmp_path):
+    compare = ["compare", "f1", "small", "large", "--epochs", "5000", "--measure_every_n_epochs", "5000", *TINY]
+    process = start(*compare, "--workers", "2", "--output", tmp_path / "run")
+    wait_for(lambda: len(list(tmp_path.glob("run/tensorboard/*/*/events*"))) == 2)
+    workers = children(process)
+    os.kill(workers[-1], signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    (line,) = error.strip().splitlines()
+    assert "one of workers=2 was killed" in line
+    assert "--resume" in line
+    wait_for(lambda: not any(map(is_running, workers)), seconds=20)
+    assert (tmp_path / "run" / "config.yaml").exists()
 
 
 @pytest.mark.slow
