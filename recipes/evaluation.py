@@ -1,26 +1,98 @@
-"""What a trained recipe is measured by: loss and accuracy of a split, and sharpness."""
+"""What a recipe is measured by: while it trains, when it is trained, and on the line between two that are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lightning_gap import GeneralizationGapMonitor, SharpnessMonitor, WeightDistanceMonitor, weight_distance
 from lightning_gap.functional import (
     BatchNormMode,
     DatasetLoss,
     UndefinedSharpnessError,
+    along_line,
     batch_statistics,
     epsilon_name,
     recomputed_statistics,
     sharpness_profile,
 )
 
+from .datasets import ClassificationData
+from .recipe import Recipe
+
 Batch = tuple[Tensor, Tensor]
+
+
+def monitors(recipe: Recipe, epsilon: tuple[float, ...], every_n_epochs: int) -> list[Callback]:
+    """What is measured while a recipe trains: sharpness, distance from the initial weights, and the gap."""
+    samples = min(768, recipe.sharpness_samples)
+    found: list[Callback] = [
+        SharpnessMonitor(epsilon, every_n_epochs=every_n_epochs, samples=samples, max_time_share=None),
+        WeightDistanceMonitor(every_n_epochs=every_n_epochs),
+    ]
+    if recipe.validation_size:
+        found.append(GeneralizationGapMonitor(every_n_epochs=every_n_epochs, max_time_share=None))
+    return found
+
+
+def measure(
+    recipe: Recipe, data: ClassificationData[Any], initial: Iterable[Tensor], epsilon: tuple[float, ...]
+) -> dict[str, Any]:
+    """What a trained recipe's weights come to, by the names of `RunResult`.
+
+    Args:
+        recipe: Where its weights are, `ready_to_measure`.
+        data: Its data.
+        initial: The parameters that it was trained from.
+        epsilon: Half-widths of the sharpness box.
+    """
+    chunk, device = recipe.evaluation_chunk, next(recipe.parameters()).device
+    with evaluated_with(recipe.batch_norm, recipe, lambda: data.evaluation("train", chunk)):
+        train_loss, train_accuracy = evaluate(recipe, data.evaluation("train", chunk))
+        test_loss, test_accuracy = evaluate(recipe, data.evaluation("test", chunk))
+    batches = list(as_the_weights_are(recipe, data.evaluation("train", chunk, recipe.sharpness_samples)))
+    return {
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "sharpness": sharpness_in_percent(recipe, batches, epsilon, "running"),
+        "sharpness_batch": sharpness_in_percent(recipe, batches, epsilon, "batch"),
+        "distance": weight_distance(recipe.parameters(), [start.to(device) for start in initial]),
+    }
+
+
+def evaluate_along_line(
+    recipe: Recipe,
+    data: ClassificationData[Any],
+    start: Mapping[str, Tensor],
+    end: Mapping[str, Tensor],
+    alphas: Sequence[float],
+) -> dict[str, list[tuple[float, float]]]:
+    """Loss and accuracy of both splits between two trained networks, BatchNorm by the statistics of each chunk.
+
+    Args:
+        recipe: `ready_to_measure`; it keeps its weights.
+        data: Its data, of which each split gives ``recipe.sharpness_samples`` at most.
+        start: The network's `state_dict` at alpha 0.
+        end: The same at alpha 1.
+        alphas: Where to evaluate.
+    """
+    chunk, most = recipe.evaluation_chunk, recipe.sharpness_samples
+
+    def both_splits() -> dict[str, tuple[float, float]]:
+        return {split: evaluate(recipe, data.evaluation(split, chunk, most)) for split in ("train", "test")}
+
+    with batch_statistics(recipe):
+        points = along_line(recipe.network, start, end, alphas, both_splits)
+    return {split: [point[split] for point in points] for split in points[0]}
 
 
 def evaluate(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:

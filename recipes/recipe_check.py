@@ -1,14 +1,22 @@
-"""Whether a recipe can be trained on its data: its network, its batches, its ghosts; before anything is trained."""
+"""Whether a recipe can be trained: its network, batches, ghosts and callbacks; before anything is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap import BatchPlan, BatchSizeScheduler, GhostBatchNormSwap, PiggybackWarmStart
+from lightning_gap import (
+    AdaptiveBatchSize,
+    BatchPlan,
+    BatchSizeScheduler,
+    GhostBatchNormSwap,
+    LearningRateScaling,
+    PiggybackWarmStart,
+)
 from lightning_gap.functional import epoch_batch_at
 
 from .recipe import Batch, Recipe
@@ -49,7 +57,7 @@ def built(build: Callable[[], Recipe]) -> Recipe:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"it cannot be built: {_text(error)}") from error
+        raise ValueError(f"it cannot be built: {in_one_line(error)}") from error
 
 
 def check_batches(recipe: Recipe, training: int, *, processes: int, accumulate: int) -> None:
@@ -95,6 +103,67 @@ def check_batches(recipe: Recipe, training: int, *, processes: int, accumulate: 
             )
 
 
+def check_callbacks(recipe: Recipe, monitors: Sequence[Callback], users: Sequence[Callback]) -> None:
+    """Refuse callbacks of the user's that cannot stand beside the others.
+
+    Args:
+        recipe: Under its regime.
+        monitors: Of every run.
+        users: Callbacks that the Trainer is given.
+
+    Raises:
+        ValueError: If one is of the type of one of ours, which Lightning would let replace it without a word; if two
+            set the batch size; or if one of Lightning's waits for a value that is not logged in every epoch.
+    """
+    regimes = recipe.configure_callbacks()
+    for callback in users:
+        if type(callback) in map(type, [*regimes, *monitors]):
+            raise ValueError(
+                f"trainer.callbacks has a {_name(callback)}, and the regime {recipe.regime!r} brings its own; leave "
+                "yours out, or change the recipe's hyperparameters"
+            )
+    setters = [callback for callback in [*regimes, *users] if isinstance(callback, _SET_BATCH_SIZE)]
+    if len(setters) > 1:
+        raise ValueError(
+            f"the regime {recipe.regime!r} and trainer.callbacks have {' and '.join(map(_name, setters))}, which all "
+            "set the batch size; keep one of them"
+        )
+    if all(type(callback).__module__.startswith("lightning.pytorch.callbacks") for callback in users):
+        logged = _logged(recipe, monitors)  # others may log more
+        for callback in users:
+            wanted = getattr(callback, "monitor", None)
+            if isinstance(wanted, str) and wanted not in logged and getattr(callback, "strict", True):
+                raise ValueError(
+                    f"trainer.callbacks has a {_name(callback)} on {wanted!r}, which is not logged in every epoch; "
+                    f"these are: {', '.join(logged)}"
+                )
+
+
+_SET_BATCH_SIZE = (AdaptiveBatchSize, BatchSizeScheduler, PiggybackWarmStart)
+
+
+def _logged(recipe: Recipe, monitors: Sequence[Callback]) -> list[str]:
+    """Keys with a value in every epoch, the first included."""
+    splits = ["train"] + ["validation"] * bool(recipe.validation_size)
+    logged = [f"{split}/{value}" for split in splits for value in ("loss", "accuracy")]
+    for monitor in monitors:
+        if getattr(monitor, "every_n_epochs", None) == 1:
+            keys: Sequence[str] = getattr(monitor, "keys", ())
+            logged += [key for key in keys if "/log_" not in key and "_final" not in key]  # of several epochs
+    if any(isinstance(callback, LearningRateScaling) for callback in recipe.configure_callbacks()):
+        logged += ["lr/effective", "lr/scale", "batch/size", "batch/effective"]
+    return logged
+
+
+def in_one_line(error: Exception) -> str:
+    """Its kind and the beginning of what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _name(callback: Callback) -> str:
+    return type(callback).__name__
+
+
 def _step(recipe: Recipe, inputs: Tensor, targets: Tensor, classes: int) -> None:
     shape = tuple(inputs.shape)
     if not any(weight.requires_grad for weight in recipe.parameters()):
@@ -102,7 +171,7 @@ def _step(recipe: Recipe, inputs: Tensor, targets: Tensor, classes: int) -> None
     try:
         scores = recipe.train()(inputs)
     except Exception as error:
-        raise ValueError(f"its network does not take inputs of shape {shape}: {_text(error)}") from error
+        raise ValueError(f"its network does not take inputs of shape {shape}: {in_one_line(error)}") from error
     if not isinstance(scores, Tensor):
         raise ValueError(f"its network must give class scores, a tensor, got a {type(scores).__name__}")
     if tuple(scores.shape) != (len(inputs), classes):
@@ -115,8 +184,4 @@ def _step(recipe: Recipe, inputs: Tensor, targets: Tensor, classes: int) -> None
     try:
         cross_entropy(scores, targets).backward()  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise ValueError(f"its backward pass fails: {_text(error)}") from error
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"its backward pass fails: {in_one_line(error)}") from error

@@ -31,11 +31,13 @@ def advise_batch_size(settings: Settings, steps: int, options: Sequence[str], ma
     with spoken_plainly():
         plan = make_plan(settings)
         made.append(plan)
-        if plan.processes > 1:
+        if plan.trainer.world_size > 1:
             given = [name for name in ("devices", "num_nodes", "strategy") if name in settings.trainer]
             told = ", ".join(f"{name} {settings.trainer[name]!r}" for name in given)
             fix = " and ".join(f"trainer.{name}" for name in given)
-            raise ValueError(f"advise measures on one process, got {plan.processes} of them, {told}; leave out {fix}")
+            raise ValueError(
+                f"advise measures on one process, got {plan.trainer.world_size} of them, {told}; leave out {fix}"
+            )
         console = Console(highlight=False)
         recipe = plan.recipe("small", settings.seed)
         with console.status(f"{settings.recipe} on {settings.data}: {steps} steps of {recipe.batch_size} samples"):

@@ -12,9 +12,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ..recipe_check import in_one_line
+
 SAVED_EVERY = timedelta(minutes=5)
 ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
-_HELD = {"global_step": int, "state_dict": dict, "loops": dict, "optimizer_states": list, "callbacks": dict}
+_HELD = {"global_step", "state_dict", "loops", "optimizer_states", "callbacks"}
 
 
 def savers(folder: Path, epochs: int) -> list[ModelCheckpoint]:
@@ -57,7 +59,8 @@ class WholeFiles(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's own type, where the disk is full
             partial.unlink(missing_ok=True)
             raise OSError(
-                f"the checkpoint {str(file)!r} cannot be written ({_told(error)}); make room, and resume with --resume"
+                f"the checkpoint {str(file)!r} cannot be written ({in_one_line(error)}); make room, and resume with "
+                "--resume"
             ) from error
 
 
@@ -79,35 +82,16 @@ def newest_checkpoint(folder: Path, *, warn: bool = False) -> Path | None:
     """
     steps = {path: _steps(path) for path in sorted(folder.glob("epoch=*.ckpt"))}
     whole = {path: found for path, found in steps.items() if isinstance(found, int)}
-    damaged = {path: found for path, found in steps.items() if isinstance(found, str)}
-    told = ", ".join(f"{str(path)!r} cannot be read ({reason})" for path, reason in damaged.items())
-    if damaged and not whole:
-        raise ValueError(
-            f"the checkpoint {told} and there is no other; delete it to train that run from the beginning, or choose a "
-            "new --output"
-        )
     newest = max(whole, key=whole.__getitem__, default=None)
-    if damaged and warn and newest is not None:
-        warnings.warn(f"the checkpoint {told} and is passed over; the run goes on from {newest.name}", stacklevel=1)
-    return newest
-
-
-def check_fits(path: Path | None, module: LightningModule) -> None:
-    """Refuse a checkpoint of another network than the run's, which only its being there makes the run's own.
-
-    Raises:
-        ValueError: Names the file and what differs.
-    """
-    if path is None:
-        return
-    try:
-        module.load_state_dict(_read(path)["state_dict"])  # Lightning does it again
-    except RuntimeError as error:
-        differing = [line.strip() for line in str(error).splitlines()[1:]]
+    damaged = [f"{str(path)!r} cannot be read ({found})" for path, found in steps.items() if isinstance(found, str)]
+    told = f"the checkpoint {', '.join(damaged)}"
+    if damaged and newest is None:
         raise ValueError(
-            f"the checkpoint {str(path)!r} is of another network than this run's: {differing[0]} and so on, "
-            f"{len(differing)} in all; delete it, or choose a new --output"
-        ) from error
+            f"{told} and there is no other; delete it to train that run from the beginning, or choose a new --output"
+        )
+    if damaged and warn and newest is not None:
+        warnings.warn(f"{told} and is passed over; the run goes on from {newest.name}", stacklevel=1)
+    return newest
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -120,22 +104,12 @@ def remove_checkpoints(folder: Path) -> None:
 def _steps(path: Path) -> int | str:
     """Optimizer steps of a checkpoint, or why it cannot be read."""
     try:
-        return int(_read(path)["global_step"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an archive of another kind, which is refused
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        lacking = _HELD - stored.keys()
+        return (
+            f"no checkpoint of a run: without {', '.join(sorted(lacking))}" if lacking else int(stored["global_step"])
+        )
     except Exception as error:  # of whatever type the bytes lead to
-        return _told(error)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an archive of another kind, which is refused
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    kinds = stored if isinstance(stored, dict) else {}
-    lacking = [name for name, kind in _HELD.items() if not isinstance(kinds.get(name), kind)]
-    if lacking:
-        raise ValueError(f"no checkpoint of a run: without {', '.join(lacking)}")
-    return dict(stored)
-
-
-def _told(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:80]}{'...' * (len(words) > 80)}" if words else type(error).__name__
+        return in_one_line(error)

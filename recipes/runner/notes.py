@@ -48,7 +48,7 @@ def table_notes(plan: Plan) -> str:
         f"{min(len(data.train), first.sharpness_samples):,} training samples as they are, dropout off, running "
         "statistics, or (batch BN) those of each evaluation_chunk.",
         f"Seconds of training, monitors included, on {plan.device.type}, {threads} thread{'s' * (threads > 1)}"
-        + f", {plan.processes} processes" * (plan.processes > 1)
+        + f", {plan.trainer.world_size} processes" * (plan.trainer.world_size > 1)
         + f", {settings.workers} runs side by side" * (settings.workers > 1)
         + ".",
         f"{versions()}.",

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
-
-from lightning_gap import LearningRateScaling
+from lightning.pytorch import Callback, Trainer
 
 from ..catalogue import load_recipe
 from ..datasets import DATASETS, ClassificationData
+from ..evaluation import monitors
 from ..recipe import Recipe
-from ..recipe_check import built, check_batches, check_network
+from ..recipe_check import built, check_batches, check_callbacks, check_network
 from .run_result import RESULT
 from .settings import Settings
-from .trainer import check_trainer, instantiated, monitors
+from .trainer import check_trainer, instantiated
 
 OUTPUT = "LIGHTNING_GAP_OUTPUT"  # where the processes that Lightning starts find the folder that the first one chose
 
@@ -52,22 +50,32 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings, the classes that they name, and the machine that they run on.
+    """Settings, and what follows from them.
 
     Attributes:
         settings: As given, the rest filled in.
         recipe_class: The recipe.
-        processes: Processes that train together.
-        accumulate: Micro-batches of an optimizer step.
-        device: Where this process trains.
+        trainer: One that trains nothing, and knows the processes, the micro-batches of a step and the device.
     """
 
     settings: Settings
     recipe_class: type[Recipe]
-    processes: int
-    accumulate: int
-    device: torch.device
+    trainer: Trainer
     _read: list[tuple[Any, int]] = field(default_factory=list, repr=False)  # the samples, once
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """With the class in the recipe's file, and a Trainer of the arguments.
+
+        Raises:
+            ValueError: If either cannot be made.
+        """
+        return cls(settings, load_recipe(settings.recipe), check_trainer(settings.trainer))
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return self.trainer.strategy.root_device
 
     @property
     def output(self) -> Path:
@@ -97,6 +105,11 @@ class Plan:
         recipe: Recipe = make(regime, **self.settings.hyperparameters)
         return recipe
 
+    def monitors(self, recipe: Recipe) -> list[Callback]:
+        """What is measured while a recipe trains, as often in a longer run."""
+        every = self.settings.measure_every_n_epochs or 1
+        return monitors(recipe, self.settings.epsilon, every * recipe.epochs // self.settings.hyperparameters["epochs"])
+
     def data(self, recipe: Recipe, seed: int) -> ClassificationData[Any]:
         """The recipe's data in the order of a seed; the files are read once for all."""
         settings = self.settings
@@ -125,23 +138,24 @@ def make_plan(settings: Settings) -> Plan:
             its arguments.
         OSError: If the data set's files are not there or cannot be read.
     """
-    recipe_class = load_recipe(settings.recipe)
-    trainer = check_trainer(settings.trainer)
-    if settings.workers > 1 and trainer.world_size > 1:
+    plan = Plan.of(settings)
+    processes, threads = plan.trainer.world_size, settings.threads
+    outside = os.environ.get("WORLD_SIZE", f"{processes}")
+    if outside != f"{processes}":
         raise ValueError(
-            f"workers={settings.workers} trains runs side by side, and trainer.devices asks for {trainer.world_size} "
+            f"WORLD_SIZE={outside} processes are started from outside, and trainer.devices asks for {processes}; pass "
+            f"--trainer.devices {outside}, or what makes as many with --trainer.num_nodes"
+        )
+    if settings.workers > 1 and processes > 1:
+        raise ValueError(
+            f"workers={settings.workers} trains runs side by side, and trainer.devices asks for {processes} "
             "processes of each; use one of the two"
         )
-    threads = settings.threads
     if settings.workers > 1 and threads is None:
         threads = max(1, torch.get_num_threads() // settings.workers)
-    filled = replace(
-        settings,
-        measure_every_n_epochs=settings.measure_every_n_epochs or max(1, settings.hyperparameters["epochs"] // 10),
-        threads=threads,
-        output=_output(settings, trainer.world_size),
-    )
-    plan = Plan(filled, recipe_class, trainer.world_size, trainer.accumulate_grad_batches, trainer.strategy.root_device)
+    every = settings.measure_every_n_epochs or max(1, settings.hyperparameters["epochs"] // 10)
+    output = settings.output or _default_output(settings, processes)
+    plan = replace(plan, settings=replace(settings, measure_every_n_epochs=every, threads=threads, output=output))
     try:
         _check(plan)
     except ValueError as error:
@@ -152,10 +166,9 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def _check(plan: Plan) -> None:
-    settings = plan.settings
+    settings, processes = plan.settings, plan.trainer.world_size
     with torch.random.fork_rng(devices=[]):
-        found = instantiated(settings.trainer).get("callbacks") or []
-        users = found if isinstance(found, list) else [found]
+        users = instantiated(settings.trainer).get("callbacks", [])
         for index, name in enumerate(settings.regimes):
             with torch.device("meta"):
                 recipe = built(lambda name=name: plan.recipe(name, 0))  # type: ignore[misc]
@@ -165,62 +178,22 @@ def _check(plan: Plan) -> None:
                 inputs = torch.stack([torch.as_tensor(sample) for sample, _ in two])
                 batch = inputs, torch.tensor([int(target) for _, target in two])
                 check_network(lambda: plan.recipe(settings.regimes[0], 0), batch, classes=data.num_classes)
-            callbacks = recipe.configure_callbacks()
-            check_batches(recipe, len(data.train), processes=plan.processes, accumulate=plan.accumulate)
+            accumulate = plan.trainer.accumulate_grad_batches
+            check_batches(recipe, len(data.train), processes=processes, accumulate=accumulate)
             recipe.configure_optimizers()
-            _check_users_callbacks(plan, name, recipe, data, callbacks, users)
-    _check_validation(plan, data)
-
-
-def _check_users_callbacks(
-    plan: Plan,
-    name: str,
-    recipe: Recipe,
-    data: ClassificationData[Any],
-    callbacks: Sequence[Callback],
-    users: Sequence[Callback],
-) -> None:
-    """Lightning would drop a user's callback for one of ours without a word."""
-    ours = [*callbacks, *monitors(recipe, data, plan.settings.epsilon, 1)]
-    for callback in users:
-        if type(callback) in map(type, ours):
-            raise ValueError(
-                f"trainer.callbacks has a {type(callback).__name__}, and the regime {name!r} brings its own; leave "
-                "yours out, or change the recipe's hyperparameters"
-            )
-    if not all(type(callback).__module__.startswith("lightning.pytorch.callbacks") for callback in users):
-        return  # others may log what is waited for
-    splits = ["train", *(["validation"] if len(data.validation) else [])]
-    logged = [f"{split}/{value}" for split in splits for value in ("loss", "accuracy")]
-    if (plan.settings.measure_every_n_epochs or 1) * recipe.epochs // plan.settings.hyperparameters["epochs"] == 1:
-        keys = (key for monitor in ours for key in getattr(monitor, "keys", ()))
-        logged += [key for key in keys if "/log_" not in key and "_final" not in key]  # which take more than one epoch
-    if any(isinstance(callback, LearningRateScaling) for callback in callbacks):
-        logged += ["lr/effective", "lr/scale", "batch/size", "batch/effective"]
-    for callback in users:
-        wanted = getattr(callback, "monitor", None)
-        if isinstance(wanted, str) and wanted not in logged and getattr(callback, "strict", True):
-            raise ValueError(
-                f"trainer.callbacks has a {type(callback).__name__} on {wanted!r}, which is not logged in every "
-                f"epoch; these are: {', '.join(dict.fromkeys(logged))}"
-            )
-
-
-def _check_validation(plan: Plan, data: ClassificationData[Any]) -> None:
+            check_callbacks(recipe, plan.monitors(recipe), users)
     held_out = len(data.validation)
-    if 0 < held_out < plan.processes:
+    if 0 < held_out < processes:
         raise ValueError(
-            f"validation_size={held_out} is less than a sample for each of {plan.processes} processes; use 0 or more"
+            f"validation_size={held_out} is less than a sample for each of {processes} processes; use 0 or more"
         )
-    if held_out and plan.settings.trainer.get("limit_val_batches") == 0:
+    if held_out and settings.trainer.get("limit_val_batches") == 0:
         raise ValueError(
             f"trainer.limit_val_batches=0 leaves the {held_out} validation samples unused; pass --validation_size 0"
         )
 
 
-def _output(settings: Settings, processes: int) -> Path:
-    if settings.output is not None:
-        return settings.output
+def _default_output(settings: Settings, processes: int) -> Path:
     if os.environ.get(OUTPUT):
         return Path(os.environ[OUTPUT])
     if processes > 1 and any(name in os.environ for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):

@@ -13,6 +13,7 @@ _LIGHTNINGS_TALK = (
     "The number of training batches .* is smaller than the logging interval",
     "Total length of `list` across ranks is zero",
     "Checkpoint directory .* exists and is not empty",
+    "The dirpath has changed from .*",  # the folder was moved; the scores that are not reloaded are not used
     "`isinstance.treespec, LeafSpec.` is deprecated",
     "GPU available but not used",
     "It is recommended to use `self.log.*sync_dist=True",  # the means are of all processes already

@@ -1,15 +1,14 @@
-"""The folder of a comparison: claimed before anything is trained; it can be resumed only with the same settings."""
+"""The folder of a comparison: one command at a time works in it, and it can be resumed only with the same settings."""
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -18,62 +17,43 @@ from .checkpoints import newest_checkpoint
 from .plan import Plan
 from .run_result import RESULT, WEIGHTS, RunResult
 
-CONFIG = "config.yaml"
+CONFIG, LOCK = "config.yaml", ".lock"
 _MAY_CHANGE = {"regimes", "trials", "workers", "data_dir", "download", "num_workers", "output", "resume"}
 _TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
-_UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, UnpicklingError, ValueError)  # what a damaged file ends in
 
 
-def claim_folder(plan: Plan) -> None:
-    """Write the configuration into the results folder, which no other run can then claim, or refuse the folder.
+@contextmanager
+def claim_folder(plan: Plan) -> Iterator[None]:
+    """Hold the results folder, which no other command can then work in, with the configuration in it, or refuse it.
 
-    In a folder that is resumed it names every regime that was ever asked of it, and the most trials.
+    In a folder that is resumed the configuration names every regime that was ever asked of it, and the most trials.
 
     Raises:
+        BlockingIOError: If another command works in the folder.
         FileExistsError: If the folder holds another run and ``resume`` was not asked for.
         FileNotFoundError: If there is nothing to resume.
         NotADirectoryError: If the folder is a file, a device or a link, or has a link in it.
         ValueError: If the run to resume was made with other settings; shows both. Or if one of its files is damaged.
     """
-    folder, file = plan.output, plan.output / CONFIG
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        kind = "a link" if folder.is_symlink() else "no folder"
-        raise NotADirectoryError(f"output={str(folder)!r} is {kind}; choose another --output")
-    if not plan.settings.resume:
-        if folder.exists() and any(not path.name.endswith(".partial") for path in folder.iterdir()):
-            raise FileExistsError(_not_empty(folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = _written(folder, _plain(plan))
+    folder, config = plan.output, _plain(plan)
+    _check_contents(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a", encoding="utf-8") as lock:
         try:
-            os.link(partial, file)  # whole, and of two that try only one succeeds
-        except FileExistsError as error:
-            raise FileExistsError(_not_empty(folder)) from error
-        finally:
-            partial.unlink()
-        return
-    links = [path for path in folder.rglob("*") if path.is_symlink()]
-    if links:
-        raise NotADirectoryError(
-            f"output={str(folder)!r} has a link, {links[0].name!r}, through which nothing is written"
-        )
-    if not file.exists():
-        raise FileNotFoundError(f"output={str(folder)!r} has no {CONFIG} to resume from; leave out --resume")
-    stored, asked = _stored(file), _plain(plan)
-    there, here = _that_must_agree(stored), _that_must_agree(asked)
-    differing = [
-        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"output={str(folder)!r} holds a run with other settings: {'; '.join(differing)}; "
-            "resume with the same settings, or choose a new --output"
-        )
-    _check_files(plan)
-    asked["regimes"] = list(dict.fromkeys([*stored["regimes"], *plan.settings.regimes]))
-    asked["trials"] = max(stored["trials"], plan.settings.trials)
-    _written(folder, asked).replace(file)  # all or nothing
+            _lock(lock)
+        except OSError as error:
+            raise BlockingIOError(
+                f"output={str(folder)!r} cannot be locked ({error.strerror}); let another command that works in it "
+                "end first, or choose another --output"
+            ) from error
+        _check_contents(plan)  # which another command may have changed in between
+        if plan.settings.resume:
+            config |= _regimes_and_trials(folder / CONFIG, config)
+            _check_files(plan)
+        partial = folder / f"{CONFIG}.partial"
+        partial.write_text(yaml.safe_dump({**config, "resume": False}, sort_keys=False), encoding="utf-8")
+        partial.replace(folder / CONFIG)  # all or nothing
+        yield
 
 
 def release_folder(plan: Plan) -> None:
@@ -83,31 +63,62 @@ def release_folder(plan: Plan) -> None:
         shutil.rmtree(plan.output, ignore_errors=True)
 
 
-def _written(folder: Path, config: Mapping[str, Any]) -> Path:
-    partial = folder / f"config.{secrets.token_hex(4)}.partial"
-    with partial.open("x", encoding="utf-8") as file:
-        file.write(yaml.safe_dump({**config, "resume": False}, sort_keys=False))
-    return partial
+def _lock(file: IO[str]) -> None:
+    """Until it is closed, or this process ends, however that is; processes that are forked off do not hold it.
+
+    Raises:
+        OSError: If another process holds it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _not_empty(folder: Path) -> str:
-    return (
-        f"output={str(folder)!r} is not empty and nothing in it is overwritten; "
-        "resume that run by --resume, or choose a new --output"
-    )
+def _check_contents(plan: Plan) -> None:
+    folder = plan.output
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        kind = "a link" if folder.is_symlink() else "no folder"
+        raise NotADirectoryError(f"output={str(folder)!r} is {kind}; choose another --output")
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise NotADirectoryError(
+                f"output={str(folder)!r} has a link, {str(path.relative_to(folder))!r}, through which nothing is "
+                "written; choose another --output"
+            )
+        if not plan.settings.resume and path.name != LOCK and path.suffix != ".partial":
+            raise FileExistsError(
+                f"output={str(folder)!r} is not empty and nothing in it is overwritten; "
+                "resume that run by --resume, or choose a new --output"
+            )
+    if plan.settings.resume and not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"output={str(folder)!r} has no {CONFIG} to resume from; leave out --resume")
 
 
-def _stored(file: Path) -> dict[str, Any]:
+def _regimes_and_trials(file: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the folder has or that are asked for, the other settings being the same."""
     try:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        kinds = {"regimes": list, "trials": int, "trainer": dict}
-        whole = isinstance(stored, dict) and all(isinstance(stored.get(name), kind) for name, kind in kinds.items())
-        whole = whole and all(isinstance(name, str) for name in stored["regimes"])
-    except (yaml.YAMLError, UnicodeDecodeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{str(file)!r} cannot be read as the settings of a run; choose a new --output")
-    return dict(stored)
+        regimes = list(dict.fromkeys([*stored["regimes"], *asked["regimes"]]))
+        trials = max(stored["trials"], asked["trials"])
+        there, here = _that_must_agree(stored), _that_must_agree(asked)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} cannot be read as the settings of a run; choose a new --output") from error
+    differing = [
+        f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"output={str(file.parent)!r} holds a run with other settings: {'; '.join(differing)}; "
+            "resume with the same settings, or choose a new --output"
+        )
+    return {"regimes": regimes, "trials": trials}
 
 
 def _check_files(plan: Plan) -> None:
@@ -119,7 +130,7 @@ def _check_files(plan: Plan) -> None:
         RunResult.load(run.result, plan.settings.epsilon)
         try:
             torch.load(run.folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
-        except _UNREADABLE as error:
+        except Exception as error:  # of whatever type the bytes lead to
             raise ValueError(
                 f"the weights {str(run.folder / WEIGHTS)!r} cannot be read ({type(error).__name__}); delete "
                 f"{str(run.result)!r} to train that run again, or choose a new --output"
@@ -136,5 +147,5 @@ def _plain(plan: Plan) -> dict[str, Any]:
 def _that_must_agree(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run that is resumed may not change, the Trainer's arguments among the others."""
     kept = {k: v for k, v in config.items() if k not in _MAY_CHANGE and k != "trainer"}
-    trainer = {f"trainer.{k}": v for k, v in config.get("trainer", {}).items() if k not in _TRAINER_MAY_CHANGE}
+    trainer = {f"trainer.{k}": v for k, v in config["trainer"].items() if k not in _TRAINER_MAY_CHANGE}
     return kept | trainer

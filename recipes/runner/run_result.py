@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
 
 from lightning_gap.functional import epsilon_name
 
@@ -58,27 +57,23 @@ class RunResult:
         Raises:
             ValueError: If the file holds anything else: another version wrote it, or it was altered by hand.
         """
+        names = {epsilon_name(e) for e in epsilon}
         try:
             found = cls(**json.loads(path.read_text(encoding="utf-8")))
-            found._check({epsilon_name(e) for e in epsilon})
-            return found
+            for field in fields(cls):
+                value = getattr(found, field.name)
+                numbers = [value]
+                if field.type == "dict[str, float]":
+                    numbers = list(value.values()) if isinstance(value, dict) and value.keys() == names else [None]
+                kinds = (int,) if field.type == "int" else (int, float)  # and not bool, which is an int
+                if any(type(number) not in kinds for number in numbers):
+                    raise ValueError(f"{field.name} is {value!r}")
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{str(path)!r} cannot be read as the result of a run by this version ({error}); delete it to "
-                "train that run again, or choose a new --output"
+                f"{str(path)!r} cannot be read as the result of a run by this version, at epsilon "
+                f"{', '.join(sorted(names))} ({error}); delete it to train that run again, or choose a new --output"
             ) from error
-
-    def _check(self, epsilons: set[str]) -> None:
-        for name, kind in get_type_hints(RunResult).items():
-            value = getattr(self, name)
-            if kind in (int, float):
-                wanted, found = (int,) if kind is int else (int, float), [value]
-            else:
-                if not isinstance(value, dict) or value.keys() != epsilons:
-                    raise ValueError(f"{name} must be percent for epsilon {', '.join(sorted(epsilons))}, got {value!r}")
-                wanted, found = (int, float), list(value.values())
-            if not all(isinstance(number, wanted) and not isinstance(number, bool) for number in found):
-                raise ValueError(f"{name} must be {'a whole number' if kind is int else 'numbers'}, got {value!r}")
+        return found
 
     def save(self, path: Path) -> None:
         """Write as JSON, all or nothing: a file that exists is a finished run."""

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from tempfile import TemporaryFile
+import warnings
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, nullcontext, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from threading import Thread
-from typing import IO
 
 import torch
 from rich.console import Console
 
-from .plan import OUTPUT, Plan, make_plan
+from .plan import OUTPUT, Plan, Run, make_plan
 from .quiet import spoken_plainly
-from .results_folder import CONFIG, claim_folder, release_folder
+from .results_folder import claim_folder, release_folder
 from .run_result import RunResult
 from .settings import Settings
+from .stopping import handled
 from .table import show_results
 from .training import CannotStartError, train
 from .watch import is_first_process, progress_bar
-
-_SHARE = "LIGHTNING_GAP_SHARE"  # "k/n" in a worker: its runs are the k-th, from 0, of every n
 
 
 def execute(settings: Settings, made: list[Plan]) -> int:
@@ -39,118 +38,92 @@ def execute(settings: Settings, made: list[Plan]) -> int:
         ValueError: If something cannot work; a folder in which nothing was done is then taken away again.
     """
     with spoken_plainly():
-        share = os.environ.get(_SHARE)
-        if share is not None:
-            Thread(target=_end_with_parent, daemon=True).start()
         plan = make_plan(settings)
         made.append(plan)
         if plan.settings.threads is not None:
             torch.set_num_threads(plan.settings.threads)
         first = is_first_process()
-        if share is None and first:
-            claim_folder(plan)
-        console = Console(highlight=False, quiet=share is not None or not first)
+        console = Console(highlight=False, quiet=not first)
+        os.environ[OUTPUT] = str(plan.output)
         try:
-            with _told_to_other_processes(plan):
-                results = _train_all(plan, console.print, share)
+            with claim_folder(plan) if first else nullcontext():
+                results = _train_all(plan, console)
+                if first:
+                    show_results(console, plan, results)
         except CannotStartError:
-            if share is None and first:
+            if first:
                 release_folder(plan)
             raise
-        if share is None and first:
-            show_results(console, plan, results)
+        finally:
+            del os.environ[OUTPUT]
         return 0
 
 
-def _train_all(plan: Plan, report: Callable[[str], None], share: str | None) -> dict[str, list[RunResult]]:
+def _train_all(plan: Plan, console: Console) -> dict[str, list[RunResult]]:
     """The results by regime, one for each trial; on the first process only."""
     runs = plan.runs()
-    results: dict[str, list[RunResult]] = {name: [] for name in plan.settings.regimes}
-    kept = {run.folder for run in runs if run.result.exists()}
-    beside = share is None and plan.settings.workers > 1 and len(runs) - len(kept) > 1
-    place, of = map(int, share.split("/")) if share else (0, 1)
-    with progress_bar(shown=not beside) as bar, _workers(plan, beside) as workers:
-        for index, run in enumerate(runs):
-            if beside:
-                _wait_for(run.result.exists, workers)
-            elif run.folder not in kept and index % of == place:
-                train(plan, run, bar)
-            if not is_first_process() or share:
-                continue
-            result = RunResult.load(run.result, plan.settings.epsilon)
-            results[run.regime].append(result)
-            ending = "kept from before" if run.folder in kept else f"{result.seconds:.0f} s"
-            report(f"{run.title}: {result.steps} steps, test accuracy {100 * result.test_accuracy:.2f} %, {ending}")
-    return results
+    missing = [run for run in runs if not run.result.exists()]
+    results = {run: _report(plan, run, console, kept=True) for run in runs if run not in missing}
+    beside = plan.settings.workers > 1 and len(missing) > 1
+    with closing(_side_by_side(plan, missing) if beside else _one_by_one(plan, missing)) as finished:
+        for run in finished:
+            if is_first_process():
+                results[run] = _report(plan, run, console)
+    return {
+        name: [results[run] for run in runs if run.regime == name and run in results] for name in plan.settings.regimes
+    }
 
 
-class _Worker:
-    """A process that trains its share of the runs in a folder that is claimed; what it says is kept for later."""
-
-    def __init__(self, plan: Plan, place: int, said: IO[str]) -> None:
-        settings, self.said = plan.settings, said
-        command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "compare", settings.recipe]
-        command += [*settings.regimes, "--config", str(plan.output / CONFIG), "--output", str(plan.output), "--resume"]
-        command += [f"--trials={settings.trials}"]
-        share = {_SHARE: f"{place}/{settings.workers}", "OMP_NUM_THREADS": str(settings.threads)}
-        self.process = subprocess.Popen(
-            command, env=os.environ | share, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.said
-        )
-
-    def lines(self) -> list[str]:
-        """What it has said on stderr."""
-        self.said.seek(0)
-        return self.said.read().strip().splitlines()
+def _report(plan: Plan, run: Run, console: Console, *, kept: bool = False) -> RunResult:
+    result = RunResult.load(run.result, plan.settings.epsilon)
+    ending = "kept from before" if kept else f"{result.seconds:.0f} s"
+    console.print(f"{run.title}: {result.steps} steps, test accuracy {100 * result.test_accuracy:.2f} %, {ending}")
+    return result
 
 
-def _end_with_parent() -> None:
-    """End a worker whose parent is gone, however it ended: its end of the pipe is closed then."""
-    os.read(0, 1)  # not sys.stdin, which Python could not close at its end while a thread reads it
-    os.kill(os.getpid(), signal.SIGTERM)
+def _one_by_one(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:
+    with progress_bar() as bar:
+        for run in runs:
+            train(plan, run, bar)
+            yield run
 
 
-@contextmanager
-def _workers(plan: Plan, beside: bool) -> Iterator[list[_Worker]]:
-    """As many as were asked for, or none; they end with the block, and their warnings are passed on once."""
-    workers: list[_Worker] = []
-    with ExitStack() as files:
+def _side_by_side(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:
+    """Each in one of as many processes as were asked for; they end with the block, or with this process."""
+    spawn, workers = get_context("spawn"), plan.settings.workers
+    reader, writer = spawn.Pipe(duplex=False)  # its other end closes with the block, or with this process
+    with reader, ProcessPoolExecutor(workers, spawn, _start_worker, (plan.settings, reader)) as pool, writer:
+        with handled(signal.SIGINT, signal.SIG_IGN):  # in the workers, whom Ctrl-C reaches too: they end with us
+            training = {pool.submit(_train_in_worker, run): run for run in runs}
         try:
-            places = range(plan.settings.workers if beside else 0)
-            said = (files.enter_context(TemporaryFile("w+", encoding="utf-8")) for _ in places)
-            workers.extend(_Worker(plan, place, file) for place, file in zip(places, said, strict=True))
-            yield workers
-        finally:
-            for worker in workers:
-                worker.process.terminate()  # no more than a word to one that has ended
-            for worker in workers:
-                worker.process.communicate()  # wait, and close the pipe
-        told = [line for worker in workers for line in worker.lines() if line.startswith("warning: ")]
-    for line in dict.fromkeys(told):
-        print(line, file=sys.stderr)
+            for done in as_completed(training):
+                for text in done.result():
+                    warnings.warn(text, stacklevel=1)  # of several workers once
+                yield training[done]
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f"one of workers={workers} was killed, perhaps for want of memory; use fewer, and resume with --resume"
+            ) from error
 
 
-def _wait_for(finished: Callable[[], bool], workers: list[_Worker]) -> None:
-    """Wait for a run, or tell what a worker ended with."""
-    while not finished():
-        ended = [worker for worker in workers if worker.process.poll() is not None]
-        failed = [worker for worker in ended if worker.process.returncode]
-        if failed or len(ended) == len(workers):
-            if finished():
-                return
-            said = (failed or ended)[0].lines()
-            last = said[-1] if said else f"it ended with status {ended[0].process.returncode}"
-            raise CannotStartError(last.partition("error: ")[2] or f"a worker failed: {last}")
-        time.sleep(0.1)
+_plan_of_worker: list[Plan] = []
 
 
-@contextmanager
-def _told_to_other_processes(plan: Plan) -> Iterator[None]:
-    before = os.environ.get(OUTPUT)
-    os.environ[OUTPUT] = str(plan.output)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[OUTPUT]
-        else:
-            os.environ[OUTPUT] = before
+def _start_worker(settings: Settings, parent: Connection) -> None:
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(settings.threads or 1)
+    with spoken_plainly():
+        _plan_of_worker.append(Plan.of(settings))
+
+
+def _end_with(parent: Connection) -> None:
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)
+
+
+def _train_in_worker(run: Run) -> list[str]:
+    """Train a run; what there was to warn of."""
+    with spoken_plainly(), warnings.catch_warnings(record=True) as told:
+        train(_plan_of_worker[0], run, progress_bar(shown=False))
+    return [str(warning.message) for warning in told]

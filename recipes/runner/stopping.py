@@ -19,11 +19,21 @@ class StoppedError(SystemExit):
 
 
 @contextmanager
+def handled(number: int, handler: Any) -> Iterator[None]:
+    """Let a signal be handled otherwise inside; no change in another thread than the main one, which signals go to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Let SIGTERM end what runs inside as Ctrl-C does; Lightning alone waits for the batch, then exits with 0."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
     process = os.getpid()
 
     def stop(number: int, _: Any) -> None:
@@ -32,11 +42,8 @@ def stoppable() -> Iterator[None]:
             os.kill(os.getpid(), number)
         raise StoppedError(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with handled(signal.SIGTERM, stop):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def exit_status(stop: BaseException) -> int | None:
@@ -57,19 +64,13 @@ def kept(plan: Plan | None) -> str:
     """One line on what there is of a stopped run, and how it is resumed."""
     if plan is None or not plan.output.exists():
         return "stopped before anything was trained"
-    from .checkpoints import newest_checkpoint
-
     found = []
     for run in plan.runs():
+        saved = sorted(run.folder.glob("epoch=*.ckpt"), key=lambda file: file.stat().st_mtime)
         if run.result.exists():
             found.append(f"{run.title} finished")
-            continue
-        try:
-            newest = newest_checkpoint(run.folder)
-        except ValueError:  # damaged
-            continue
-        if newest is not None:
-            found.append(f"{run.title} up to {newest.name}")
+        elif saved:
+            found.append(f"{run.title} up to {saved[-1].name}")
     return (
         f"stopped; kept: {'; '.join(found) or 'no checkpoint yet'}; resume with the same command and "
         f"--output {shlex.quote(str(plan.output))} --resume"

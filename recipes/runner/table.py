@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -15,12 +16,12 @@ from rich.table import Column as ShownColumn
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_gap.functional import along_line, batch_statistics, epsilon_name
+from lightning_gap.functional import epsilon_name
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
 from lightning_gap.logging.tables import Row, cells
 
-from ..evaluation import evaluate, ready_to_measure
-from ..gap import gaps, recovered, what_to_look_at
+from ..evaluation import evaluate_along_line, ready_to_measure
+from ..gap import Gap, gaps, recovered, what_to_look_at
 from .notes import table_notes
 from .plan import Plan
 from .run_result import WEIGHTS, RunResult
@@ -30,7 +31,9 @@ Results = Mapping[str, Sequence[RunResult]]
 
 def show_results(console: Console, plan: Plan, results: Results) -> None:
     """Write the table and, of two regimes or more, the figure; print the table and where all of it is."""
-    shown, table, notes = columns(plan), rows(plan, results), table_notes(plan)
+    notes = table_notes(plan)
+    found = gaps({name: [result.test_accuracy for result in trials] for name, trials in results.items()})
+    shown, table = comparison(results, found, [epsilon_name(e) for e in plan.settings.epsilon])
     title = f"{plan.settings.recipe} on {plan.settings.data}: {', '.join(plan.settings.regimes)}"
     write_csv(plan.output / "table.csv", shown, table)
     write_markdown(plan.output / "table.md", shown, table, title=title, terms=notes)
@@ -39,58 +42,65 @@ def show_results(console: Console, plan: Plan, results: Results) -> None:
         written.append(write_figure(plan).name)
     _print_on_its_side(console, shown, table)
     console.print(notes)
-    sentence = what_to_look_at(gaps(_test_accuracy(results)))
+    sentence = what_to_look_at(found)
     if sentence:
         console.print(f"\n[bold]{sentence}[/bold]")
     console.print(f"\nWritten to {plan.output}: {', '.join(written)}, config.yaml\nOpen the logs with:", soft_wrap=True)
     console.print(f"    {tensorboard_command(plan)}", soft_wrap=True)
 
 
-def columns(plan: Plan) -> list[Column]:
-    """The columns of the comparison's table."""
-    names = [epsilon_name(e) for e in plan.settings.epsilon]
-    compared = "small" in plan.settings.regimes and len(plan.settings.regimes) > 1
-    return [
+def comparison(results: Results, found: Mapping[str, Gap], epsilons: Sequence[str]) -> tuple[list[Column], list[Row]]:
+    """The columns, and a row for each regime with a number for each trial.
+
+    Args:
+        results: By regime, one for each trial.
+        found: The gaps of the regimes to ``small``, if that is one of them.
+        epsilons: Names of the half-widths of the sharpness box.
+    """
+    shown = [
         Column("regime", "regime"),
-        Column("batch_size", "batch"),
-        Column("last_batch_size", "batch at the end"),
-        Column("epochs", "epochs"),
-        Column("steps", "steps"),
-        Column("learning_rate", "learning rate at the end"),
+        *(Column(key, title) for key, title in _SEEN.items()),
         Column("train_accuracy", "train accuracy %", 2),
         Column("test_accuracy", "test accuracy %", 2),
-        *([Column("gap_to_small", "gap to small, points", 2)] * compared),
-        *([Column("gap_interval", "its 95 % interval")] * compared),
-        *([Column("recovered", "of large's gap back, %")] * compared),
-        *(Column(f"sharpness_{name}", f"sharpness {name}", 1) for name in names),
-        *(Column(f"sharpness_batch_{name}", f"sharpness {name}, batch BN", 1) for name in names),
+        *(_OF_GAP if len(found) > 1 else ()),
+        *(Column(f"sharpness_{name}", f"sharpness {name}", 1) for name in epsilons),
+        *(Column(f"sharpness_batch_{name}", f"sharpness {name}, batch BN", 1) for name in epsilons),
         Column("distance", "distance from init", 2),
         Column("seconds", "seconds"),
     ]
-
-
-def rows(plan: Plan, results: Results) -> list[Row]:
-    """One row for each regime, one number for each trial; the gap is taken trial by trial."""
-    found = gaps(_test_accuracy(results))
     table: list[Row] = []
     for regime, trials in results.items():
-        row: dict[str, str | list[float]] = {"regime": regime}
-        for name in ("batch_size", "last_batch_size", "epochs", "steps", "learning_rate"):
-            seen = dict.fromkeys(f"{getattr(result, name):.6g}" for result in trials)
-            row[name] = ", ".join(seen)  # one where all trials saw the same
-        for name in ("distance", "seconds"):
-            row[name] = [getattr(result, name) for result in trials]
-        for name in ("train_accuracy", "test_accuracy"):
-            row[name] = [100 * getattr(result, name) for result in trials]
+        each = [_numbers(result) for result in trials]
+        row: dict[str, Any] = {key: [numbers[key] for numbers in each] for key in each[0]}
+        row |= {key: ", ".join(dict.fromkeys(f"{number:.6g}" for number in row[key])) for key in _SEEN}
         if regime in found:
             row["gap_to_small"] = list(found[regime].points)
             row["gap_interval"] = "-" if regime == "small" else found[regime].interval
             row["recovered"] = recovered(found, regime)
-        for name in map(epsilon_name, plan.settings.epsilon):
-            row[f"sharpness_{name}"] = [result.sharpness[name] for result in trials]
-            row[f"sharpness_batch_{name}"] = [result.sharpness_batch[name] for result in trials]
-        table.append(row)
-    return table
+        table.append({"regime": regime, **row})
+    return shown, table
+
+
+_SEEN = {  # one number where all trials saw the same
+    "batch_size": "batch",
+    "last_batch_size": "batch at the end",
+    "epochs": "epochs",
+    "steps": "steps",
+    "learning_rate": "learning rate at the end",
+}
+_OF_GAP = (
+    Column("gap_to_small", "gap to small, points", 2),
+    Column("gap_interval", "its 95 % interval"),
+    Column("recovered", "of large's gap back, %"),
+)
+
+
+def _numbers(result: RunResult) -> dict[str, float]:
+    """Of one trial, by the columns."""
+    sharpness = {f"sharpness_{name}": percent for name, percent in result.sharpness.items()}
+    sharpness |= {f"sharpness_batch_{name}": percent for name, percent in result.sharpness_batch.items()}
+    percent = {name: 100 * getattr(result, name) for name in ("train_accuracy", "test_accuracy")}
+    return {**vars(result), **percent, **sharpness}
 
 
 def write_figure(plan: Plan) -> Path:
@@ -101,21 +111,15 @@ def write_figure(plan: Plan) -> Path:
     )
     recipe = plan.recipe(first.regime, first.seed)
     ready_to_measure(recipe, plan.device)
-    data, chunk, most = plan.data(recipe, first.seed), recipe.evaluation_chunk, recipe.sharpness_samples
-
-    def both_splits() -> dict[str, tuple[float, float]]:
-        return {split: evaluate(recipe, data.evaluation(split, chunk, most)) for split in ("train", "test")}
-
     alphas = torch.linspace(-1, 2, 25).tolist()
-    with batch_statistics(recipe):
-        points = along_line(recipe.network, start, end, alphas, both_splits)
+    points = evaluate_along_line(recipe, plan.data(recipe, first.seed), start, end, alphas)
     figure = parametric_figure(
         alphas,
-        {split: [point[split][0] for point in points] for split in points[0]},
-        {split: [point[split][1] for point in points] for split in points[0]},
+        {split: [loss for loss, _ in found] for split, found in points.items()},
+        {split: [accuracy for _, accuracy in found] for split, found in points.items()},
         ends=(first.regime, second.regime),
         title=f"{plan.settings.recipe} on {plan.settings.data}, seed {first.seed}; BatchNorm by statistics of chunks "
-        f"of up to {chunk:,}",
+        f"of up to {recipe.evaluation_chunk:,}",
     )
     path = plan.output / "parametric.png"
     figure.savefig(path, dpi=150)
@@ -130,10 +134,6 @@ def tensorboard_command(plan: Plan) -> str:
     beside = Path(sys.executable).parent / "tensorboard"
     program = "tensorboard" if shutil.which("tensorboard") == str(beside) else str(beside)
     return shlex.join([program, "--logdir", str(plan.output / "tensorboard")])
-
-
-def _test_accuracy(results: Results) -> dict[str, list[float]]:
-    return {name: [result.test_accuracy for result in trials] for name, trials in results.items()}
 
 
 def _print_on_its_side(console: Console, shown: Sequence[Column], table: Sequence[Row]) -> None:

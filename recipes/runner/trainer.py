@@ -1,4 +1,4 @@
-"""The Trainer of a run: the user's arguments before ours, and the monitors of every run."""
+"""The Trainer of a run: the user's arguments before ours."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-
-from lightning_gap import GeneralizationGapMonitor, SharpnessMonitor, WeightDistanceMonitor
-
-from ..datasets import ClassificationData
-from ..recipe import Recipe
 
 OURS: dict[str, Any] = {
     "devices": 1,
@@ -38,16 +33,12 @@ def make_trainer(
         logger: Our logger, if there is one.
     """
     made = instantiated(users)
-    others = made.pop("callbacks", None) or []
     theirs = made.pop("logger", True)
     loggers = [] if logger is None or theirs is False else [logger]
     if not isinstance(theirs, bool | None):
         loggers += theirs if isinstance(theirs, list) else [theirs]
-    return Trainer(
-        **{**OURS, "max_epochs": epochs, **made},
-        callbacks=[*callbacks, *(others if isinstance(others, list) else [others])],
-        logger=loggers or False,
-    )
+    made["callbacks"] = [*callbacks, *made.get("callbacks", [])]
+    return Trainer(**{**OURS, "max_epochs": epochs, **made, "logger": loggers or False})
 
 
 def check_trainer(users: Mapping[str, Any]) -> Trainer:
@@ -71,8 +62,9 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
             "be measured; use 16-mixed or bf16-mixed"
         )
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "max_steps", "limit_train_batches"):
-        if users.get(name) == 0 or (name.endswith(("batches", "epoch")) and _is_negative(users.get(name))):
-            raise ValueError(f"trainer.{name}={users[name]} cannot be used here; use more than 0, or leave it out")
+        value = users.get(name)
+        if value == 0 or (isinstance(value, int | float) and value < 0 and name != "max_steps"):
+            raise ValueError(f"trainer.{name}={value} cannot be used here; use more than 0, or leave it out")
     try:
         return Trainer(**{**OURS, **instantiated(users), "logger": False, "max_epochs": 1})
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
@@ -80,20 +72,8 @@ def check_trainer(users: Mapping[str, Any]) -> Trainer:
         raise ValueError(f"{given or 'the Trainer'} cannot be used here: {error}") from error
 
 
-def monitors(recipe: Recipe, data: ClassificationData[Any], epsilon: tuple[float, ...], every: int) -> list[Callback]:
-    """What is measured while a recipe trains: sharpness, distance from the initial weights, and the gap."""
-    samples = min(768, recipe.sharpness_samples)
-    found: list[Callback] = [
-        SharpnessMonitor(epsilon, every_n_epochs=every, samples=samples, max_time_share=None),
-        WeightDistanceMonitor(every_n_epochs=every),
-    ]
-    if len(data.validation):
-        found.append(GeneralizationGapMonitor(every_n_epochs=every, max_time_share=None))
-    return found
-
-
 def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with an object for each class_path.
+    """The arguments with an object for each class_path, and callbacks in a list.
 
     Raises:
         ValueError: If an argument is not one of the Trainer's, or has a value that it does not take.
@@ -109,6 +89,8 @@ def instantiated(users: Mapping[str, Any]) -> dict[str, Any]:
         parsed = make(parser.parse_object({"trainer": copy.deepcopy(dict(users))}))["trainer"]
     except Exception as error:  # of whatever type a class of the user's choice ends with
         raise ValueError(_reason(error)) from error
+    callbacks = parsed["callbacks"] or []
+    parsed["callbacks"] = callbacks if isinstance(callbacks, list) else [callbacks]
     return {name: parsed[name] for name in users}
 
 
@@ -118,7 +100,3 @@ def _reason(error: Exception) -> str:
         r"Errors:\s*- (?!Expected|Not a valid)(.*?)(?:\n\s*- (?:Expected|Not a valid)|$)", str(error), re.DOTALL
     )
     return " ".join((told[1] if told else str(error).partition("Errors:")[0]).split())
-
-
-def _is_negative(value: Any) -> bool:
-    return isinstance(value, int | float) and value < 0

@@ -49,6 +49,7 @@ def test_compare_writes_table_config_figure_and_logs(compared):
     folder, done = compared
     assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "config.yaml",
         "table.csv",
         "table.md",

@@ -116,7 +116,7 @@ def where_cut(tmp_path, draws):
 
 
 def test_augmented_images_are_parts_of_random_area_and_aspect_half_of_them_mirrored(tmp_path):
-    cuts = np.array(list(where_cut(tmp_path, 300)))
+    cuts = np.array(list(where_cut(tmp_path, 150)))
     width, height = np.abs(cuts).T
     area, aspect = width * height, width / height
     assert 0.08 * 0.9 < area.min() < 0.15

@@ -18,10 +18,15 @@ SCRIPT = Path(__file__).with_name("recipes_on_processes.py")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    for processes in (1, 2):
-        command = [sys.executable, SCRIPT, folder, str(processes)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
-        assert done.returncode == 0, done.stderr
+    started = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, folder, processes], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for processes in "12"
+    ]
+    for process in started:
+        said, _ = process.communicate(timeout=230)
+        assert process.returncode == 0, said
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")}
 
 

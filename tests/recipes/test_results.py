@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,11 @@ import torch
 import yaml
 
 from lightning_gap.recipes import F1
-from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.notes import table_notes
 from lightning_gap.recipes.runner.plan import make_plan
 from lightning_gap.recipes.runner.results_folder import claim_folder
 from lightning_gap.recipes.runner.run_result import RunResult
 from lightning_gap.recipes.runner.settings import Settings
-
-QUICK = ["--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]", "--width", "8"]
 
 
 def settings(*regimes, changed=None, **others):
@@ -73,25 +72,84 @@ def test_notes_tell_samples_seeds_device_and_threads():
 # The settings of a folder
 
 
-def test_of_two_that_claim_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
+class Other:
+    """Another process, that claims a folder when it is told to and holds it until it is killed."""
+
+    def __init__(self, plan):
+        (here, self.go), (self.told, there) = os.pipe(), os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            try:
+                os.read(here, 1)
+                with claim_folder(plan):
+                    os.write(there, b"y")
+                    time.sleep(600)
+            except OSError as error:
+                os.write(there, str(error).encode())
+            finally:
+                os._exit(0)
+
+    def start(self):
+        os.write(self.go, b"g")
+
+    def answer(self):
+        return os.read(self.told, 1000).decode()
+
+    def kill(self):
+        if self.process:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            self.process = None
+
+
+@pytest.fixture
+def other():
+    made = []
+
+    def make(plan):
+        made.append(Other(plan))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.kill()
+
+
+def resumed(plan, **changed):
+    return dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=True, **changed))
+
+
+def test_of_two_that_claim_a_folder_at_once_one_is_refused(tmp_path, other):
     plan = make_plan(settings("small", output=tmp_path / "run"))
-    link, refused = os.link, []
+    two = [other(plan), other(plan)]
+    for process in two:
+        process.start()
+    answers = sorted((process.answer() for process in two), key=len)
+    assert answers[0] == "y"
+    assert f"output={str(tmp_path / 'run')!r}" in answers[1]
+    assert "choose a" in answers[1]
 
-    def slow(source, target):  # the other comes in between the look and the claim
-        monkeypatch.setattr(os, "link", link)
-        claim_folder(plan)
-        first = config(tmp_path / "run")
-        try:
-            link(source, target)
-        finally:
-            assert config(tmp_path / "run") == first
-            refused.append(True)
 
-    monkeypatch.setattr(os, "link", slow)
-    with pytest.raises(FileExistsError, match="is not empty and nothing in it is overwritten"):
-        claim_folder(plan)
-    assert refused
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+def test_while_one_works_in_a_folder_another_is_refused_and_once_it_is_killed_no_more(tmp_path, other):
+    plan = make_plan(settings("small", output=tmp_path / "run"))
+    process = other(plan)
+    process.start()
+    assert process.answer() == "y"
+    before = config(tmp_path / "run")
+    for again, kind in ((plan, FileExistsError), (resumed(plan, trials=2), BlockingIOError)):
+        with pytest.raises(kind, match="choose a") as error, claim_folder(again):
+            pass
+        assert repr(str(tmp_path / "run")) in str(error.value)
+        assert "\n" not in str(error.value)
+    assert config(tmp_path / "run") == before
+    process.kill()
+    claim(resumed(plan))
+
+
+def claim(plan):
+    """Claim a folder and let it go."""
+    with claim_folder(plan):
+        pass
 
 
 def test_folders_that_no_one_named_never_meet():
@@ -104,13 +162,19 @@ def test_folders_that_no_one_named_never_meet():
 def test_nothing_is_written_through_a_link(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "mine")
-    with pytest.raises(NotADirectoryError, match="is a link; choose another --output"):
-        claim_folder(make_plan(settings("small", output=tmp_path / "run")))
-    plan = make_plan(settings("small", output=tmp_path / "other"))
-    claim_folder(plan)
-    (tmp_path / "other" / "runs").symlink_to(tmp_path / "mine")
-    with pytest.raises(NotADirectoryError, match="has a link, 'runs', through which nothing is written"):
-        claim_folder(dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=True)))
+    plan = make_plan(settings("small", output=tmp_path / "run"))
+    for asked in (plan, resumed(plan)):
+        with pytest.raises(NotADirectoryError, match="is a link; choose another --output"):
+            claim(asked)
+    plan = resumed(plan, output=tmp_path / "other")
+    claim(dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=False)))
+    (tmp_path / "other" / "runs" / "small").mkdir(parents=True)
+    for name in ("runs/small/trial-1", "tensorboard", "table.md", ".lock"):  # to a folder, and to no file
+        (tmp_path / "other" / name).unlink(missing_ok=True)
+        (tmp_path / "other" / name).symlink_to(tmp_path / "mine" / ("" if "." not in name else "new"))
+        with pytest.raises(NotADirectoryError, match=f"has a link, '{name}', through which nothing is written"):
+            claim(plan)
+        (tmp_path / "other" / name).unlink()
     assert not list((tmp_path / "mine").iterdir())
 
 
@@ -119,36 +183,35 @@ def config(folder):
 
 
 def test_a_run_that_goes_on_with_fewer_regimes_keeps_the_others_in_the_settings(tmp_path):
-    asked = settings("small", "large", trials=2, output=tmp_path / "run")
-    claim_folder(make_plan(asked))
+    plan = make_plan(settings("small", "large", trials=2, output=tmp_path / "run"))
+    claim(plan)
     first = config(tmp_path / "run")
-    again = dataclasses.replace(asked, resume=True)
-    claim_folder(make_plan(dataclasses.replace(again, regimes=("ghost", "small"), trials=1)))
+    claim(resumed(plan, regimes=("ghost", "small"), trials=1))
     assert config(tmp_path / "run") == first | {"regimes": ["small", "large", "ghost"]}
-    claim_folder(make_plan(dataclasses.replace(again, regimes=("large",), trials=3)))
+    claim(resumed(plan, regimes=("large",), trials=3))
     assert config(tmp_path / "run") == first | {"regimes": ["small", "large", "ghost"], "trials": 3}
     assert config(tmp_path / "run")["resume"] is False
 
 
 def test_settings_that_a_kill_cuts_short_are_not_there_at_all(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    asked = settings("small", output=folder)
+    plan = make_plan(settings("small", output=folder))
 
-    def half(*given, **options):
+    def half(self, text, **options):
+        self.write_bytes(text.encode()[:20])
         raise KeyboardInterrupt
 
     def killed(plan):
         with monkeypatch.context() as patched:
-            patched.setattr(yaml, "safe_dump", half)
+            patched.setattr(Path, "write_text", half)
             with pytest.raises(KeyboardInterrupt):
-                claim_folder(plan)
+                claim(plan)
 
-    killed(make_plan(asked))
+    killed(plan)
     assert not (folder / "config.yaml").exists()
-    claim_folder(make_plan(asked))  # nothing is lost: the folder is as good as new
-    assert (folder / "config.yaml").exists()
+    claim(plan)  # nothing is lost: the folder is as good as new
     whole = config(folder)
-    killed(make_plan(dataclasses.replace(asked, regimes=("large",), resume=True)))
+    killed(resumed(plan, regimes=("large",)))
     assert config(folder) == whole
 
 
@@ -163,15 +226,22 @@ def test_settings_that_a_kill_cuts_short_are_not_there_at_all(tmp_path, monkeypa
         b"regimes: small\n",
         b"null\n",
         b"regimes: [{a: 1}]\ntrials: 1\ntrainer: {}\n",
+        b"regimes: [small]\ntrials: one\ntrainer: {}\n",
+        b"regimes: [small]\ntrials: 1\ntrainer: []\n",
     ],
 )
-def test_settings_that_cannot_be_read_are_named_in_one_line(text, tmp_path, capsys):
+def test_settings_that_cannot_be_read_are_named_in_one_line(text, tmp_path, plan_of_small):
     (tmp_path / "config.yaml").write_bytes(text)
-    assert main(["run", "f1", "--regime", "small", *QUICK, "--output", str(tmp_path), "--resume"]) == 2
-    error = capsys.readouterr().err
-    assert f"'{tmp_path / 'config.yaml'}' cannot be read as the settings of a run; choose a new --output" in error
-    assert len(error.strip().splitlines()) == 1
+    with pytest.raises(ValueError, match="cannot be read as the settings of a run; choose a new --output") as error:
+        claim(resumed(plan_of_small, output=tmp_path))
+    assert repr(str(tmp_path / "config.yaml")) in str(error.value)
+    assert "\n" not in str(error.value)
     assert (tmp_path / "config.yaml").read_bytes() == text
+
+
+@pytest.fixture(scope="module")
+def plan_of_small():
+    return make_plan(settings("small", epsilon=(1e-3,)))
 
 
 def altered(**values):
@@ -182,51 +252,55 @@ def altered(**values):
 
 
 @pytest.mark.parametrize(
-    ("values", "reason"),
+    ("name", "value"),
     [
-        ({"test_accuracy": "x"}, "test_accuracy must be numbers, got 'x'"),
-        ({"test_accuracy": None}, "test_accuracy must be numbers, got None"),
-        ({"distance": True}, "distance must be numbers, got True"),
-        ({"seconds": [1.0]}, "seconds must be numbers, got"),
-        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
-        ({"sharpness": {"5e-4": 2.5}}, "sharpness must be percent for epsilon 1e-3, got {'5e-4': 2.5}"),
-        ({"sharpness": {"1e-3": 1.0, "5e-4": 2.5}}, "sharpness must be percent for epsilon 1e-3"),
-        ({"sharpness_batch": 3.0}, "sharpness_batch must be percent for epsilon 1e-3, got 3.0"),
-        ({"sharpness_batch": {"1e-3": "flat"}}, "sharpness_batch must be numbers, got {'1e-3': 'flat'}"),
+        ("test_accuracy", "x"),
+        ("test_accuracy", None),
+        ("distance", True),
+        ("seconds", [1.0]),
+        ("steps", 2.5),
+        ("steps", {"1e-3": 2.5}),
+        ("sharpness", {"5e-4": 2.5}),
+        ("sharpness", {"1e-3": 1.0, "5e-4": 2.5}),
+        ("sharpness_batch", 3.0),
+        ("sharpness_batch", {"1e-3": "flat"}),
+        ("sharpness_batch", {"1e-3": True}),
     ],
 )
-def test_a_result_that_was_altered_by_hand_is_named_in_one_line(values, reason, tmp_path):
+def test_a_result_that_was_altered_by_hand_is_named_in_one_line(name, value, tmp_path):
     file = tmp_path / "outcome.json"
     file.write_text(altered())
     assert RunResult.load(file, [1e-3]).sharpness == {"1e-3": 2.5}
-    file.write_text(altered(**values))
-    with pytest.raises(ValueError, match=re.escape(reason)) as error:
+    file.write_text(altered(**{name: value}))
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value!r}")) as error:
         RunResult.load(file, [1e-3])
     assert f"{str(file)!r} cannot be read as the result of a run" in str(error.value)
+    assert "1e-3" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_weights_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_goes_on(tmp_path, capsys):
-    run = ["run", "f1", "--regime", "small", *QUICK, "--output", str(tmp_path)]
-    assert main(run) == 0
-    folder = tmp_path / "runs/small/trial-1"
-    weights = (folder / "weights.pt").read_bytes()
-    found = json.loads((folder / "outcome.json").read_text())
-    for damaged in (None, b"", b"no weights", weights[: len(weights) // 2]):
-        (folder / "weights.pt").unlink()
+def test_files_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_goes_on(tmp_path, plan_of_small):
+    plan = resumed(plan_of_small, output=tmp_path)
+    claim(dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=False)))
+    (run,) = plan.runs()
+    weights = run.folder / "weights.pt"
+    run.folder.mkdir(parents=True)
+    run.result.write_text(altered())
+    torch.save({"weight": torch.zeros(1000)}, weights)
+    claim(plan)
+    whole = weights.read_bytes()
+    for damaged in (None, b"", b"no weights", whole[: len(whole) // 2]):
+        weights.unlink()
         if damaged is not None:
-            (folder / "weights.pt").write_bytes(damaged)
-        capsys.readouterr()
-        assert main([*run, "--resume"]) == 2
-        error = capsys.readouterr().err
-        assert f"'{folder / 'weights.pt'}' cannot be read" in error
-        assert f"delete '{folder / 'outcome.json'}' to train that run again" in error
-        assert len(error.strip().splitlines()) == 1
-        (folder / "weights.pt").touch()
-    (folder / "outcome.json").write_text(altered(sharpness={"5e-4": 1.0}))
-    assert main([*run, "--resume"]) == 2
-    assert f"'{folder / 'outcome.json'}' cannot be read" in capsys.readouterr().err
-    (folder / "outcome.json").unlink()  # as it says
-    assert main([*run, "--resume"]) == 0
-    assert json.loads((folder / "outcome.json").read_text()) | {"seconds": 0} == found | {"seconds": 0}
-    assert all(map(torch.is_tensor, torch.load(folder / "weights.pt", weights_only=True).values()))
+            weights.write_bytes(damaged)
+        with pytest.raises(ValueError, match="cannot be read") as error:
+            claim(plan)
+        assert repr(str(weights)) in str(error.value)
+        assert f"delete {str(run.result)!r} to train that run again" in str(error.value)
+        assert "\n" not in str(error.value)
+        weights.touch()
+    run.result.write_text(altered(sharpness={"5e-4": 1.0}))
+    with pytest.raises(ValueError, match=f"{str(run.result)!r} cannot be read"):
+        claim(plan)
+    run.result.unlink()  # as it says
+    claim(plan)

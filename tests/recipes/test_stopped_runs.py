@@ -3,10 +3,11 @@
 import json
 import os
 import shlex
+import shutil
 import signal
-import subprocess
 import sys
-import time
+from contextlib import redirect_stderr
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +33,9 @@ QUICK = [
 ]
 
 
+DIVERGES = ["--optimizer", "sgd", "--learning_rate", "1e38"]
+
+
 def run(folder, *options):
     return ["run", "f1", "--regime", "small", *QUICK, "--output", str(folder), *options]
 
@@ -40,7 +44,7 @@ def outcome(folder):
     return json.loads((folder / "runs/small/trial-1/outcome.json").read_text()) | {"seconds": 0}
 
 
-def stopped_after(monkeypatch, epochs, folder, how):
+def stopped_after(epochs, folder, how, *options):
     """A run that is told to stop in an epoch's first batch; its status."""
     from lightning_gap.recipes.runner.watch import Watch
 
@@ -48,9 +52,9 @@ def stopped_after(monkeypatch, epochs, folder, how):
         if trainer.current_epoch == epochs:
             how()
 
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Watch, "on_train_batch_end", on_train_batch_end)
-        return main(run(folder))
+        return main(run(folder, *options))
 
 
 def terminate():
@@ -63,9 +67,30 @@ def interrupt():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert main(run(folder)) == 0
+    """A run that nothing stopped, whose checkpoints were written beside where they go and renamed."""
+    folder, written = tmp_path_factory.mktemp("whole") / "run", []
+    save = WholeFiles.save_checkpoint
+
+    def note(self, checkpoint, path, *rest, **options):
+        written.append(path)
+        save(self, checkpoint, path, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(WholeFiles, "save_checkpoint", note)
+        patched.setattr(TorchCheckpointIO, "save_checkpoint", lambda *_, **__: pytest.fail("moved from elsewhere"))
+        assert main(run(folder)) == 0
+    assert len(written) == 3
     return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that SIGTERM stopped in its third epoch, where no other run has been, and what it said."""
+    folder, before = tmp_path_factory.mktemp("stopped") / "run", signal.getsignal(signal.SIGTERM)
+    with redirect_stderr(StringIO()) as said:
+        assert stopped_after(2, folder, terminate) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    return folder, said.getvalue()
 
 
 @pytest.fixture
@@ -76,23 +101,26 @@ def interrupts():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("interrupts")
-@pytest.mark.parametrize(("how", "status"), [(terminate, 143), (interrupt, 130)])
-def test_a_run_that_is_told_to_stop_says_what_is_kept_does_not_look_finished_and_goes_on(
-    how, status, whole, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "run"
-    before = signal.getsignal(signal.SIGTERM)
-    assert stopped_after(monkeypatch, 2, folder, how) == status
-    assert signal.getsignal(signal.SIGTERM) is before
-    error = capsys.readouterr().err
-    assert error == (
+def told_to_resume(folder):
+    return (
         "lightning-gap run: stopped; kept: small up to epoch=1.ckpt; resume with the same command and "
         f"--output {folder} --resume\n"
     )
+
+
+def test_a_run_that_is_told_to_stop_says_what_is_kept_and_does_not_look_finished(stopped):
+    folder, said = stopped
+    assert said == told_to_resume(folder)
     assert not (folder / "runs/small/trial-1/outcome.json").exists()
-    assert main(run(folder, "--resume")) == 0
-    assert outcome(folder) == outcome(whole)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_a_run_that_has_diverged_and_is_interrupted_goes_on_with_nan_in_its_row(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert stopped_after(2, folder, interrupt, *DIVERGES) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == told_to_resume(folder).rstrip()
+    assert main(run(folder, *DIVERGES, "--resume")) == 0
+    assert str(outcome(folder)["sharpness"]["1e-3"]) == str(outcome(folder)["train_loss"]) == "nan"
 
 
 def test_a_folder_with_a_space_can_be_resumed_by_the_line_as_it_stands(tmp_path):
@@ -111,9 +139,9 @@ def test_stopped_before_it_trains_it_leaves_nothing(how, tmp_path, monkeypatch, 
     assert not (tmp_path / "run").exists()
 
 
-def test_after_an_exit_of_the_users_own_the_status_is_the_users(tmp_path, monkeypatch):
+def test_after_an_exit_of_the_users_own_the_status_is_the_users(tmp_path):
     with pytest.raises(SystemExit) as left:
-        stopped_after(monkeypatch, 1, tmp_path / "run", lambda: sys.exit(7))
+        stopped_after(0, tmp_path / "run", lambda: sys.exit(7))
     assert left.value.code == 7
     assert exit_status(left.value) is None
 
@@ -129,30 +157,13 @@ def test_a_forked_worker_dies_of_the_signal_itself():
             terminate()
 
 
-@pytest.mark.slow
-def test_a_real_process_that_is_terminated_while_it_trains_or_measures_exits_with_143(tmp_path):
-    long = ["--epochs", "500", "--measure_every_n_epochs", "1"]
-    command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", *run(tmp_path / "run"), *long]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.rglob("*.ckpt")):
-        time.sleep(0.1)
-    process.terminate()
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert error.strip().splitlines()[-1].startswith("lightning-gap run: stopped; kept: small up to epoch=")
-
-
 def torn(path, file, length=0.5):
     content = file.read_bytes()
     path.write_bytes(content[: int(len(content) * length)])
 
 
-def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_before_it(
-    whole, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "run"
-    stopped_after(monkeypatch, 2, folder, terminate)
-    capsys.readouterr()
+def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_before_it(whole, stopped, tmp_path, capsys):
+    folder = shutil.copytree(stopped[0], tmp_path / "run")
     saved = folder / "runs/small/trial-1"
     torn(saved / "epoch=2.ckpt", saved / "epoch=1.ckpt")
     (saved / "epoch=3.ckpt").write_bytes(b"")
@@ -178,18 +189,17 @@ def test_where_all_are_torn_the_error_is_one_line_that_names_them(length, tmp_pa
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_of_another_network_is_named(tmp_path, monkeypatch, capsys):
-    folder, other = tmp_path / "run", tmp_path / "other"
-    stopped_after(monkeypatch, 2, folder, terminate)
-    with monkeypatch.context() as wider:
-        wider.setattr(sys.modules[__name__], "QUICK", [*QUICK, "--width", "9"])
-        stopped_after(monkeypatch, 2, other, terminate)
+def test_a_checkpoint_of_another_network_is_named(stopped, tmp_path, capsys):
+    folder = shutil.copytree(stopped[0], tmp_path / "run")
     file = folder / "runs/small/trial-1/epoch=1.ckpt"
-    file.write_bytes((other / "runs/small/trial-1/epoch=1.ckpt").read_bytes())
-    capsys.readouterr()
+    checkpoint = torch.load(file)
+    wider = {name: torch.cat([weight, weight]) for name, weight in checkpoint["state_dict"].items() if weight.ndim}
+    torch.save(checkpoint | {"state_dict": checkpoint["state_dict"] | wider}, file)
     assert main(run(folder, "--resume")) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert f"the checkpoint {str(file)!r} is of another network than this run's: size mismatch for network." in line
+    assert "size mismatch for network." in line
+    assert f"resumed from {str(file)!r}" in line
+    assert "delete it" in line
     assert file.exists()
 
 
@@ -208,25 +218,3 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert [path.name for path in file.parent.iterdir()] == ["epoch=1.ckpt"]
     assert writer.load_checkpoint(file)["value"].tolist() == [1, 1, 1]
-
-
-def test_a_run_writes_beside_its_checkpoint_and_renames(whole, tmp_path, monkeypatch):
-    written = []
-    save = WholeFiles.save_checkpoint
-    monkeypatch.setattr(
-        WholeFiles,
-        "save_checkpoint",
-        lambda self, *args, **options: (written.append(args[1]), save(self, *args, **options)),
-    )
-    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", lambda *_, **__: pytest.fail("moved from elsewhere"))
-    assert main(run(tmp_path / "run")) == 0
-    assert len(written) == 3
-
-
-def test_a_run_that_has_diverged_goes_on_with_nan_in_its_row(tmp_path, monkeypatch):
-    folder, diverges = tmp_path / "run", ["--optimizer", "sgd", "--learning_rate", "1e38"]
-    with monkeypatch.context() as quick:
-        quick.setattr(sys.modules[__name__], "QUICK", [*QUICK, *diverges])
-        assert stopped_after(monkeypatch, 2, folder, terminate) == 143
-        assert main(run(folder, "--resume")) == 0
-    assert str(outcome(folder)["sharpness"]["1e-3"]) == str(outcome(folder)["train_loss"]) == "nan"

@@ -2,10 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,28 +196,3 @@ def test_help_on_a_recipe_comes_before_or_after_its_name(capsys):
     for words in (["run", "f1", "--help"], ["run", "--help", "f1"]):
         assert main_status(words) == 0
         assert "--small_batch_size" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
-def test_workers_end_with_the_command_that_is_killed(tmp_path):
-    words = [*TINY[:-4], "--epochs", "100000", "--workers", "2", "--output", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "compare", "f1", "small", "large", *words]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(list(tmp_path.glob("run/tensorboard/*/*/events*"))) == 2)
-    workers = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
-    assert len(workers) == 2
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not any(is_running(pid) for pid in workers))
-
-
-def is_running(pid):
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
-
-
-def wait_for(condition):
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
