@@ -16,11 +16,9 @@ from typing import IO
 import torch
 from rich.console import Console
 
-from .plan import OUTPUT, Plan, make_plan
-from .quiet import spoken_plainly
+from .plan import OUTPUT, Plan
 from .results_folder import CONFIG, claim_folder, release_folder
 from .run_result import RunResult
-from .settings import Settings
 from .table import show_results
 from .training import CannotStartError, train
 from .watch import is_first_process, progress_bar
@@ -28,38 +26,31 @@ from .watch import is_first_process, progress_bar
 _SHARE = "LIGHTNING_GAP_SHARE"  # "k/n" in a worker: its runs are the k-th, from 0, of every n
 
 
-def execute(settings: Settings, made: list[Plan]) -> int:
+def execute(plan: Plan) -> int:
     """Train what was asked for, write and print the table; the exit status.
-
-    Args:
-        settings: What was asked for.
-        made: Gets the plan as soon as there is one, for who is told to stop.
 
     Raises:
         ValueError: If something cannot work; a folder in which nothing was done is then taken away again.
     """
-    with spoken_plainly():
-        share = os.environ.get(_SHARE)
-        if share is not None:
-            Thread(target=_end_with_parent, daemon=True).start()
-        plan = make_plan(settings)
-        made.append(plan)
-        if plan.settings.threads is not None:
-            torch.set_num_threads(plan.settings.threads)
-        first = is_first_process()
+    share = os.environ.get(_SHARE)
+    if share is not None:
+        Thread(target=_end_with_parent, daemon=True).start()
+    if plan.settings.threads is not None:
+        torch.set_num_threads(plan.settings.threads)
+    first = is_first_process()
+    if share is None and first:
+        claim_folder(plan)
+    console = Console(highlight=False, quiet=share is not None or not first)
+    try:
+        with _told_to_other_processes(plan):
+            results = _train_all(plan, console.print, share)
+    except CannotStartError:
         if share is None and first:
-            claim_folder(plan)
-        console = Console(highlight=False, quiet=share is not None or not first)
-        try:
-            with _told_to_other_processes(plan):
-                results = _train_all(plan, console.print, share)
-        except CannotStartError:
-            if share is None and first:
-                release_folder(plan)
-            raise
-        if share is None and first:
-            show_results(console, plan, results)
-        return 0
+            release_folder(plan)
+        raise
+    if share is None and first:
+        show_results(console, plan, results)
+    return 0
 
 
 def _train_all(plan: Plan, report: Callable[[str], None], share: str | None) -> dict[str, list[RunResult]]:

@@ -10,8 +10,9 @@ from lightning_gap.recipes import F1, advice
 from lightning_gap.recipes.advice import Measurement, advise
 from lightning_gap.recipes.networks import ResNet44
 from lightning_gap.recipes.recipe import Recipe
-from lightning_gap.recipes.runner import advising, runs
+from lightning_gap.recipes.runner import advising
 from lightning_gap.recipes.runner.advising import measure_noise, next_commands
+from lightning_gap.recipes.runner.asking import ask
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.plan import make_plan
 from lightning_gap.recipes.runner.settings import Settings
@@ -141,19 +142,8 @@ def test_several_processes_are_refused_before_any_is_started(devices, told, monk
     assert f"error: advise measures on one process, {told}\n" in capsys.readouterr().err
 
 
-def settings_of(command, monkeypatch):
-    """What the command line makes of it, the plan left unmade."""
-    found = []
-
-    def note(settings):
-        found.append(settings)
-        raise ValueError("that is all")
-
-    module = advising if command[0] == "advise" else runs
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "make_plan", note)
-        assert main(command) == 2
-    return found[0]
+def asked(command):
+    return ask(command[0], "", command[1:])
 
 
 CHOSEN = [
@@ -176,14 +166,15 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("scale", "commands"), [(50.0, ["compare"]), (20.0, ["compare", "run"]), (900.0, None)])
 @pytest.mark.parametrize("chosen", [[], ["--large_batch_size", "64"], CHOSEN], ids=["nothing", "a batch", "much"])
-def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path, monkeypatch):
+def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path):
     options = ["--data_dir", str(tmp_path / "my data"), "--steps", "60", *chosen]
-    given = settings_of(["advise", "f1", *options], monkeypatch)
+    given, changed, steps = asked(["advise", "f1", *options])
+    assert steps == 60
     recipe = make_plan(given).recipe("small", 0)
-    printed = list(next_commands(recipe, "f1", options, advise(measurements(scale), 1280)))
+    printed = list(next_commands(recipe, "f1", changed, advise(measurements(scale), 1280)))
     assert [command[1] for command in printed] == (commands or ["compare", "run"])
     for _, *command in printed:
-        again = settings_of(command, monkeypatch)
+        again = asked(command).settings
         sizes = {"small_batch_size": 0, "large_batch_size": 0}
         sizes |= {"learning_rate": 1} if command[0] == "run" else {}
         assert {**again.hyperparameters, **sizes} == {**given.hyperparameters, **sizes}
@@ -193,12 +184,12 @@ def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path,
         assert not {"--seed", "--num_workers", "--epochs", "--optimizer"} & {word for line in printed for word in line}
 
 
-def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
-    given = ["--small_batch_size", "64", "--large_batch_size", "160"]
-    plan = make_plan(settings_of(["advise", "f1", *given], monkeypatch))
+def test_the_batches_of_the_commands_are_the_given_and_the_advised():
+    given, changed, _ = asked(["advise", "f1", "--small_batch_size", "64", "--large_batch_size", "160"])
+    plan = make_plan(given)
     for scale, pairs in ((900.0, [(64, 512), (512, 160)]), (40.0, [(32, 64), (32, 160)]), (100.0, [(64, 160)])):
-        commands = next_commands(plan.recipe("small", 0), "f1", given, advise(measurements(scale), 1280))
-        numbers = [settings_of(command[1:], monkeypatch).hyperparameters for command in commands]
+        commands = next_commands(plan.recipe("small", 0), "f1", changed, advise(measurements(scale), 1280))
+        numbers = [asked(command[1:]).settings.hyperparameters for command in commands]
         assert [(n["small_batch_size"], n["large_batch_size"]) for n in numbers] == pairs
 
 

@@ -283,8 +283,11 @@ def test_list_names_every_recipe_data_set_and_regime():
         (["compare", "f1"], "regimes must name at least one regime, got none"),
         (["compare", "f1", "small", "--classes", "9"], "one for each of 10 classes"),
         (["run", "--regime", "small"], "no recipe is named; write lightning-gap run RECIPE"),
-        (["run", "f1", "--regime", "small", "--output", ""], "output: got '', the name of no folder"),
-        (["run", "f1", "--regime", "small", "--data_dir="], "data_dir: got '', the name of no folder"),
+        (["run", "--config", "nowhere.yaml"], "config='nowhere.yaml' cannot be read (No such file"),
+        (["run", "f1", "--config="], "config: got '', the name of no file or folder"),
+        (["run", "f1", "--config", "."], "config='.' cannot be read (Is a directory); name a YAML file"),
+        (["run", "f1", "--regime", "small", "--output", ""], "output: got '', the name of no file or folder"),
+        (["run", "f1", "--regime", "small", "--data_dir="], "data_dir: got '', the name of no file or folder"),
         (["copy", "f1", ""], "folder: got '', the name of no folder"),
         (["compare", "f1", "small", "--workers", "0"], "workers must be at least 1, got 0"),
         (
