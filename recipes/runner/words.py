@@ -52,7 +52,7 @@ def as_options(values: Mapping[str, Any]) -> Options:
     for name, value in values.items():
         if isinstance(value, bool) and f"--{name}" in _FLAGS:
             options |= {f"--{name}": None} if value else {}
-        elif value is not None or name not in ("recipe", "data"):  # which then are not named
+        elif value is not None or name not in ("recipe", "regime", "data"):  # which then are not named
             text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
             options[f"--{name}"] = value if isinstance(value, str) else text.removesuffix("...\n").strip()
     return options

@@ -184,6 +184,20 @@ def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path)
         assert not {"--seed", "--num_workers", "--epochs", "--optimizer"} & {word for line in printed for word in line}
 
 
+def test_the_commands_of_a_file_of_options_hold_what_it_changes_and_no_steps(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "recipe: f1\nsteps: 60\nwidth: 16\nlearning_rate_steps: {20: 1e-5}\ntrainer: {max_time: 00:01:00:00}\n"
+    )
+    given, changed, steps = asked(["advise", "--config", str(file)])
+    assert steps == 60
+    recipe = make_plan(given).recipe("small", 0)
+    for command in next_commands(recipe, "f1", changed, advise(measurements(900.0), 1280)):
+        again = asked(command[1:]).settings
+        assert (again.trainer, again.hyperparameters["width"]) == ({"max_time": "00:01:00:00"}, 16)
+        assert again.hyperparameters["learning_rate_steps"] == {20: 1e-5}
+
+
 def test_the_batches_of_the_commands_are_the_given_and_the_advised():
     given, changed, _ = asked(["advise", "f1", "--small_batch_size", "64", "--large_batch_size", "160"])
     plan = make_plan(given)
