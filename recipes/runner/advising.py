@@ -29,10 +29,9 @@ def advise_batch_size(plan: Plan, steps: int, changed: Mapping[str, Any]) -> int
     """
     settings = plan.settings
     if plan.processes > 1:
-        given = [name for name in ("devices", "num_nodes", "strategy") if name in settings.trainer]
-        told = ", ".join(f"{name} {settings.trainer[name]!r}" for name in given)
-        fix = " and ".join(f"trainer.{name}" for name in given)
-        raise ValueError(f"advise measures on one process, got {plan.processes} of them, {told}; leave out {fix}")
+        raise ValueError(
+            f"advise measures on one process, got {plan.processes} by trainer={settings.trainer}; use one device"
+        )
     console = Console(highlight=False)
     recipe = plan.recipe("small", settings.seed)
     with console.status(f"{settings.recipe} on {settings.data}: {steps} steps of {recipe.batch_size} samples"):

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from lightning_gap import __version__
 
 from ..catalogue import copy_recipe, recipe_file
-from .asking import ask
 from .listing import print_list, print_recipe
-from .options import Parser
+from .options import Parser, ask
 from .quiet import spoken_plainly
 from .stopping import exit_status, kept, stoppable
 

@@ -152,7 +152,7 @@ def test_options_go_out_and_in_as_yaml(words, tmp_path, capsys):
     ("text", "told"),
     [
         ("widht: 9", "--widht=9; did you mean --width"),
-        ("regime: small\nepochs: ten", "--epochs"),
+        ("regime: small\nseed: ten", "--seed"),
         ("regime: small\ntrainer: {device: 2}", "unknown argument of the Trainer 'device'; did you mean 'devices'"),
         ("regimes: [small, large]", "regimes=['small', 'large'] are several, and run takes one; name it by --regime"),
         ("regime: smal", "unknown regime 'smal'; did you mean 'small'"),
