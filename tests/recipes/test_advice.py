@@ -22,7 +22,7 @@ SGD = {"small_batch_size": 256, "optimizer": "sgd", "learning_rate": 0.01}
 
 
 def plan_of(trainer=None, **changed):
-    hyperparameters = dict(F1.on("digits", **changed).hparams)
+    hyperparameters = dict(F1.on("digits", **{"width": 64, "depth": 2, **changed}).hparams)
     del hyperparameters["regime"]
     return make_plan(Settings("f1", ("small",), "digits", trainer=trainer or {}, hyperparameters=hyperparameters))
 

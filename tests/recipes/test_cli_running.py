@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 import torch
@@ -127,7 +128,9 @@ def test_damaged_files_of_a_run_are_named_before_it_goes_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", [name if name == "f1" else pytest.param(name, marks=pytest.mark.slow) for name in bundled()]
 )
-def test_a_copied_recipe_is_a_file_that_tells_its_table_its_cost_and_the_papers_numbers(name, tmp_path, capsys):
+def test_a_copied_recipe_is_a_file_that_tells_its_table_its_cost_and_the_papers_numbers(
+    name, tmp_path, monkeypatch, capsys
+):
     assert main(["copy", name, str(tmp_path / "new")]) == 0
     file = tmp_path / "new" / f"{name.replace('-', '_')}.py"
     assert f"written: {file}" in capsys.readouterr().out
@@ -138,9 +141,11 @@ def test_a_copied_recipe_is_a_file_that_tells_its_table_its_cost_and_the_papers_
     assert "The paper" in header or "Hoffer et al., SGD" in header
     assert "Cost" in header
     assert " s on " in header or " h on " in header or "min on " in header
-    done = command(sys.executable, file)
-    assert done.returncode == 0, done.stderr
-    assert "compare" in done.stdout
+    monkeypatch.setattr(sys, "argv", [str(file)])
+    with pytest.raises(SystemExit) as left:
+        run_path(str(file), run_name="__main__")
+    assert left.value.code == 0
+    assert "compare" in capsys.readouterr().out
 
 
 def test_a_copied_recipe_runs_as_it_was_edited_and_is_never_overwritten(tmp_path, capsys):
@@ -163,7 +168,7 @@ def test_a_copied_recipe_runs_as_it_was_edited_and_is_never_overwritten(tmp_path
 def test_a_stand_in_is_named_wherever_its_numbers_are(tmp_path, capsys):
     few = ["--epochs", "1", "--width", "8", "--depth", "1", "--epsilon", "[1e-3]"]
     arguments = ["--data", "timit-stand-in", *few, "--sharpness_samples", "100", "--output", str(tmp_path / "run")]
-    assert main(["compare", "f2", "small", "large", *arguments]) == 0
+    assert main(["run", "f2", "--regime", "large", *arguments]) == 0
     for text in (capsys.readouterr().out, (tmp_path / "run/table.md").read_text()):
         assert "timit-stand-in" in text
         assert "stand" in text.replace("timit-stand-in", "")
