@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections.abc
-import copy
+import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from inspect import cleandoc
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
@@ -37,85 +38,75 @@ _EXAMPLE = "`lightning-gap copy f1 .` writes one to begin with"
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """What a recipe's file says, as far as it can be read without running it.
+    """What a recipe's file says.
 
     Attributes:
         name: As the command line has it.
-        path: The file.
-        summary: First line of the class's docstring.
-        docstring: The whole of it.
-        data_sets: What differs on each data set, the first being the default; None where only running it tells.
-        regimes: First line of the docstring of each regime; None where only running it tells.
-        signature: A function with the hyperparameters as keyword arguments; None where only running it tells.
+        docstring: Of the class.
+        data_sets: What differs on each data set, the first being the default.
+        regimes: First line of the docstring of each regime.
+        signature: Has the hyperparameters beside ``self`` and ``regime``; the class itself where the file was run.
     """
 
     name: str
-    path: Path
-    summary: str
     docstring: str
-    data_sets: Mapping[str, Mapping[str, Any]] | None
-    regimes: Mapping[str, str] | None
-    signature: Callable[..., None] | None
+    data_sets: Mapping[str, Mapping[str, Any]]
+    regimes: Mapping[str, str]
+    signature: Callable[..., Any]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.docstring.partition("\n")[0]
 
 
 @cache
 def bundled() -> dict[str, Path]:
     """The file of each recipe here: those with a subclass of ``Recipe``."""
-    found = {}
-    for path in sorted(_FOLDER.glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if "(Recipe):" in text and _classes(ast.parse(text)):
-            found[path.stem.replace("_", "-")] = path
-    return found
+    subclass = re.compile(r"^class \w+\(Recipe\):", re.MULTILINE)
+    files = (path for path in sorted(_FOLDER.glob("*.py")) if subclass.search(path.read_text(encoding="utf-8")))
+    return {path.stem.replace("_", "-"): path for path in files}
 
 
 def summaries(file: str, table: str) -> dict[str, str]:
     """The first docstring line of each function in a dict of functions, for instance ``REGIMES`` of ``regimes.py``."""
-    tree = ast.parse((_FOLDER / file).read_text(encoding="utf-8"))
+    tree = _parsed(_FOLDER / file)
     return _summaries(tree, _assigned(tree.body)[table])
 
 
 def read_docstring(file: str, name: str) -> str:
     """The docstring of a class in a file of this folder."""
-    tree = ast.parse((_FOLDER / file).read_text(encoding="utf-8"))
-    found = next(part for part in tree.body if isinstance(part, ast.ClassDef) and part.name == name)
+    found = next(part for part in _parsed(_FOLDER / file).body if isinstance(part, ast.ClassDef) and part.name == name)
     return ast.get_docstring(found) or ""
 
 
 def recipe_file(name: str) -> RecipeFile:
     """The recipe with this name, or the one in the file of this name, for instance a copy that was edited.
 
+    Its file is read, which needs no torch, and run only where it cannot be read: its class inherits from another
+    recipe, or makes its data sets or regimes in another way than by a dict.
+
     Raises:
-        ValueError: If there is none with this name, or the file does not parse, or has two recipes.
+        ValueError: If there is none with this name, or the file does not parse or, run, has no recipe or two.
         FileNotFoundError: If there is no such file.
     """
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"recipe={name!r} is no file; {_EXAMPLE}")
-    else:
-        path = bundled()[lookup("recipe", name, bundled())]
+    path = _path(name)
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = _parsed(path)
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise ValueError(f"recipe={name!r}{line}: {type(error).__name__}: {error}") from error
-    classes = _classes(tree)
-    if len(classes) > 1:
-        raise ValueError(f"recipe={name!r} has {len(classes)} recipes, {_named(classes)}; leave one of them")
-    if not classes:  # perhaps it inherits from another
-        return RecipeFile(name, path, "", "", None, None, None)
-    (found,) = classes
-    assigned, docstring = _assigned(found.body), ast.get_docstring(found) or ""
-    return RecipeFile(
-        name,
-        path,
-        docstring.partition("\n")[0],
-        docstring,
-        _evaluated(assigned["data_sets"]) if "data_sets" in assigned else None,
-        _regimes(tree, assigned.get("regimes")),
-        _signature(found),
-    )
+        told = error.msg if isinstance(error, SyntaxError) else error
+        raise ValueError(f"recipe={name!r}{line}: {type(error).__name__}: {told}") from error
+    classes = [part for part in tree.body if isinstance(part, ast.ClassDef) and _is_recipe(part)]
+    if len(classes) == 1:
+        assigned, docstring = _assigned(classes[0].body), ast.get_docstring(classes[0]) or ""
+        data_sets = _evaluated(assigned.get("data_sets", ast.Constant(None)))
+        regimes, signature = _regimes(tree, assigned.get("regimes")), _signature(classes[0])
+        if isinstance(data_sets, dict) and regimes is not None and signature is not None:
+            return RecipeFile(name, docstring, data_sets, regimes, signature)
+    recipe = load_recipe(name)
+    lines = {regime: cleandoc(make.__doc__ or "").partition("\n")[0] for regime, make in recipe.regimes.items()}
+    return RecipeFile(name, cleandoc(recipe.__doc__ or ""), recipe.data_sets, lines, recipe)
 
 
 def load_recipe(name: str) -> type[Recipe]:
@@ -127,15 +118,13 @@ def load_recipe(name: str) -> type[Recipe]:
     """
     from .recipe import Recipe
 
-    file = recipe_file(name).path
-    module = _run(name, file) if name.endswith(".py") else import_module(f".{file.stem}", __package__)
-    own = [
-        found
-        for found in vars(module).values()
-        if isinstance(found, type) and issubclass(found, Recipe) and found.__module__ == module.__name__
-    ]
+    path = _path(name)
+    module = _run(name, path) if name.endswith(".py") else import_module(f".{path.stem}", __package__)
+    classes = [found for found in vars(module).values() if isinstance(found, type) and issubclass(found, Recipe)]
+    own = [found for found in classes if found.__module__ == module.__name__]
     if len(own) != 1:
-        has = f"has {len(own)} recipes, {_named(own)}; leave one of them" if own else f"has no recipe; {_EXAMPLE}"
+        named = " and ".join(found.__name__ for found in own)
+        has = f"has {len(own)} recipes, {named}; leave one of them" if own else f"has no recipe; {_EXAMPLE}"
         raise ValueError(f"recipe={name!r} {has}")
     return own[0]
 
@@ -158,6 +147,22 @@ def copy_recipe(name: str, folder: Path) -> Path:
     return target
 
 
+def _path(name: str) -> Path:
+    if not name.endswith(".py"):
+        return bundled()[lookup("recipe", name, bundled())]
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"recipe={name!r} is no file; {_EXAMPLE}")
+    return Path(name)
+
+
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes())
+
+
+def _is_recipe(part: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).split(".")[-1] == "Recipe" for base in part.bases)
+
+
 def _run(name: str, file: Path) -> Any:
     # No name of a module that is in use, and none with a dot: jsonargparse imports a class's module by its name.
     spec = spec_from_file_location(f"lightning_gap_recipe_{file.stem}", file)
@@ -168,22 +173,10 @@ def _run(name: str, file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # of whatever type the user's own code fails with
-        places = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        places = [frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename) == file.resolve()]
         where = f", line {places[-1]}" if places else ""
         raise ValueError(f"recipe={name!r}{where}: {type(error).__name__}: {error}") from error
     return module
-
-
-def _classes(tree: ast.Module) -> list[ast.ClassDef]:
-    return [
-        found
-        for found in tree.body
-        if isinstance(found, ast.ClassDef) and any(ast.unparse(base).split(".")[-1] == "Recipe" for base in found.bases)
-    ]
-
-
-def _named(classes: list[Any]) -> str:
-    return " and ".join(getattr(found, "name", None) or found.__name__ for found in classes)
 
 
 def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
@@ -197,14 +190,16 @@ def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
 
 
 def _regimes(tree: ast.Module, table: ast.expr | None) -> dict[str, str] | None:
-    """Those of all recipes, unless the class has a dict of its own."""
+    """Those of all recipes, unless the class has a dict of its own; None where it is no plain dict."""
     ours = summaries("regimes.py", "REGIMES")
     if table is None:
         return ours
-    if not isinstance(table, ast.Dict):
-        return None
-    shared = [value for key, value in zip(table.keys, table.values, strict=True) if key is None]
-    if any(not isinstance(value, ast.Name) or value.id != "REGIMES" for value in shared):
+    shared = (
+        [ast.unparse(value) for key, value in zip(table.keys, table.values, strict=True) if key is None]
+        if isinstance(table, ast.Dict)
+        else [""]
+    )
+    if set(shared) - {"REGIMES"}:
         return None
     return (ours if shared else {}) | _summaries(tree, table)
 
@@ -220,26 +215,19 @@ def _summaries(tree: ast.Module, table: ast.expr) -> dict[str, str]:
 
 
 def _signature(recipe: ast.ClassDef) -> Callable[..., None] | None:
-    """A function of the hyperparameters, every one by keyword, with their annotations and defaults."""
+    """Its ``__init__`` with annotations and defaults, and without a body; None where only running the file tells."""
     init = next((part for part in recipe.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"), None)
     if init is None or init.args.kwarg or init.args.vararg:
         return None
-    given = copy.deepcopy(init.args)
-    positional = [*given.posonlyargs, *given.args]
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(given.defaults))
-    defaults += given.defaults
-    named = [(a, d) for a, d in zip(positional, defaults, strict=True) if a.arg not in ("self", "regime")]
-    keywords = [*named, *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
-    for argument, _ in keywords:
-        if argument.arg == "learning_rate_steps":  # epochs as they were typed: an int would be made of 1.5
-            argument.annotation = ast.parse("dict[float, float] | None", mode="eval").body
-    arguments = ast.arguments([], [], None, [a for a, _ in keywords], [d for _, d in keywords], None, [])
+    bare = ast.FunctionDef(recipe.name, init.args, [ast.Expr(ast.Constant(...))], [], lineno=0)
     namespace: dict[str, Any] = {**vars(typing), **vars(collections.abc), "typing": typing}
     try:
-        exec(f"def {recipe.name}({ast.unparse(arguments)}) -> None: ...", namespace)
+        exec(ast.unparse(bare), namespace)
     except Exception:  # a name that only running the file defines
         return None
     made: Callable[..., None] = namespace[recipe.name]
+    if "learning_rate_steps" in made.__annotations__:  # epochs as they were typed: an int would be made of 1.5
+        made.__annotations__["learning_rate_steps"] = dict[float, float] | None
     return made
 
 

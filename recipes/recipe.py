@@ -107,7 +107,7 @@ class Recipe(LightningModule):
         self.gradient_clip = None
         self.batch_size: int = self.large_batch_size
         self.regime = lookup("regime", regime, self.regimes)
-        self._callbacks = _callbacks_of(regime, self.regimes[regime](self))
+        self._callbacks = _callbacks_of(regime, self.regimes[regime], self)
         if self.zero_last_gammas:
             self.zero_last_gammas = zero_last_gammas(network) > 0
         # Narrow layers gain nothing, and end torch 2.15's backward pass in a crash on the CPU.
@@ -209,9 +209,16 @@ class Recipe(LightningModule):
         self.log("step", float(self.current_epoch + 1))  # Lightning takes a value of this name as the x of its call
 
 
-def _callbacks_of(regime: str, found: object) -> tuple[Callback, ...]:
+def _callbacks_of(name: str, regime: Regime, recipe: Recipe) -> tuple[Callback, ...]:
+    """What a regime returns; what it fails with is told with its name."""
+    try:
+        found: object = regime(recipe)
+    except Exception as error:  # of whatever type the user's own code fails with
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"the regime {name!r}: {kind}{error}") from error
     given: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
     wrong = [callback for callback in given if not isinstance(callback, Callback)]
     if wrong:
-        raise ValueError(f"the regime {regime!r} must return a list of callbacks, got {wrong[0]!r}; [] for none")
+        told = f"a {type(wrong[0]).__name__}" if " at 0x" in repr(wrong[0]) else repr(wrong[0])
+        raise ValueError(f"the regime {name!r} must return a list of callbacks, got {told}; return a list, [] for none")
     return tuple(given)

@@ -3,51 +3,46 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rich.console import Console
 
 from ..advice import Advice, Measurement, NoiseAlongTheWay, advise, learning_rate_at
 from ..advice_report import report
 from ..recipe import Recipe
-from .plan import Plan, make_plan
-from .quiet import spoken_plainly
-from .settings import Settings
+from .plan import Plan
 from .trainer import make_trainer
+from .words import as_options
 
 
-def advise_batch_size(settings: Settings, steps: int, options: Sequence[str], made: list[Plan]) -> int:
+def advise_batch_size(plan: Plan, steps: int, changed: Mapping[str, Any]) -> int:
     """Measure, and print what it comes to and what to run next; the exit status.
 
     Args:
-        settings: What was asked for.
+        plan: What was asked for.
         steps: In which the noise is measured.
-        options: As they were typed.
-        made: Gets the plan as soon as there is one, for who is told to stop.
+        changed: Options that are not their defaults.
 
     Raises:
         ValueError: If there are too few steps to measure at, or several processes would train.
     """
-    with spoken_plainly():
-        plan = make_plan(settings)
-        made.append(plan)
-        if plan.trainer.world_size > 1:
-            given = [name for name in ("devices", "num_nodes", "strategy") if name in settings.trainer]
-            told = ", ".join(f"{name} {settings.trainer[name]!r}" for name in given)
-            fix = " and ".join(f"trainer.{name}" for name in given)
-            raise ValueError(
-                f"advise measures on one process, got {plan.trainer.world_size} of them, {told}; leave out {fix}"
-            )
-        console = Console(highlight=False)
-        recipe = plan.recipe("small", settings.seed)
-        with console.status(f"{settings.recipe} on {settings.data}: {steps} steps of {recipe.batch_size} samples"):
-            measurements = measure_noise(plan, recipe, steps)
-        advice = advise(measurements, len(plan.data(recipe, settings.seed).train))
-        for part in report(recipe, measurements, advice):
-            console.print(part)
-        commands = (f"    {shlex.join(command)}" for command in next_commands(recipe, settings.recipe, options, advice))
-        console.print("\nNext:", *commands, sep="\n", soft_wrap=True, markup=False, emoji=False)
-        return 0
+    settings = plan.settings
+    processes = plan.trainer.world_size
+    if processes > 1:
+        raise ValueError(
+            f"advise measures on one process, got {processes} by trainer={settings.trainer}; use one device"
+        )
+    console = Console(highlight=False)
+    recipe = plan.recipe("small", settings.seed)
+    with console.status(f"{settings.recipe} on {settings.data}: {steps} steps of {recipe.batch_size} samples"):
+        measurements = measure_noise(plan, recipe, steps)
+    advice = advise(measurements, len(plan.data(recipe, settings.seed).train))
+    for part in report(recipe, measurements, advice):
+        console.print(part)
+    commands = (f"    {shlex.join(command)}" for command in next_commands(recipe, settings.recipe, changed, advice))
+    console.print("\nNext:", *commands, sep="\n", soft_wrap=True, markup=False, emoji=False)
+    return 0
 
 
 def measure_noise(plan: Plan, recipe: Recipe, steps: int) -> list[Measurement]:
@@ -64,28 +59,21 @@ def measure_noise(plan: Plan, recipe: Recipe, steps: int) -> list[Measurement]:
     return measuring.found
 
 
-def next_commands(recipe: Recipe, name: str, options: Sequence[str], advice: Advice) -> Iterator[list[str]]:
+def next_commands(recipe: Recipe, name: str, changed: Mapping[str, Any], advice: Advice) -> Iterator[list[str]]:
     """The two batches against each other; then, where the advised one is another, that one with its own rate.
 
-    Else with all options that were typed for the measurement.
+    Else with what was changed for the measurement.
     """
-    small, large, batch = recipe.small_batch_size, recipe.large_batch_size, advice.batch_size
-    if batch != small:
-        small, large = min(batch, small), max(batch, small)
-    kept = list(_without(options, "--small_batch_size", "--large_batch_size"))
-    sizes = ["--small_batch_size", f"{small}", "--large_batch_size", f"{large}"]
-    yield ["lightning-gap", "compare", name, "small", "large", *kept, *sizes]
-    if batch != recipe.small_batch_size:
-        rate = f"{learning_rate_at(recipe, batch, advice.scale):.2g}"
-        kept = list(_without(options, "--small_batch_size", "--learning_rate"))
-        changed = ["--small_batch_size", f"{batch}", "--learning_rate", rate]
-        yield ["lightning-gap", "run", name, "--regime", "small", *kept, *changed]
+    small, large = sorted((advice.batch_size, recipe.small_batch_size))
+    if small == large:
+        large = recipe.large_batch_size
+    sizes = {"small_batch_size": small, "large_batch_size": large}
+    yield ["lightning-gap", "compare", name, "small", "large", *_typed({**changed, **sizes})]
+    if advice.batch_size != recipe.small_batch_size:
+        rate = f"{learning_rate_at(recipe, advice.batch_size, advice.scale):.2g}"
+        alone = {"small_batch_size": advice.batch_size, "learning_rate": rate}
+        yield ["lightning-gap", "run", name, "--regime", "small", *_typed({**changed, **alone})]
 
 
-def _without(options: Sequence[str], *names: str) -> Iterator[str]:
-    """The options but some, and but the number of steps, which is that of the measurement."""
-    before = ""
-    for word in options:
-        if not {before, word.partition("=")[0]} & {"--steps", *names}:
-            yield word
-        before = word
+def _typed(options: Mapping[str, Any]) -> list[str]:
+    return [word for option in as_options(options).items() for word in option if word is not None]

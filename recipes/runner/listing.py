@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from ..catalogue import RecipeFile, bundled, recipe_file, summaries
 from ..datasets import DATASETS
+from .options import Parser, add_hyperparameters
 
 
 def print_list() -> None:
@@ -32,15 +32,16 @@ def print_recipe(file: RecipeFile) -> None:
     """A recipe's hyperparameters, its regimes, and what differs on each data set.
 
     Raises:
-        ValueError: If its file does not state them.
+        ValueError: If it has no hyperparameters.
     """
-    if file.signature is None:
-        raise ValueError(f"recipe={file.name!r} has no hyperparameters in a signature of its own")
-    hyperparameters = {name: _text(found.default) for name, found in signature(file.signature).parameters.items()}
+    parser = Parser()
+    hyperparameters = {name: _text(parser.get_default(name)) for name in add_hyperparameters(parser, file)}
+    if not hyperparameters:
+        raise ValueError(f"recipe={file.name!r} has no hyperparameters; name them in the signature of its __init__")
     groups: dict[str, Mapping[str, str]] = {file.summary or file.name: hyperparameters}
-    for name, differs in (file.data_sets or {}).items():
+    for name, differs in file.data_sets.items():
         groups[f"on {name}"] = {key: _text(value) for key, value in differs.items()} or {"": "as above"}
-    _print(groups | {"regimes": file.regimes or {}})
+    _print(groups | {"regimes": file.regimes})
 
 
 def _print(groups: Mapping[str, Mapping[str, str]]) -> None:

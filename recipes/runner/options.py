@@ -1,98 +1,36 @@
-"""The options of a command, made from the signature of a recipe and the settings of a run, without importing torch."""
+"""What a command that trains is asked for: options made from signatures, and refused without importing torch."""
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from enum import Enum
-from functools import cache
-from importlib.util import find_spec
+from importlib.metadata import distribution
+from inspect import isclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import docstring_parser
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from ..catalogue import RecipeFile, bundled, load_recipe, read_docstring
+from ..catalogue import RecipeFile, read_docstring, recipe_file, summaries
 from ..datasets import DATASETS
+from ..hyperparameters import check_hyperparameters
 from ..lookup import lookup
 from .settings import Settings
+from .words import read_words
 
-_FOLDERS = {"data_dir", "output"}
-_NOT_ADVISED = {"trials", "epsilon", "measure_every_n_epochs", "workers", "threads"}
-
-_FLAGS = ("-h", "--help", "--resume", "--download", "--print_config")  # options without a value
-
-
-class Words:
-    """The words after a command, some of which decide what the others mean.
-
-    Args:
-        words: As typed. ``--network.NAME`` is ``--NAME``: so a network's options were called once.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self.all = [re.sub(r"^--network\.", "--", word) for word in words]
-        self.config: dict[str, Any] = {}
-        file = self.value("config")
-        if file is not None:
-            try:
-                found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ValueError(f"config={file!r} is no YAML: {error}") from error
-            self.config = found if isinstance(found, dict) else {}
-
-    def value(self, option: str) -> str | None:
-        """Of the last ``--option value`` or ``--option=value``; of none, what the configuration file has."""
-        found = None
-        for word, following in zip(self.all, [*self.all, ""][1:], strict=True):
-            if word == f"--{option}" and following:
-                found = following
-            elif word.startswith(f"--{option}="):
-                found = word.partition("=")[2]
-        return self.config.get(option) if found is None and option != "config" else found
-
-    def recipe(self) -> str | None:
-        """The first word that is no option and no option's value, else what the configuration names.
-
-        Where the configuration names one, a first word that is no recipe is left to be a regime.
-        """
-        before, configured = "", self.value("recipe")
-        for word in self.all:
-            flag = before in _FLAGS or "=" in before
-            if not word.startswith("-") and (flag or not before.startswith("-")):
-                is_recipe = configured is None or word.endswith(".py") or word in bundled()
-                return word if is_recipe else configured
-            before = word
-        return configured
-
-    def options(self, recipe: str | None) -> list[str]:
-        """All words but the recipe's name, which comes last, as an option, to override what a file says."""
-        if recipe is None:
-            return self.all
-        words = list(self.all)
-        if recipe in words:
-            words.remove(recipe)
-        return [*words, f"--recipe={recipe}"]
+_NOT_ADVISED = {"trials", "epsilon", "measure_every_n_epochs", "workers", "threads", "output"}
 
 
 class Parser(ArgumentParser):
     """Refuses in one line, as everything else here does."""
 
-    data: str | None = None
-    hyperparameters: tuple[str, ...] = ()
-
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
-
-    def plain(self, given: Namespace) -> dict[str, Any]:
-        """What was parsed, as YAML has it: objects as class_path and init_args."""
-        found: dict[str, Any] = _plain(given)
-        return found
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         told = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(message.split())).rstrip(".")
@@ -103,80 +41,100 @@ class Parser(ArgumentParser):
         sys.exit(2)
 
 
-def command_parser(command: str, positionals: list[tuple[str, str | None]], told: str) -> Parser:
-    """For a command that takes names only; ``?`` marks one that may be left out."""
-    parser = Parser(prog=f"lightning-gap {command}", description=told)
-    described = {
-        "recipe": "Recipe, as `lightning-gap list` names it.",
-        "folder": "Where its file goes; no file is overwritten.",
-    }
-    for name, count in positionals:
-        parser.add_argument(name, type=str, nargs=count, help=described[name])
-    return parser
+class Asked(NamedTuple):
+    """What to train, the options that are not their defaults, and the steps that advise measures in."""
+
+    settings: Settings
+    changed: dict[str, Any]
+    steps: int | None
 
 
-def settings_parser(command: str, told: str, file: RecipeFile | None, words: Words) -> Parser:
-    """For a command that trains: every setting of a run, and every hyperparameter of the recipe with its default."""
-    parser = Parser(prog=f"lightning-gap {command}", description=told)
+def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
+    """Read what is asked of a command.
+
+    Args:
+        command: Its name.
+        told: What it does.
+        typed: The words after it.
+
+    Raises:
+        ValueError: Names the option, its value and the fix.
+    """
+    recipe, names, options = read_words(command, typed)
+    parser, hyperparameters = Parser(prog=f"lightning-gap {command}", description=told), list[str]()
+    _add_settings(parser, command)
+    if recipe is not None:
+        file = recipe_file(recipe)
+        hyperparameters = add_hyperparameters(parser, file)
+        parser.set_defaults(_defaults_on(file, options.get("--data")))
+    given = parser.parse_args([*names, *(name if text is None else f"{name}={text}" for name, text in options.items())])
+    if recipe is None:
+        raise ValueError(f"no recipe is named; write lightning-gap {command} RECIPE, see `lightning-gap list`")
+    values, defaults = _plain(given), _plain(parser.get_defaults())
+    for name in values["trainer"]:
+        lookup("argument of the Trainer", name, _trainer_arguments())
+    longest = values["trainer"].pop("max_epochs", None)
+    if longest is not None and "epochs" in hyperparameters:
+        if values["epochs"] not in (defaults["epochs"], longest):
+            raise ValueError(f"epochs={values['epochs']} and trainer.max_epochs={longest} contradict; give one of them")
+        values["epochs"] = longest
+    check_hyperparameters(recipe, {name: values[name] for name in hyperparameters})
+    regimes = values.get("regimes", [values.get("regime", "small")])
+    for name in regimes:
+        lookup("regime", name, file.regimes)
+    if not recipe.endswith(".py"):  # a file of the user's own may make its own optimizer
+        lookup("optimizer", values["optimizer"], summaries("optimizers.py", "OPTIMIZERS"))
+    settings: dict[str, Any] = {field.name: given[field.name] for field in fields(Settings) if field.name in given}
+    settings |= {"regimes": tuple(regimes), "trainer": values["trainer"]}
+    settings |= {"hyperparameters": {name: values[name] for name in hyperparameters}}
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    return Asked(Settings(**settings), changed, changed.pop("steps", values.get("steps")))
+
+
+def add_hyperparameters(parser: Parser, file: RecipeFile) -> list[str]:
+    """Add every hyperparameter of a recipe, and give their names."""
+    if isclass(file.signature):
+        return list(parser.add_class_arguments(file.signature, skip={"network", "regime"}, instantiate=False))
+    texts = _described(read_docstring("recipe.py", "Recipe")) | _described(file.docstring)
+    arguments = "".join(f"    {name}: {text}\n" for name, text in texts.items())
+    file.signature.__doc__ = f"Hyperparameters.\n\nArgs:\n{arguments}"
+    return list(parser.add_function_arguments(file.signature, skip={"self", "regime"}))
+
+
+def _add_settings(parser: Parser, command: str) -> None:
+    """Add every setting of a run that a command takes."""
+    described = _described(Settings.__doc__)
     parser.add_argument("--config", action="config", help="YAML file of options, as --print_config writes it.")
     parser.add_argument("--recipe", type=str, help="The same as the first word after the command.")
-    described = _described(Settings.__doc__)
     if command == "run":
         parser.add_argument("--regime", type=str, required=True, help="Training regime of the recipe.")
     elif command == "compare":
-        regimes = words.config.get("regimes")
-        parser.add_argument("regimes", nargs="*", type=str, default=regimes, help=described["regimes"])
+        parser.add_argument("regimes", nargs="*", type=str, help=described["regimes"])
     else:
         parser.add_argument("--steps", type=int, default=300, help="Steps in which the gradient noise is measured.")
-    skipped = {"recipe", "regimes", "data", "hyperparameters", "download", "resume", *_FOLDERS}
-    skipped |= {"compare": set(), "run": {"trials", "workers"}}.get(command, _NOT_ADVISED)
-    if file is not None:
-        differs = _data_set(parser, file, words)
-    parser.add_argument("--data", type=str, default=parser.data, help=described["data"])
-    parser.add_class_arguments(Settings, skip=skipped)
-    parser.add_argument("--data_dir", type=str, default="data", help=described["data_dir"])
+    parser.add_argument("--data", type=str, help=described["data"])
     parser.add_argument("--download", action="store_true", help=described["download"])
     if command != "advise":
-        parser.add_argument("--output", type=str, help=described["output"])
         parser.add_argument("--resume", action="store_true", help=described["resume"])
-    if file is not None:
-        _add_hyperparameters(parser, file, differs)
-    return parser
+    skipped = {"recipe", "regimes", "data", "download", "resume", "hyperparameters"}
+    parser.add_class_arguments(Settings, skip=skipped | (_NOT_ADVISED if command == "advise" else set()))
 
 
-@cache
-def trainer_arguments() -> tuple[str, ...]:
-    """Names of the arguments of Lightning's Trainer, read from its file."""
-    found = find_spec("lightning")
-    assert found is not None
-    assert found.origin is not None
-    file = Path(found.origin).parent / "pytorch" / "trainer" / "trainer.py"
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    (trainer,) = (part for part in tree.body if isinstance(part, ast.ClassDef) and part.name == "Trainer")
-    init = next(part for part in trainer.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
-    return tuple(argument.arg for argument in [*init.args.args[1:], *init.args.kwonlyargs])
+def _defaults_on(file: RecipeFile, data: str | None) -> dict[str, Any]:
+    """Defaults that differ from a recipe's own: on a data set, by default the first, and of what names the two.
 
-
-def _data_set(parser: Parser, file: RecipeFile, words: Words) -> Mapping[str, Any]:
-    """What the recipe's hyperparameters are on the data set that is asked for, where they differ."""
-    data_sets = load_recipe(file.name).data_sets if file.data_sets is None else file.data_sets
-    asked = words.value("data")
-    if not data_sets:
+    Raises:
+        ValueError: If the recipe has no such data set.
+    """
+    if not file.data_sets:
         raise ValueError(f"recipe={file.name!r} has no data_sets; name at least one, for instance {{'digits': {{}}}}")
-    parser.data = lookup("data set", next(iter(data_sets)) if asked is None else asked, DATASETS)
-    return data_sets[lookup(f"data set for {file.name}", parser.data, data_sets)]
-
-
-def _add_hyperparameters(parser: Parser, file: RecipeFile, differs: Mapping[str, Any]) -> None:
-    if file.signature is None:
-        added = parser.add_class_arguments(load_recipe(file.name), skip={"regime"}, instantiate=False)
-    else:
-        shared, own = read_docstring("recipe.py", "Recipe"), file.docstring
-        texts = _described(shared) | _described(own)
-        file.signature.__doc__ = "Hyperparameters.\n\nArgs:\n" + "".join(f"    {n}: {t}\n" for n, t in texts.items())
-        added = parser.add_function_arguments(file.signature)
-    parser.hyperparameters = tuple(added)
-    parser.set_defaults(dict(differs))
+    first = next(iter(file.data_sets))
+    asked = lookup("data set", first if data is None else data, DATASETS)
+    return {
+        "recipe": file.name,
+        "data": first,
+        **file.data_sets[lookup(f"data set for {file.name}", asked, file.data_sets)],
+    }
 
 
 def _described(docstring: str | None) -> dict[str, str]:
@@ -185,7 +143,15 @@ def _described(docstring: str | None) -> dict[str, str]:
     return {text.arg_name: " ".join((text.description or "").split()) for text in found}
 
 
+def _trainer_arguments() -> list[str]:
+    """Names of the arguments of Lightning's Trainer, read from its file."""
+    file = Path(str(distribution("lightning").locate_file("lightning/pytorch/trainer/trainer.py")))
+    text = file.read_text(encoding="utf-8")
+    return re.findall(r"^ {8}(\w+): ", text[text.index("def __init__(") : text.index(") -> None:")], re.MULTILINE)
+
+
 def _plain(value: Any) -> Any:
+    """What was parsed, as YAML has it: objects as class_path and init_args."""
     if isinstance(value, Namespace | Mapping):
         items = (vars(value) if isinstance(value, Namespace) else value).items()
         return {name: _plain(inner) for name, inner in items}

@@ -16,7 +16,7 @@ from threading import Thread
 import torch
 from rich.console import Console
 
-from .plan import OUTPUT, Plan, Run, make_plan
+from .plan import OUTPUT, Plan, Run
 from .quiet import spoken_plainly
 from .results_folder import claim_folder, release_folder
 from .run_result import RunResult
@@ -27,36 +27,29 @@ from .training import CannotStartError, train
 from .watch import is_first_process, progress_bar
 
 
-def execute(settings: Settings, made: list[Plan]) -> int:
+def execute(plan: Plan) -> int:
     """Train what was asked for, write and print the table; the exit status.
-
-    Args:
-        settings: What was asked for.
-        made: Gets the plan as soon as there is one, for who is told to stop.
 
     Raises:
         ValueError: If something cannot work; a folder in which nothing was done is then taken away again.
     """
-    with spoken_plainly():
-        plan = make_plan(settings)
-        made.append(plan)
-        if plan.settings.threads is not None:
-            torch.set_num_threads(plan.settings.threads)
-        first = is_first_process()
-        console = Console(highlight=False, quiet=not first)
-        os.environ[OUTPUT] = str(plan.output)
-        try:
-            with claim_folder(plan) if first else nullcontext():
-                results = _train_all(plan, console)
-                if first:
-                    show_results(console, plan, results)
-        except CannotStartError:
+    if plan.settings.threads is not None:
+        torch.set_num_threads(plan.settings.threads)
+    first = is_first_process()
+    console = Console(highlight=False, quiet=not first)
+    os.environ[OUTPUT] = str(plan.output)
+    try:
+        with claim_folder(plan) if first else nullcontext():
+            results = _train_all(plan, console)
             if first:
-                release_folder(plan)
-            raise
-        finally:
-            del os.environ[OUTPUT]
-        return 0
+                show_results(console, plan, results)
+    except CannotStartError:
+        if first:
+            release_folder(plan)
+        raise
+    finally:
+        del os.environ[OUTPUT]
+    return 0
 
 
 def _train_all(plan: Plan, console: Console) -> dict[str, list[RunResult]]:

@@ -10,9 +10,10 @@ from lightning_gap.recipes import F1, advice
 from lightning_gap.recipes.advice import Measurement, advise
 from lightning_gap.recipes.networks import ResNet44
 from lightning_gap.recipes.recipe import Recipe
-from lightning_gap.recipes.runner import advising, runs
+from lightning_gap.recipes.runner import advising
 from lightning_gap.recipes.runner.advising import measure_noise, next_commands
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.options import ask
 from lightning_gap.recipes.runner.plan import make_plan
 from lightning_gap.recipes.runner.settings import Settings
 
@@ -21,7 +22,7 @@ SGD = {"small_batch_size": 256, "optimizer": "sgd", "learning_rate": 0.01}
 
 
 def plan_of(trainer=None, **changed):
-    hyperparameters = dict(F1.on("digits", **changed).hparams)
+    hyperparameters = dict(F1.on("digits", **{"width": 64, "depth": 2, **changed}).hparams)
     del hyperparameters["regime"]
     return make_plan(Settings("f1", ("small",), "digits", trainer=trainer or {}, hyperparameters=hyperparameters))
 
@@ -124,36 +125,17 @@ def test_it_measures_from_the_weights_that_the_recipe_trains(zero, quick):
     assert len(trained) == 3
 
 
-@pytest.mark.parametrize(
-    ("devices", "told"),
-    [
-        ({"devices": 2}, "got 2 of them, devices 2; leave out trainer.devices"),
-        (
-            {"devices": 2, "strategy": "ddp"},
-            "got 2 of them, devices 2, strategy 'ddp'; leave out trainer.devices and trainer.strategy",
-        ),
-    ],
-)
-def test_several_processes_are_refused_before_any_is_started(devices, told, monkeypatch, capsys):
+@pytest.mark.parametrize("devices", [{"devices": 2}, {"devices": 2, "strategy": "ddp"}])
+def test_several_processes_are_refused_before_any_is_started(devices, monkeypatch, capsys):
     monkeypatch.setattr(advising, "make_trainer", None)
     given = [word for name, value in devices.items() for word in (f"--trainer.{name}", str(value))]
     assert main(["advise", "f1", "--trainer.accelerator", "cpu", *given]) == 2
+    told = f"got 2 by trainer={ {'accelerator': 'cpu', **devices} }; use one device"
     assert f"error: advise measures on one process, {told}\n" in capsys.readouterr().err
 
 
-def settings_of(command, monkeypatch):
-    """What the command line makes of it, the plan left unmade."""
-    found = []
-
-    def note(settings):
-        found.append(settings)
-        raise ValueError("that is all")
-
-    module = advising if command[0] == "advise" else runs
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "make_plan", note)
-        assert main(command) == 2
-    return found[0]
+def asked(command):
+    return ask(command[0], "", command[1:])
 
 
 CHOSEN = [
@@ -176,14 +158,15 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("scale", "commands"), [(50.0, ["compare"]), (20.0, ["compare", "run"]), (900.0, None)])
 @pytest.mark.parametrize("chosen", [[], ["--large_batch_size", "64"], CHOSEN], ids=["nothing", "a batch", "much"])
-def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path, monkeypatch):
+def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path):
     options = ["--data_dir", str(tmp_path / "my data"), "--steps", "60", *chosen]
-    given = settings_of(["advise", "f1", *options], monkeypatch)
+    given, changed, steps = asked(["advise", "f1", *options])
+    assert steps == 60
     recipe = make_plan(given).recipe("small", 0)
-    printed = list(next_commands(recipe, "f1", options, advise(measurements(scale), 1280)))
+    printed = list(next_commands(recipe, "f1", changed, advise(measurements(scale), 1280)))
     assert [command[1] for command in printed] == (commands or ["compare", "run"])
     for _, *command in printed:
-        again = settings_of(command, monkeypatch)
+        again = asked(command).settings
         sizes = {"small_batch_size": 0, "large_batch_size": 0}
         sizes |= {"learning_rate": 1} if command[0] == "run" else {}
         assert {**again.hyperparameters, **sizes} == {**given.hyperparameters, **sizes}
@@ -193,12 +176,26 @@ def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path,
         assert not {"--seed", "--num_workers", "--epochs", "--optimizer"} & {word for line in printed for word in line}
 
 
-def test_the_batches_of_the_commands_are_the_given_and_the_advised(monkeypatch):
-    given = ["--small_batch_size", "64", "--large_batch_size", "160"]
-    plan = make_plan(settings_of(["advise", "f1", *given], monkeypatch))
+def test_the_commands_of_a_file_of_options_hold_what_it_changes_and_no_steps(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "recipe: f1\nsteps: 60\nwidth: 16\nlearning_rate_steps: {20: 1e-5}\ntrainer: {max_time: 00:01:00:00}\n"
+    )
+    given, changed, steps = asked(["advise", "--config", str(file)])
+    assert steps == 60
+    recipe = make_plan(given).recipe("small", 0)
+    for command in next_commands(recipe, "f1", changed, advise(measurements(900.0), 1280)):
+        again = asked(command[1:]).settings
+        assert (again.trainer, again.hyperparameters["width"]) == ({"max_time": "00:01:00:00"}, 16)
+        assert again.hyperparameters["learning_rate_steps"] == {20: 1e-5}
+
+
+def test_the_batches_of_the_commands_are_the_given_and_the_advised():
+    given, changed, _ = asked(["advise", "f1", "--small_batch_size", "64", "--large_batch_size", "160"])
+    plan = make_plan(given)
     for scale, pairs in ((900.0, [(64, 512), (512, 160)]), (40.0, [(32, 64), (32, 160)]), (100.0, [(64, 160)])):
-        commands = next_commands(plan.recipe("small", 0), "f1", given, advise(measurements(scale), 1280))
-        numbers = [settings_of(command[1:], monkeypatch).hyperparameters for command in commands]
+        commands = next_commands(plan.recipe("small", 0), "f1", changed, advise(measurements(scale), 1280))
+        numbers = [asked(command[1:]).settings.hyperparameters for command in commands]
         assert [(n["small_batch_size"], n["large_batch_size"]) for n in numbers] == pairs
 
 

@@ -115,38 +115,71 @@ def test_what_ends_a_worker_ends_the_command_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_options_go_out_and_in_as_yaml(tmp_path, capsys):
-    run = [
-        "run",
-        "f1",
-        "--regime",
-        "ghost",
-        *TINY,
-        "--learning_rate_steps",
-        "{1: 0.5}",
-        "--trainer.precision",
-        "bf16-mixed",
-    ]
-    assert main_status([*run, "--print_config"]) == 0
+CHOSEN = [*TINY, "--learning_rate_steps", "{1: 0.5}", "--trainer.max_time", "00:01:00:00"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "f1", "--regime", "ghost", *CHOSEN, "--data", "mnist", "--download"],
+        ["compare", "f1", "large", "small", *CHOSEN, "--trials", "2"],
+        ["advise", "f1", "--steps", "30", *CHOSEN[:4]],
+        ["run"],
+    ],
+    ids=lambda words: words[0] if len(words) > 1 else "no recipe",
+)
+def test_options_go_out_and_in_as_yaml(words, tmp_path, capsys):
+    assert main_status([*words, "--print_config"]) == 0
     printed = capsys.readouterr().out
-    found = yaml.safe_load(printed)
-    assert (found["recipe"], found["regime"], found["width"], found["learning_rate"]) == ("f1", "ghost", 8, 0.05)
     (tmp_path / "mine.yaml").write_text(printed)
-    assert main_status(["run", "--config", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
+    again = [words[0], "--config", str(tmp_path / "mine.yaml"), "--print_config"]
+    assert main_status(again) == 0
     assert capsys.readouterr().out == printed
-    assert main_status(["run", "--config", str(tmp_path / "mine.yaml"), "--width", "9", "--print_config"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == found | {"width": 9}
-    (tmp_path / "mine.yaml").write_text(printed + "widht: 9\n")
-    assert main_status(["run", "--config", str(tmp_path / "mine.yaml")]) == 2
+    found = yaml.safe_load(printed)
+    assert main_status([*again, "--seed", "9"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == found | {"seed": 9}
+    if len(words) > 1:
+        told = {"recipe": "f1", "width": 8, "data": "mnist" if "mnist" in words else "digits"}
+        assert found.items() >= told.items()
+        assert found["learning_rate"] == (0.001 if "mnist" in words else 0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("widht: 9", "--widht=9; did you mean --width"),
+        ("regime: small\nseed: ten", "--seed"),
+        ("regime: small\ntrainer: {device: 2}", "unknown argument of the Trainer 'device'; did you mean 'devices'"),
+        ("regimes: [small, large]", "regimes=['small', 'large'] are several, and run takes one; name it by --regime"),
+        ("regime: smal", "unknown regime 'smal'; did you mean 'small'"),
+        ("output: ''", "output: got ''"),
+        ("- small", "must hold options by name, got ['small']"),
+        ("trainer: {", "is no YAML"),
+    ],
+)
+def test_a_file_of_options_that_cannot_work_is_one_line(text, told, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(f"{text}\n")
+    assert main_status(["run", "f1", *TINY, "--config", str(tmp_path / "mine.yaml")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "widht" in line
+    assert told in line
 
 
-def test_the_settings_of_a_finished_run_make_it_again(tmp_path):
-    assert main(["run", "f1", "--regime", "large", *TINY, "--output", str(tmp_path / "first")]) == 0
-    again = ["compare", "--config", str(tmp_path / "first/config.yaml"), "--output", str(tmp_path / "again")]
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_the_settings_of_a_finished_run_make_it_again(command, finished, tmp_path):
+    again = [command, "--config", str(finished / "config.yaml"), "--output", str(tmp_path / "again")]
     assert main(again) == 0
-    assert results(tmp_path / "again") == results(tmp_path / "first")
+    assert results(tmp_path / "again") == results(finished)
+    written, before = (yaml.safe_load((at / "config.yaml").read_text()) for at in (tmp_path / "again", finished))
+    assert written == before | {"output": str(tmp_path / "again")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    timer = "[{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: '00:02:00:00'}}]"
+    words = ["--learning_rate_steps", "{1: 0.5}", "--trainer.callbacks", timer, "--output", str(folder)]
+    assert main(["run", "f1", "--regime", "large", *TINY, *words]) == 0
+    return folder
 
 
 def test_the_table_says_what_was_seen_of_a_users_schedule_beside_a_regime(tmp_path):
@@ -175,9 +208,12 @@ class Mine(F1):
 '''
 
 
-def test_a_file_may_inherit_from_a_bundled_recipe(tmp_path):
+def test_a_file_may_inherit_from_a_bundled_recipe(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(INHERITS)
+    assert main(["list", str(file)]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {("width", "8"), ("epochs", "100"), ("on", "digits")} <= {tuple(line[:2]) for line in printed}
     words = ["--data", "digits", "--depth", "1", "--epochs", "1", "--small_batch_size", "320", "--epsilon", "[1e-3]"]
     assert main_status(["run", str(file), "--regime", "small", *words, "--output", str(tmp_path / "run")]) == 0
     weights = torch.load(tmp_path / "run/runs/small/trial-1/weights.pt", weights_only=True)
@@ -190,6 +226,14 @@ def test_a_file_of_options_may_name_the_recipe_and_the_line_the_regimes(tmp_path
     assert main_status(words) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert (printed["recipe"], printed["regimes"]) == ("f1", ["small", "large"])
+
+
+def test_a_class_without_hyperparameters_is_not_listed(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from lightning_gap.recipes.recipe import Recipe\n\n\nclass Mine(Recipe):\n    pass\n"
+    )
+    assert main(["list", str(tmp_path / "mine.py")]) == 2
+    assert "has no hyperparameters; name them in the signature of its __init__" in capsys.readouterr().err
 
 
 def test_help_on_a_recipe_comes_before_or_after_its_name(capsys):

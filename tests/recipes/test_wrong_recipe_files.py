@@ -72,7 +72,12 @@ FILES = {
         "import no_such_package" + own(),
         "ModuleNotFoundError: No module named 'no_such_package'",
     ),
-    "what Python cannot read": (forward("l(x)").replace("l, x:", "l, x"), "SyntaxError"),
+    "what Python cannot read": (
+        "recipe = (",
+        f"mine.py', line {1 + HEAD.count(chr(10))}: SyntaxError: '(' was never closed",
+    ),
+    "what fails when it is run": ("1 / 0", f"mine.py', line {1 + HEAD.count(chr(10))}: ZeroDivisionError"),
+    "nothing of its own": ("class Mine(Recipe):\n    data_sets = {'digits': {}}", "mine.py has no epochs; name it in"),
     "a null byte": ("RECIPE = '\0'", "null bytes"),
     "an exit": ("import sys\nsys.exit('bye')" + own(), "SystemExit: bye"),
     "an error of many lines": ("raise ValueError('one\\ntwo\\nthree')" + own(), "ValueError: one two three"),
@@ -91,19 +96,27 @@ FILES = {
     "no epochs": (own().replace("epochs: int = 2, ", ""), "has no epochs; name it in the signature"),
     "a regime that returns a number": (
         own(regimes="regimes = {**REGIMES, 'small': lambda recipe: 3}"),
-        "the regime 'small' must return a list of callbacks, got 3; [] for none",
+        "the regime 'small' must return a list of callbacks, got 3; return a list",
     ),
     "a regime that returns nothing": (
         own(regimes="regimes = {**REGIMES, 'small': lambda recipe: None}"),
-        "the regime 'small' must return a list of callbacks, got None; [] for none",
+        "the regime 'small' must return a list of callbacks, got None; return a list",
     ),
     "a regime that returns a class": (
         own(regimes="regimes = {**REGIMES, 'small': lambda recipe: [Callback]}"),
         "the regime 'small' must return a list of callbacks, got <class",
     ),
+    "a regime that yields": (
+        own(regimes="regimes = {**REGIMES, 'small': lambda recipe: (callback for callback in [])}"),
+        "the regime 'small' must return a list of callbacks, got a generator; return a list",
+    ),
     "a regime that fails": (
         own(regimes="regimes = {**REGIMES, 'small': lambda recipe: 1 / 0}"),
-        "it cannot be built: ZeroDivisionError",
+        "the regime 'small': ZeroDivisionError: division by zero",
+    ),
+    "a regime that refuses": (
+        own(regimes="regimes = {**REGIMES, 'small': lambda recipe: [][0] if recipe.epochs < 2 else int('two')}"),
+        "the regime 'small': invalid literal for int",
     ),
     "no such regime": (own(regimes="regimes = {'mine': REGIMES['small']}"), "unknown regime 'small'; known: mine"),
 }
@@ -152,6 +165,13 @@ def test_a_file_that_cannot_work_is_one_line_and_leaves_no_folder(kind, tmp_path
     line = refused([str(file)], tmp_path / "run", capsys)
     assert message in line
     assert any(named in line for named in ("mine.py", "Mine", "unknown", "must", "--learning_rate_steps"))
+
+
+def test_a_length_from_the_trainer_is_none_of_a_recipe_without_epochs(tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(HEAD + own().replace("epochs: int = 2, ", "").replace("data_sets", "epochs = 2\n    data_sets"))
+    line = refused([str(file), "--trainer.max_epochs", "3"], tmp_path / "run", capsys)
+    assert "has no epochs; name it in the signature of its __init__, with a default" in line
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [(n, *rest) for n, values in OPTIONS.items() for rest in values])
