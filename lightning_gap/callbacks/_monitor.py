@@ -151,6 +151,8 @@ class Monitor(GapCallback, ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
+            if "_schedule" not in vars(self):
+                raise TypeError(f"{type(self).__name__}.__post_init__ must call super().__post_init__()")
             self.check_arguments()
             self._schedule.every_n_epochs, self._schedule.max_time_share = self.every_n_epochs, self.max_time_share
             refuse_sharded_weights(trainer, self)

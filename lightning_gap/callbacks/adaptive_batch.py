@@ -21,6 +21,7 @@ from ._last_batch import leaves_one_sample
 from ._measured_noise import MeasuredNoise
 from ._run import global_batch_size, run_of
 from ._sample_counter import Count
+from ._settings import refuse_half_made
 
 
 class AdaptiveBatchSize(BatchSizeCallback):
@@ -106,6 +107,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.global_step == 0:  # not a second fit of one Trainer
+            refuse_half_made(self)
             self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch
         super().setup(trainer, pl_module, stage)
 
