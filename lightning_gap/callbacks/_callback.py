@@ -11,7 +11,7 @@ from ..trainer.callbacks import callbacks_of
 from ..trainer.resume import keep_epoch, saved_epoch
 from ._processes import refuse_different_callbacks, refuse_different_loaders
 from ._run import run_of
-from ._settings import settings_of
+from ._settings import refuse_half_made, settings_of
 
 KEY = "lightning_gap_settings"  # in a checkpoint: the settings of each callback
 
@@ -30,6 +30,7 @@ class GapCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
+            refuse_half_made(self)
             run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
             self.begin_fit(trainer, pl_module)
 
@@ -42,6 +43,11 @@ class GapCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_of(trainer)
+        if not run.serves(self):
+            name = type(self).__name__
+            raise RuntimeError(
+                f"{name}.setup must call super().setup(trainer, pl_module, stage): {name} has not joined this fit"
+            )
         if _first(trainer) is self:
             refuse_different_loaders(trainer)
             run.start(trainer)

@@ -147,6 +147,8 @@ class Monitor(GapCallback, ABC):
 
     @final
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        if "_budget" not in vars(self):
+            raise TypeError(f"{type(self).__name__}.__post_init__ must call super().__post_init__()")
         self.check_arguments()
         refuse_sharded_weights(trainer, self)
         run_of(trainer).claim_keys(trainer, self, self.keys)

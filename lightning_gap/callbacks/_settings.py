@@ -39,6 +39,28 @@ def settings_of(owner: object, *, code: bool = False) -> dict[str, Any]:
     return {name: _plain(getattr(owner, name), code) for name in dict.fromkeys(names) if hasattr(owner, name)}
 
 
+def refuse_half_made(callback: object) -> None:
+    """Raise if an `__init__` of this package has not run, because that of a user's subclass did not call it.
+
+    Each keeps its arguments under their own names; those that are missing tell.
+
+    Raises:
+        TypeError: Names the class that must call it.
+    """
+    package, caller = __name__.partition(".")[0], type(callback)
+    for kind in type(callback).__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        if kind.__module__.partition(".")[0] == package:
+            _, *names = inspect.signature(vars(kind)["__init__"]).parameters
+            for name in names:
+                if name not in vars(callback) and not isinstance(getattr(type(callback), name, None), property):
+                    raise TypeError(
+                        f"{caller.__name__}.__init__ must call super().__init__(...): {kind.__name__} has no {name} yet"
+                    )
+        caller = kind
+
+
 def _plain(value: Any, code: bool) -> Any:
     if value is None or isinstance(value, bool):
         return value

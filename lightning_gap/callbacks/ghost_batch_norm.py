@@ -94,7 +94,8 @@ class GhostBatchNormSwap(GapCallback):
         self._refuse_unswappable(pl_module)
         if self._skipped:
             rank_zero_warn(f"GhostBatchNormSwap {left_alone(self._skipped)[2:]}")
-        rank_zero_info(f"{len(self._layers)} BatchNorm layers use ghosts of {self.ghost_batch_size} samples")
+        layers = "layer uses" if len(self._layers) == 1 else "layers use"
+        rank_zero_info(f"{len(self._layers)} BatchNorm {layers} ghosts of {self.ghost_batch_size} samples")
         if trainer.is_global_zero:
             _log.debug(table_of_layers(self._layers, self._settings))
 

@@ -56,6 +56,7 @@ class WeightDistanceMonitor(GapCallback):
     """
 
     may_change = ("per_layer", "compare_with")
+    suffix: str = ""  # Lightning asks for the state key before we can say that an `__init__` has not run
 
     def __init__(
         self,

@@ -5,8 +5,8 @@ import copy
 import pytest
 import tiny
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch import Callback, callbacks
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
@@ -100,6 +100,74 @@ def test_in_the_epoch_of_weight_averaging_nothing_is_changed():
     _, expected = fit(averaging(), max_epochs=3)
     assert len(plugin.seen) == 2 * 3 * 3
     assert tiny.same(found, expected)
+
+
+class Halfway(Plugin):
+    """The gradient where half a plain step would lead to."""
+
+    def change_gradient(self, trainer, pl_module, again):
+        weights = list(pl_module.parameters())
+        before = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            for weight in weights:
+                weight.sub_(0.5 * weight.grad)
+        again()
+        with torch.no_grad():
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
+
+
+class States(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, *rest):
+        self.seen.append(tiny.state_of(pl_module))
+
+
+def fit_validated(*callbacks, ckpt_path=None, **options):
+    module = tiny.Validated(dropout=0.0)
+    trainer = tiny.trainer(*callbacks, val_check_interval=2, **options)
+    trainer.fit(module, tiny.loader(batch_size=8), tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+    return tiny.state_of(module)
+
+
+AVERAGES = {
+    "mean": (lambda: callbacks.WeightAveraging(), lambda old, new, n: old + (new - old) / (n + 1)),
+    "exponential": (lambda: callbacks.EMAWeightAveraging(decay=0.75), lambda old, new, n: 0.75 * old + 0.25 * new),
+}
+with_averages = pytest.mark.skipif(
+    not hasattr(callbacks, "EMAWeightAveraging"), reason="this Lightning does not average the weights of each step yet"
+)
+
+
+@with_averages
+@pytest.mark.parametrize("kind", AVERAGES)
+@pytest.mark.parametrize("first", [True, False])
+def test_beside_an_average_of_each_step_the_run_is_as_without_and_ends_with_the_average(kind, first):
+    make, on_paper = AVERAGES[kind]
+    alone, beside = States(), States()
+    fit_validated(Halfway(), alone)
+    plugin, averaging = Halfway(), make()
+    found = fit_validated(*((plugin, averaging) if first else (averaging, plugin)), beside)
+    assert len(alone.seen) == 12
+    assert tiny.same(alone.seen, beside.seen)
+    expected = alone.seen[0]
+    for steps, state in enumerate(alone.seen[1:], 1):
+        expected = {name: on_paper(expected[name], value, steps) for name, value in state.items()}
+    for name, value in found.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
+
+
+@with_averages
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_beside_an_average_of_each_step_a_resumed_run_is_the_same(tmp_path):
+    make, _ = AVERAGES["exponential"]
+    half = ModelCheckpoint(tmp_path, filename="half", save_on_train_epoch_end=True)
+    whole = fit_validated(Halfway(), make())
+    fit_validated(Halfway(), make(), half, max_epochs=1, enable_checkpointing=True)
+    assert tiny.same(fit_validated(Halfway(), make(), ckpt_path=tmp_path / "half.ckpt"), whole)
 
 
 class Copies(Callback):

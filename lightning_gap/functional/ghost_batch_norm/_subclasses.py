@@ -77,32 +77,32 @@ class _MeanOfBuffers:
         self._places = [(buffers, name, buffer) for buffers, name, buffer in everywhere if buffer is not None]
         self._results = [torch.zeros_like(buffer) for _, _, buffer in self._places]
 
-    @torch.no_grad()
     def lend(self) -> None:
         """Give the layer copies of the old buffers, for one ghost."""
-        for buffers, name, buffer in self._places:
-            buffers[name] = buffer.clone()
+        with torch.no_grad():  # not as decorators: torch 2.8 cannot compile decorated methods
+            for buffers, name, buffer in self._places:
+                buffers[name] = buffer.clone()
 
-    @torch.no_grad()
     def add(self, share: float) -> None:
         """Take what one ghost has made of the copies."""
-        for (buffers, name, _), result in zip(self._places, self._results, strict=True):
-            made = cast("Tensor", buffers[name])
-            if result.is_floating_point():
-                result.add_(made, alpha=share)
-            else:
-                result.copy_(made)
+        with torch.no_grad():
+            for (buffers, name, _), result in zip(self._places, self._results, strict=True):
+                made = cast("Tensor", buffers[name])
+                if result.is_floating_point():
+                    result.add_(made, alpha=share)
+                else:
+                    result.copy_(made)
 
     def put_back(self) -> None:
         """Give the layer its own buffers again."""
         for buffers, name, buffer in self._places:
             buffers[name] = buffer
 
-    @torch.no_grad()
     def write(self) -> None:
         """One update, counted once."""
-        for (_, _, buffer), result in zip(self._places, self._results, strict=True):
-            _write(buffer, result)
+        with torch.no_grad():
+            for (_, _, buffer), result in zip(self._places, self._results, strict=True):
+                _write(buffer, result)
 
 
 def _write(buffer: Tensor, value: Tensor) -> None:

@@ -114,16 +114,22 @@ def test_checkpointing_of_activations_updates_the_running_statistics_as_it_does_
     torch.testing.assert_close(dict(ghost.named_buffers()), dict(plain.named_buffers()))
 
 
-def test_two_passes_through_a_module_on_several_processes():
-    ghost, plain = layers("rows")
+@pytest.fixture
+def one_process():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_two_passes_through_a_module_on_several_processes(one_process):
+    ghost, plain = layers("rows")
     try:
-        wrapped = DistributedDataParallel(nn.Sequential(ghost))
-        names = ("evaluation", "several", "one ghost", "remainder")
-        _, _, loss = run(wrapped, wrapped, names, ())
-        loss.backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    _, _, reference = run(plain, lambda x: on_slices(plain, x), names, ())
-    reference.backward()
+        wrapped = DistributedDataParallel(nn.Sequential(copy.deepcopy(plain)))
+        run(wrapped, wrapped, ("evaluation", "one ghost"), ())[2].backward()
+    except RuntimeError as error:  # torch 2.8: it writes the buffers anew before each pass
+        pytest.skip(f"DistributedDataParallel refuses two passes of plain BatchNorm, too: {error}")
+    names = ("evaluation", "several", "one ghost", "remainder")
+    wrapped = DistributedDataParallel(nn.Sequential(ghost))
+    run(wrapped, wrapped, names, ())[2].backward()
+    run(plain, lambda x: on_slices(plain, x), names, ())[2].backward()
     torch.testing.assert_close(ghost.weight.grad, plain.weight.grad)

@@ -1,0 +1,114 @@
+"""What the base of all callbacks says to a user's subclass that leaves out a call of `super()`."""
+
+import dataclasses
+
+import pytest
+import tiny
+from lightning.pytorch import Callback
+
+import lightning_gap
+from lightning_gap.callbacks._callback import GapCallback
+from lightning_gap.callbacks._monitor import Monitor
+from lightning_gap.callbacks._plugin import Plugin
+
+PUBLIC = [getattr(lightning_gap, name) for name in lightning_gap.__all__]
+WITH_ARGUMENTS = [
+    value
+    for value in PUBLIC
+    if isinstance(value, type) and issubclass(value, Callback) and value is not lightning_gap.ResumeExactly
+]
+
+
+class Norms(Monitor):
+    area, quantity, names = "norms", "the norm", ("norm",)
+
+    def measure(self, trainer, pl_module):
+        return {"norm": 1.0}
+
+
+class Nothing(Plugin):
+    def change_gradient(self, trainer, pl_module, again):
+        pass
+
+
+def fit(callback):
+    trainer = tiny.trainer(callback, max_epochs=1)
+    trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
+    return trainer
+
+
+def fails_in_fit(callback, error, match):
+    """Nothing is lost: the error comes before the first step."""
+    module = tiny.Validated()
+    before = tiny.state_of(module)
+    trainer = tiny.trainer(callback, max_epochs=1)
+    with pytest.raises(error, match=match):
+        trainer.fit(module, tiny.loader(), tiny.loader(24, seed=2))
+    assert trainer.global_step == 0
+    assert tiny.same(before, tiny.state_of(module))
+
+
+@pytest.mark.parametrize("kind", [Norms, *WITH_ARGUMENTS], ids=lambda kind: kind.__name__)
+def test_an_init_that_does_not_call_that_of_the_base_is_named(kind):
+    class Own(kind):
+        def __init__(self, own):
+            self.own = own
+
+    class Below(Own):
+        def __init__(self):
+            super().__init__(3)
+
+    for callback in (Own(3), Below()):
+        fails_in_fit(callback, TypeError, r"Own\.__init__ must call super\(\)\.__init__\(")
+
+
+def test_an_argument_that_the_init_sets_itself_is_no_call():
+    class Own(Norms):
+        def __init__(self, every_n_epochs):
+            self.every_n_epochs = every_n_epochs
+
+    fails_in_fit(Own(2), TypeError, r"Own\.__init__ must call super\(\)\.__init__\(")
+
+
+def test_a_post_init_that_does_not_call_that_of_the_base_is_named():
+    @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
+    class Own(Norms):
+        own: int = 3
+
+        def __post_init__(self):
+            self.own *= 2
+
+    fails_in_fit(Own(), TypeError, r"Own\.__post_init__ must call super\(\)\.__post_init__\(\)")
+
+
+def test_an_init_that_calls_it_is_taken_and_so_is_an_argument_that_is_a_property():
+    class Own(Norms):
+        def __init__(self, own):
+            super().__init__(every_n_epochs=own)
+
+        @property
+        def at_start(self):
+            return True
+
+        @at_start.setter
+        def at_start(self, value):
+            pass
+
+    assert fit(Own(1)).callback_metrics["norms/norm"] == 1.0
+
+
+def test_a_base_without_arguments_needs_no_call():
+    class Own(Nothing):
+        def __init__(self, own):
+            self.own = own
+
+    assert fit(Own(3)).global_step == 3
+
+
+@pytest.mark.parametrize("kind", [Nothing, GapCallback])
+def test_a_setup_that_does_not_call_that_of_the_base_is_named(kind):
+    class Own(kind):
+        def setup(self, trainer, pl_module, stage):
+            pass
+
+    fails_in_fit(Own(), RuntimeError, r"Own\.setup must call super\(\)\.setup\(")
