@@ -174,16 +174,12 @@ def loss_surface(
             "or give the Trainer inference_mode=False"
         )
     surface = LossSurface(function("loss_fn", loss_fn, "no arguments"), weights, checked_group(process_group))
-    enabled = torch.is_grad_enabled()
-    try:
-        with entered(loss_fn):
-            try:
-                torch.set_grad_enabled(True)
-                yield surface
-            finally:
-                surface.move_back()
-    finally:  # no `enable_grad`: a signal could come between its two halves
-        torch.set_grad_enabled(enabled)
+    with entered(loss_fn):
+        try:
+            torch.set_grad_enabled(True)  # until the exit; a signal could come between the two halves of `enable_grad`
+            yield surface
+        finally:
+            surface.move_back()
 
 
 def entered(loss_fn: LossFunction | None) -> AbstractContextManager[object]:

@@ -11,6 +11,8 @@ from functools import wraps
 from types import FrameType, TracebackType
 from typing import ParamSpec, TypeVar
 
+import torch
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 P = ParamSpec("P")
@@ -21,7 +23,8 @@ def uninterrupted_exit(function: Callable[P, Iterator[T]]) -> Callable[P, Abstra
     """Decorate like `contextlib.contextmanager`; no signal comes between the end of the block and that of the function.
 
     What follows ``yield`` runs whole: SIGINT and SIGTERM wait until it is done. Inside the block, and before it, they
-    are handled at once, as ever; an exception that they raise there is thrown into the function at its ``yield``.
+    are handled at once, as ever; an exception that they raise there is thrown into the function at its ``yield``. Grad
+    mode ends as it began: one that is raised inside `torch.no_grad`'s own exit would leave gradients off.
 
     Only signals that Python code handles are held back: the others end the process, or are ignored. Off the main
     thread nothing is, as Python raises KeyboardInterrupt in the main thread alone. Keep the end short.
@@ -57,6 +60,7 @@ class _WholeExit(AbstractContextManager[T]):
         self._ours = self._handle  # one object: a method is another one each time that it is asked for
         self._before: dict[int, Callable[[int, FrameType | None], object]] = {}
         self._waiting: set[int] = set()
+        self._grad_enabled = torch.is_grad_enabled()
 
     def __enter__(self) -> T:
         try:
@@ -77,6 +81,7 @@ class _WholeExit(AbstractContextManager[T]):
         try:
             return self._manager.__exit__(kind, error, traceback)
         finally:
+            torch.set_grad_enabled(self._grad_enabled)
             try:
                 try:
                     self._restore()
