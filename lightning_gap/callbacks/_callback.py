@@ -32,7 +32,10 @@ class GapCallback(Callback):
         if stage == "fit":
             refuse_half_made(self)
             run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
+            self._has_begun = False
             self.begin_fit(trainer, pl_module)
+            if not self._has_begun:
+                raise TypeError(f"{type(self).__name__}.begin_fit must call super().begin_fit(trainer, module)")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if _first(trainer) is self:
@@ -44,10 +47,13 @@ class GapCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_of(trainer)
         if not run.serves(self):
-            name = type(self).__name__
-            raise RuntimeError(
-                f"{name}.setup must call super().setup(trainer, pl_module, stage): {name} has not joined this fit"
-            )
+            name, setup = type(self).__name__, type(self).setup
+            if setup is GapCallback.setup:
+                raise RuntimeError(
+                    f"{name} was added when Lightning had called setup; give it to the Trainer, return it from "
+                    "configure_callbacks, or add it in a setup"
+                )
+            raise RuntimeError(f"{name}.setup must call super().setup(trainer, pl_module, stage)")
         if _first(trainer) is self:
             refuse_different_loaders(trainer)
             run.start(trainer)
@@ -70,6 +76,7 @@ class GapCallback(Callback):
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """A fit begins, before a checkpoint is loaded: refuse what cannot work, claim, forget an earlier fit."""
+        self._has_begun = True
 
     def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         """The fit continues where this checkpoint was saved."""

@@ -50,6 +50,7 @@ class SubsetMonitor(Monitor):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._batches: dict[str, Batches] = {}
+        self._chunk_size = self.chunk_size
 
     @abstractmethod
     def sources(self, trainer: Trainer) -> Sources:
@@ -149,6 +150,10 @@ class LossMonitor(SubsetMonitor):
         `training_step` draws from the global generators are the same every time. Gradients are not turned off: a
         `training_step` may need them, for a gradient penalty.
         """
+        if batches is None and not self._batches:
+            raise RuntimeError(
+                f"{type(self).__name__} measures inside fit alone, on batches that it draws when fit starts"
+            )
         given = batches or self._batches["data"]
 
         def compute(_: nn.Module, indexed: tuple[int, Any]) -> Tensor:

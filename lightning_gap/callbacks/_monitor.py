@@ -147,8 +147,10 @@ class Monitor(GapCallback, ABC):
 
     @final
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
         if "_budget" not in vars(self):
-            raise TypeError(f"{type(self).__name__}.__post_init__ must call super().__post_init__()")
+            cut = next(kind for kind in type(self).__mro__ if "__post_init__" in vars(kind))
+            raise TypeError(f"{cut.__name__}.__post_init__ must call super().__post_init__()")
         self.check_arguments()
         refuse_sharded_weights(trainer, self)
         run_of(trainer).claim_keys(trainer, self, self.keys)

@@ -38,11 +38,10 @@ class Plugin(GapCallback, ABC):
                 what is logged are as it left them.
         """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            refuse_manual_optimization(trainer, self)
-            run_of(trainer).claim_gradient(trainer, self, self.change_gradient)
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        refuse_manual_optimization(trainer, self)
+        run_of(trainer).claim_gradient(trainer, self, self.change_gradient)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

@@ -54,7 +54,8 @@ def refuse_half_made(callback: object) -> None:
         if kind.__module__.partition(".")[0] == package:
             _, *names = inspect.signature(vars(kind)["__init__"]).parameters
             for name in names:
-                if name not in vars(callback) and not isinstance(getattr(type(callback), name, None), property):
+                described = inspect.isdatadescriptor(inspect.getattr_static(type(callback), name, None))
+                if name not in vars(callback) and not described:
                     raise TypeError(
                         f"{caller.__name__}.__init__ must call super().__init__(...): {kind.__name__} has no {name} yet"
                     )

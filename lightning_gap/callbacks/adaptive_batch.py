@@ -11,11 +11,10 @@ from torch import Tensor
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.batch_size.adaptive import BatchSizeTest, TestName, next_batch_size
 from ..functional.batch_size.schedule import MicroBatching
-from ..trainer.batches import samples_per_process
+from ..trainer.batches import leaves_one_sample, samples_per_process
 from ..trainer.processes import broadcast
 from ..trainer.progress import ends_accumulation
 from ..trainer.saved_progress import epoch_of
-from ..trainer.stated_batches import stated_batches
 from ._arguments import optional_whole_number
 from ._batch_size import BatchSizeCallback
 from ._batch_size_checks import check_largest, check_plain_sgd
@@ -204,8 +203,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if size == self._size(trainer):
             return self._its_split
         split, larger = self._split(trainer, size), size + trainer.world_size * accumulate
-        stated = stated_batches(trainer.train_dataloader) if self.max_micro_batch is None else None
-        if stated is not None and stated.last_if(split.micro_batch_size) == 1 < split.micro_batch_size:
+        if self.max_micro_batch is None and leaves_one_sample(trainer, split.micro_batch_size):
             smaller = max(2 * size - larger, self._size(trainer))
             split = self._split(trainer, larger if larger <= self.max_batch_size else smaller)
         return split

@@ -151,6 +151,7 @@ class GhostBatchNormSwap(GapCallback):
         self._layers, self._this_swap = {}, None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint["GhostBatchNormSwap"] = self._settings
         copies: dict[int, Any] = {}
         for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]

@@ -191,8 +191,8 @@ class SharpnessMonitor(LossMonitor):
     def _final(self, trainer: Trainer, module: LightningModule) -> list[float]:
         loader = trainer.train_dataloader
         ascent = self._drawn({"data": (None, loader)}, _FINAL_SAMPLES)["data"]
-        everything = lazy_subset(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
         with self.undisturbed(trainer, module) as evaluations, reading(loader, "data"):
+            everything = lazy_subset(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
             results = self._profile(evaluations, ascent, everything)
         self._tell(results)
         return [*(result.percent for result in results), results[0].loss]

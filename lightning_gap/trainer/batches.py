@@ -75,6 +75,15 @@ def samples_per_process(trainer: Trainer) -> int | None:
     return length(getattr(loader, "sampler", None) if alone else innermost)
 
 
+def leaves_one_sample(trainer: Trainer, size: int) -> bool:
+    """Whether an epoch's last micro-batch would hold a single sample, if the others held so many."""
+    stated = stated_batches(trainer.train_dataloader)
+    if stated is not None:
+        return stated.last_if(size) == 1 < size
+    samples = samples_per_process(trainer)
+    return samples is not None and not drops_last_batch(trainer) and samples % size == 1 < size
+
+
 def drops_last_batch(trainer: Trainer) -> bool:
     """Whether the train loader leaves out what does not fill a batch."""
     loader = trainer.train_dataloader

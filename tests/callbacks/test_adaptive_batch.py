@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 
 from lightning_gap import AdaptiveBatchSize, GhostBatchNormSwap, InMemoryLoader, LearningRateScaling
 
@@ -253,13 +254,25 @@ def test_micro_batches_of_other_sizes_are_not_measured():
     assert steps[-1]["batch/size"] == 16
 
 
-def test_a_size_that_leaves_one_sample_is_passed_over_and_growth_goes_on():
+class OfAUser(BatchSampler):
+    """States nothing: its batches may be any."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda samples: InMemoryLoader(samples, batch_size=4, shuffle=True),
+        lambda samples: DataLoader(TensorDataset(*samples), batch_sampler=OfAUser(range(129), 4, drop_last=False)),
+    ],
+    ids=["InMemoryLoader", "a batch sampler of the user's"],
+)
+def test_a_size_that_leaves_one_sample_is_passed_over_and_growth_goes_on(make):
     callback = AdaptiveBatchSize(16, 128, theta=0.1, measure_every_n_steps=1)
     torch.manual_seed(0)
     trace, module = Trace(), Small().double()
     inputs, targets = tiny.dataset(129).tensors
     trainer = tiny.trainer(callback, trace, max_epochs=4, precision="64-true")
-    trainer.fit(module, InMemoryLoader((inputs.double(), targets), batch_size=4, shuffle=True))
+    trainer.fit(module, make((inputs.double(), targets)))
     sizes = [sizes[0] for sizes in sizes_of(trace.steps)]
     assert sizes[0] == 16 < sizes[1] < sizes[2]
     assert all(129 % (size // 4) != 1 for size in sizes[1:])

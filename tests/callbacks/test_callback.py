@@ -112,3 +112,54 @@ def test_a_setup_that_does_not_call_that_of_the_base_is_named(kind):
             pass
 
     fails_in_fit(Own(), RuntimeError, r"Own\.setup must call super\(\)\.setup\(")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: lightning_gap.ExactAccumulation, lambda: Nothing, lambda: lightning_gap.LearningRateScaling]
+)
+def test_a_begin_fit_that_does_not_call_that_of_the_base_is_named(make):
+    class Own(make()):
+        def begin_fit(self, trainer, module):
+            pass
+
+    fails_in_fit(Own(), TypeError, r"Own\.begin_fit must call super\(\)\.begin_fit\(")
+
+
+def test_a_post_init_is_named_by_the_class_that_defines_it():
+    class Own(Norms):
+        def __post_init__(self):
+            pass
+
+    class Below(Own):
+        pass
+
+    fails_in_fit(Below(), TypeError, r"^Own\.__post_init__ must call")
+
+
+def test_an_argument_kept_by_a_descriptor_is_there():
+    class Kept:
+        def __get__(self, owner, kind):
+            return self if owner is None else vars(owner)["_rule"]
+
+        def __set__(self, owner, value):
+            vars(owner)["_rule"] = value
+
+    class Own(lightning_gap.LearningRateScaling):
+        rule = Kept()
+
+    assert fit(Own(8, warmup_epochs=0)).global_step == 3
+
+
+def test_a_callback_that_is_added_after_setup_is_told_where_to_add_it():
+    class Adds(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            trainer.callbacks.append(Norms())
+
+    fails_in_fit(Adds(), RuntimeError, r"Norms was added .*configure_callbacks")
+
+
+def test_a_monitor_of_the_loss_measures_inside_fit_alone():
+    monitor = lightning_gap.SharpnessMonitor(samples=16)
+    trainer = fit(monitor)
+    with pytest.raises(RuntimeError, match="SharpnessMonitor measures inside fit"):
+        monitor.measure(trainer, trainer.lightning_module)

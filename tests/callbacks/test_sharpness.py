@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_gap import SharpnessMonitor
 from lightning_gap.functional import DatasetLoss, RandomSubspace, batch_statistics, sharpness
@@ -579,3 +580,30 @@ def test_a_fast_dev_run_does_not_measure_everything():
     monitor = SharpnessMonitor(1e-3, samples=16, accurate_at_end=True)
     tiny.trainer(monitor, fast_dev_run=True).fit(Counts(), tiny.loader(4000))
     assert sum(seen) < 400
+
+
+def test_the_accurate_value_with_a_count_leaves_no_trace():
+    class Noisy(Dataset):
+        """Adds noise by the global generator and by one of its own."""
+
+        def __init__(self):
+            self.samples, self.own = tiny.dataset(), torch.Generator().manual_seed(4)
+
+        def __len__(self):
+            return len(self.samples)
+
+        def __getitem__(self, index):
+            inputs, target = self.samples[index]
+            return inputs + 0.1 * torch.randn(8) + 0.1 * torch.randn(8, generator=self.own), target
+
+    def twice(*callbacks):
+        torch.manual_seed(3)
+        module, loader = tiny.TinyClassifier(), DataLoader(Noisy(), batch_size=16)
+        trainer = tiny.trainer(*callbacks, max_epochs=1)
+        trainer.fit(module, loader)
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(module, loader)
+        return tiny.state_of(module)
+
+    monitor = SharpnessMonitor(1e-3, samples=16, accurate_at_end=True, count=lambda batch: len(batch[0]))
+    assert tiny.same(twice(monitor), twice())
