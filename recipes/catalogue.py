@@ -165,17 +165,21 @@ def _is_recipe(part: ast.ClassDef) -> bool:
 
 def _run(name: str, file: Path) -> Any:
     # No name of a module that is in use, and none with a dot: jsonargparse imports a class's module by its name.
-    spec = spec_from_file_location(f"lightning_gap_recipe_{file.stem}", file)
+    spec = spec_from_file_location("lightning_gap_recipe_" + re.sub(r"\W", "_", file.stem), file)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses and pickles look their own module up
+    beside = str(file.resolve().parent)  # whose modules `python FILE` finds, too
+    sys.path.insert(0, beside)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # of whatever type the user's own code fails with
         places = [frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename) == file.resolve()]
         where = f", line {places[-1]}" if places else ""
         raise ValueError(f"recipe={name!r}{where}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(beside)
     return module
 
 
@@ -199,7 +203,8 @@ def _regimes(tree: ast.Module, table: ast.expr | None) -> dict[str, str] | None:
         if isinstance(table, ast.Dict)
         else [""]
     )
-    if set(shared) - {"REGIMES"}:
+    named = isinstance(table, ast.Dict) and all(key is None or isinstance(_evaluated(key), str) for key in table.keys)
+    if set(shared) - {"REGIMES"} or not named:
         return None
     return (ours if shared else {}) | _summaries(tree, table)
 

@@ -33,8 +33,11 @@ class Parser(ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        told = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(message.split())).rstrip(".")
+        told = re.sub(r'Parser key "([\w.]+)"(?: element \d+)?:', r"--\1:", " ".join(message.split())).rstrip(".")
         unknown = re.search(r"unrecognized arguments: (--[\w.]+)", told)
+        if unknown and unknown[1] == "--regimes":
+            told += "; regimes are words, for instance compare f1 small large"
+            unknown = None
         near = get_close_matches(unknown[1], self._option_string_actions, cutoff=0.5) if unknown else []
         told += f"; did you mean {' or '.join(near)}?" if near else ""
         print(f"{self.prog.replace(' [options]', '')}: error: {told}; see --help", file=sys.stderr)
@@ -61,6 +64,8 @@ def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
         ValueError: Names the option, its value and the fix.
     """
     recipe, names, options = read_words(command, typed)
+    if recipe is None and not {"-h", "--help", "--print_config"} & options.keys():
+        raise ValueError(f"no recipe is named; write lightning-gap {command} RECIPE, see `lightning-gap list`")
     parser, hyperparameters = Parser(prog=f"lightning-gap {command}", description=told), list[str]()
     _add_settings(parser, command)
     if recipe is not None:
@@ -68,14 +73,13 @@ def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
         hyperparameters = add_hyperparameters(parser, file)
         parser.set_defaults(_defaults_on(file, options.get("--data")))
     given = parser.parse_args([*names, *(name if text is None else f"{name}={text}" for name, text in options.items())])
-    if recipe is None:
-        raise ValueError(f"no recipe is named; write lightning-gap {command} RECIPE, see `lightning-gap list`")
+    assert recipe is not None  # else --help or --print_config has ended the program
     values, defaults = _plain(given), _plain(parser.get_defaults())
     for name in values["trainer"]:
         lookup("argument of the Trainer", name, _trainer_arguments())
     longest = values["trainer"].pop("max_epochs", None)
     if longest is not None and "epochs" in hyperparameters:
-        if values["epochs"] not in (defaults["epochs"], longest):
+        if "--epochs" in options and values["epochs"] != longest:
             raise ValueError(f"epochs={values['epochs']} and trainer.max_epochs={longest} contradict; give one of them")
         values["epochs"] = longest
     check_hyperparameters(recipe, {name: values[name] for name in hyperparameters})

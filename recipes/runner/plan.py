@@ -107,8 +107,9 @@ class Plan:
 
     def monitors(self, recipe: Recipe) -> list[Callback]:
         """What is measured while a recipe trains, as often in a longer run."""
-        every = self.settings.measure_every_n_epochs or 1
-        return monitors(recipe, self.settings.epsilon, every * recipe.epochs // self.settings.hyperparameters["epochs"])
+        epochs = self.settings.hyperparameters["epochs"]
+        every = self.settings.measure_every_n_epochs or max(1, epochs // 10)
+        return monitors(recipe, self.settings.epsilon, max(1, every * recipe.epochs // epochs))
 
     def data(self, recipe: Recipe, seed: int) -> ClassificationData[Any]:
         """The recipe's data in the order of a seed; the files are read once for all."""
@@ -153,9 +154,8 @@ def make_plan(settings: Settings) -> Plan:
         )
     if settings.workers > 1 and threads is None:
         threads = max(1, torch.get_num_threads() // settings.workers)
-    every = settings.measure_every_n_epochs or max(1, settings.hyperparameters["epochs"] // 10)
     output = settings.output or _default_output(settings, processes)
-    plan = replace(plan, settings=replace(settings, measure_every_n_epochs=every, threads=threads, output=output))
+    plan = replace(plan, settings=replace(settings, threads=threads, output=output))
     try:
         _check(plan)
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,19 +14,21 @@ import torch
 import yaml
 
 from .checkpoints import newest_checkpoint
+from .edited_file import edited
 from .plan import Plan
 from .run_result import RESULT, WEIGHTS, RunResult
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG, LOCK, FILE = "config.yaml", ".lock", "recipe.py"
 _MAY_CHANGE = {"regimes", "trials", "workers", "data_dir", "download", "num_workers", "output", "resume"}
 _TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 @contextmanager
-def claim_folder(plan: Plan) -> Iterator[None]:
+def claim_folder(plan: Plan) -> Iterator[dict[str, Any]]:
     """Hold the results folder, which no other command can then work in, with the configuration in it, or refuse it.
 
-    In a folder that is resumed the configuration names every regime that was ever asked of it, and the most trials.
+    In a folder that is resumed the configuration names every regime that was ever asked of it, and the most trials; the
+    block gets it. Of a user's recipe file the folder keeps a copy.
 
     Raises:
         BlockingIOError: If another command works in the folder.
@@ -43,17 +45,20 @@ def claim_folder(plan: Plan) -> Iterator[None]:
             _lock(lock)
         except OSError as error:
             raise BlockingIOError(
-                f"output={str(folder)!r} cannot be locked ({error.strerror}); let another command that works in it "
-                "end first, or choose another --output"
+                f"output={str(folder)!r} cannot be locked, as if another command works in it ({error.strerror}); let "
+                "that end first, or choose another --output"
             ) from error
         _check_contents(plan)  # which another command may have changed in between
         if plan.settings.resume:
             config |= _regimes_and_trials(folder / CONFIG, config)
             _check_files(plan)
+            _check_recipe_file(plan, config["regimes"])
         partial = folder / f"{CONFIG}.partial"
         partial.write_text(yaml.safe_dump({**config, "resume": False}, sort_keys=False), encoding="utf-8")
         partial.replace(folder / CONFIG)  # all or nothing
-        yield
+        if plan.settings.recipe.endswith(".py"):
+            shutil.copyfile(plan.settings.recipe, folder / FILE)
+        yield config
 
 
 def release_folder(plan: Plan) -> None:
@@ -135,6 +140,23 @@ def _check_files(plan: Plan) -> None:
                 f"the weights {str(run.folder / WEIGHTS)!r} cannot be read ({type(error).__name__}); delete "
                 f"{str(run.result)!r} to train that run again, or choose a new --output"
             ) from error
+
+
+def _check_recipe_file(plan: Plan, regimes: Sequence[str]) -> None:
+    """Refuse a file that was edited where it made the runs that are there; it may have more regimes than it had."""
+    file = plan.output / FILE
+    if not file.exists():
+        return
+    functions = {name: getattr(function, "__name__", name) for name, function in plan.recipe_class.regimes.items()}
+    begun = [name for name in regimes if any((plan.output / "runs" / name).rglob("*.*"))]
+    before, now = (Path(path).read_text(encoding="utf-8") for path in (file, plan.settings.recipe))
+    started = [functions.get(name, name) for name in begun]
+    difference = edited(before, now, regimes=functions.values(), started=started) if begun else None
+    if difference:
+        raise ValueError(
+            f"recipe={plan.settings.recipe!r} was edited since the runs in output={str(plan.output)!r}: {difference}, "
+            f"see {str(file)!r}; undo it, or choose a new --output"
+        )
 
 
 def _plain(plan: Plan) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
@@ -39,10 +40,11 @@ def execute(plan: Plan) -> int:
     console = Console(highlight=False, quiet=not first)
     os.environ[OUTPUT] = str(plan.output)
     try:
-        with claim_folder(plan) if first else nullcontext():
-            results = _train_all(plan, console)
-            if first:
-                show_results(console, plan, results)
+        with claim_folder(plan) if first else nullcontext() as held:
+            _train_all(plan, console)
+            if held is not None:
+                whole = _whole(plan, held["regimes"], held["trials"])
+                show_results(console, whole, _results(whole))
     except CannotStartError:
         if first:
             release_folder(plan)
@@ -52,26 +54,42 @@ def execute(plan: Plan) -> int:
     return 0
 
 
-def _train_all(plan: Plan, console: Console) -> dict[str, list[RunResult]]:
-    """The results by regime, one for each trial; on the first process only."""
+def _train_all(plan: Plan, console: Console) -> None:
     runs = plan.runs()
     missing = [run for run in runs if not run.result.exists()]
-    results = {run: _report(plan, run, console, kept=True) for run in runs if run not in missing}
+    for run in runs:
+        if run not in missing:
+            _report(plan, run, console, kept=True)
     beside = plan.settings.workers > 1 and len(missing) > 1
     with closing(_side_by_side(plan, missing) if beside else _one_by_one(plan, missing)) as finished:
         for run in finished:
             if is_first_process():
-                results[run] = _report(plan, run, console)
-    return {
-        name: [results[run] for run in runs if run.regime == name and run in results] for name in plan.settings.regimes
-    }
+                _report(plan, run, console)
 
 
-def _report(plan: Plan, run: Run, console: Console, *, kept: bool = False) -> RunResult:
+def _whole(plan: Plan, regimes: Sequence[str], trials: int) -> Plan:
+    """All that the folder holds, in as many trials: no table has fewer rows than the one that it replaces."""
+    for number in (trials, plan.settings.trials):
+        found = replace(plan, settings=replace(plan.settings, regimes=tuple(regimes), trials=number))
+        missing = {run.regime for run in found.runs() if not run.result.exists()}
+        if not missing & set(plan.settings.regimes):
+            break
+    left = tuple(name for name in regimes if name not in missing)
+    return replace(found, settings=replace(found.settings, regimes=left))
+
+
+def _results(plan: Plan) -> dict[str, list[RunResult]]:
+    """The results by regime, one for each trial."""
+    results: dict[str, list[RunResult]] = {name: [] for name in plan.settings.regimes}
+    for run in plan.runs():
+        results[run.regime].append(RunResult.load(run.result, plan.settings.epsilon))
+    return results
+
+
+def _report(plan: Plan, run: Run, console: Console, *, kept: bool = False) -> None:
     result = RunResult.load(run.result, plan.settings.epsilon)
     ending = "kept from before" if kept else f"{result.seconds:.0f} s"
     console.print(f"{run.title}: {result.steps} steps, test accuracy {100 * result.test_accuracy:.2f} %, {ending}")
-    return result
 
 
 def _one_by_one(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:

@@ -45,8 +45,9 @@ def show_results(console: Console, plan: Plan, results: Results) -> None:
     sentence = what_to_look_at(found)
     if sentence:
         console.print(f"\n[bold]{sentence}[/bold]")
-    console.print(f"\nWritten to {plan.output}: {', '.join(written)}, config.yaml\nOpen the logs with:", soft_wrap=True)
-    console.print(f"    {tensorboard_command(plan)}", soft_wrap=True)
+    console.print(f"\nWritten to {plan.output}: {', '.join(written)}, config.yaml", soft_wrap=True)
+    if (plan.output / "tensorboard").exists():
+        console.print(f"Open the logs with:\n    {tensorboard_command(plan)}", soft_wrap=True)
 
 
 def comparison(results: Results, found: Mapping[str, Gap], epsilons: Sequence[str]) -> tuple[list[Column], list[Row]]:

@@ -31,6 +31,13 @@ def read_words(command: str, typed: Sequence[str]) -> tuple[str | None, list[str
     names, options = _sorted([re.sub(r"^--network\.", "--", word) for word in typed])
     config = _read(options.get("--config"))
     regimes = config.pop("regimes", None) or []
+    regimes = [regimes] if isinstance(regimes, str) else regimes
+    if not isinstance(regimes, list) or not all(isinstance(name, str) for name in regimes):
+        raise ValueError(f"regimes must be a list of names, got {regimes!r}; for instance [small, large]")
+    if "--trainer.max_epochs" in options and "--epochs" not in options:  # two names of one thing
+        config.pop("epochs", None)
+    elif "--epochs" in options and isinstance(config.get("trainer"), dict):
+        config["trainer"].pop("max_epochs", None)
     if command != "compare" and len(regimes) == 1:
         config["regime"] = regimes[0]
     elif command != "compare" and regimes and "--regime" not in options:
@@ -64,6 +71,8 @@ def _sorted(words: Sequence[str]) -> tuple[list[str], Options]:
     while left:
         word = left.pop(0)
         option, equals, value = word.partition("=")
+        if option == "--config" in options:
+            raise ValueError("config is given twice; put all options into one file")
         if not word.startswith("-"):
             names.append(word)
         elif equals or word in _FLAGS or not left or left[0].startswith("--"):
@@ -82,4 +91,6 @@ def _read(file: str | None) -> dict[str, Any]:
         raise ValueError(f"config={file!r} is no YAML: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"config={file!r} must hold options by name, got {found!r}; --print_config writes such a file")
+    if "config" in found:
+        raise ValueError(f"config={file!r} names another file, config={found['config']!r}; put all options into one")
     return found

@@ -160,7 +160,7 @@ def test_the_resolved_configuration_is_complete(compared):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["regimes"] == ["small", "large", "linear-lr", "ghost"]
     assert (config["learning_rate"], config["large_batch_size"], config["epochs"]) == (0.05, 640, 2)
-    unset = {"num_workers", "momentum", "learning_rate_steps", "threads"}
+    unset = {"num_workers", "momentum", "learning_rate_steps", "threads", "measure_every_n_epochs"}
     assert {name for name, value in config.items() if value is None} == unset
 
 
