@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
-from ._validation import checked_group, function, instance
+from ._validation import checked_group, each, function, instance
 from .ghost_batch_norm.layers import _GhostBatchNorm
 
 
@@ -49,21 +49,27 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
 
 @uninterrupted_exit
 def recomputed_statistics(
-    module: nn.Module, run: Callable[[], object], *, process_group: ProcessGroup | None = None
+    module: nn.Module,
+    run: Callable[[], object],
+    *,
+    layers: Iterable[nn.Module] | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Iterator[None]:
     """Give every BatchNorm layer inside ``module`` running statistics gathered afresh, and leave no trace of it.
 
     Running statistics lag behind the weights, most of all after the few steps of large-batch training. Inside the
     block they are the plain mean of the statistics of the batches that ``run`` evaluates with the weights as they are
-    (as torch's `update_bn` has it).
+    (as torch's `update_bn` has it). A layer that ``run`` does not reach keeps its own.
 
     Args:
         module: Any module; ghost layers take a batch as one ghost. Buffers and modes are as before after the block.
         run: Evaluates the module on every batch, or on this process's share of them.
+        layers: Those of its BatchNorm layers to gather statistics for, all by default. The others keep their mode and
+            their statistics, for instance layers that are frozen in evaluation mode.
         process_group: Processes that run a share each.
 
     Raises:
-        ValueError: If ``module`` is no module or ``run`` no function.
+        ValueError: If ``module`` is no module, ``run`` no function, or one of ``layers`` no BatchNorm layer.
         FailedElsewhereError: If ``run`` failed on another process.
 
     Example:
@@ -74,12 +80,20 @@ def recomputed_statistics(
     """
     function("run", run, "no arguments")
     group = checked_group(process_group)
-    layers = [layer for layer in _layers(module) if layer.running_mean is not None]
-    with _same_buffers(layers):
-        with _averaging_over_batches(layers), _normalising_by_batch(layers):
-            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=group)
+    chosen = _layers(module)
+    if layers is not None:
+        chosen = each("layers", layers, lambda name, layer: instance(name, layer, _BatchNorm, hint="a BatchNorm layer"))
+    chosen = [layer for layer in chosen if layer.running_mean is not None]
+    own = [[buffer.clone() for buffer in layer.buffers()] for layer in chosen]
+    device = own[0][0].device if own else None  # one that the processes can exchange on
+    with _same_buffers(chosen):
+        with _averaging_over_batches(chosen), _normalising_by_batch(chosen):
+            sum_over_processes(lambda: (run(), ([], []))[1], numbers=0, process_group=group, device=device)
         if group is not None:
-            _average(layers, group)
+            _average(chosen, group)
+        for layer, buffers in zip(chosen, own, strict=True):
+            if not layer.num_batches_tracked:
+                _copy(buffers, layer.buffers())
         yield
 
 
@@ -126,9 +140,13 @@ def _same_buffers(layers: list[_BatchNorm]) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, original in zip(buffers, originals, strict=True):
-                buffer.copy_(original)
+        _copy(originals, buffers)
+
+
+@torch.no_grad()
+def _copy(values: Iterable[Tensor], buffers: Iterable[Tensor]) -> None:
+    for value, buffer in zip(values, buffers, strict=True):
+        buffer.copy_(value)
 
 
 @torch.no_grad()
@@ -142,4 +160,4 @@ def _average(layers: list[_BatchNorm], group: ProcessGroup) -> None:
             all_reduce(statistic, group=group)
         all_reduce(batches, group=group)
         for statistic in (mean, variance):
-            statistic.div_(batches)
+            statistic.div_(batches.clamp(min=1))

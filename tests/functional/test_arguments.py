@@ -7,6 +7,7 @@ import torch
 from functional.odd_values import DOUBTFUL, JUNK
 from torch import nn
 from torch.utils.data import TensorDataset
+from torchvision.models.resnet import BasicBlock
 
 from lightning_gap import data, functional, logging
 from lightning_gap.functional import (
@@ -48,8 +49,20 @@ GOOD = {
     **dict.fromkeys(SERIES, ARRAYS),
     **{name: {"tensor", "floats"} for name in ("weights", "gradients", "grid")},
     **{name: {*ARRAYS, "floats"} for name in ("dataset", "samples")},
+    "inputs": {"floats"},
 }
-CALLABLE = {"loss_fn", "report_on", "schedule", "rule", "run", "measure", "observe", "evaluation_mode", "collate_fn"}
+CALLABLE = {
+    "loss_fn",
+    "gradients_at",
+    "report_on",
+    "schedule",
+    "rule",
+    "run",
+    "measure",
+    "observe",
+    "evaluation_mode",
+    "collate_fn",
+}
 
 
 def weight(size=30):
@@ -79,6 +92,24 @@ def of_groups():
 
 def statistics(**needed):
     return {"statistics": GradientStatistics(2, 8, 20.0, 5.0, 40.0), **needed}
+
+
+def of_one_weight(**needed):
+    w = weight(4)
+    return {"loss_fn": lambda: w.square().sum(), "weights": [w], **needed}
+
+
+def of_inputs():
+    return {"loss_fn": lambda x: x.sum(), "inputs": torch.ones(2, 4), "epsilon": 0.1}
+
+
+def of_optimizer():
+    w = weight(4)
+    return {"loss_fn": lambda: w.square().sum(), "weights": [w], "optimizer": torch.optim.SGD([w], lr=0.1)}
+
+
+def pairs(**needed):
+    return {"weights": [torch.ones(4)], "gradients": [torch.ones(4)], **needed}
 
 
 def line():
@@ -144,7 +175,9 @@ CALLS = {
         made(functional.SpectralDensity, "density", torch.zeros(1).double(), torch.ones(1).double(), True),
         lambda: {"grid": torch.zeros(3), "width": 0.1},
     ),
+    "adversarial_inputs": (functional.adversarial_inputs, of_inputs),
     "along_line": (functional.along_line, line),
+    "ascent_direction": (functional.ascent_direction, lambda: pairs(rho=0.1)),
     "augmented_inner_product_test": (functional.augmented_inner_product_test, statistics),
     "average_sharpness": (functional.average_sharpness, of_weights),
     "batch_statistics": (
@@ -152,9 +185,15 @@ CALLS = {
         lambda: {"module": nn.ReLU()},
     ),
     "cabs": (functional.cabs, lambda: statistics(learning_rate=0.1, loss=1.0)),
+    "conservative_step": (functional.conservative_step, of_optimizer),
     "constant_warmup": (functional.constant_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
     "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
     "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
+    "exact_gradient_penalty": (functional.exact_gradient_penalty, lambda: of_one_weight(strength=0.1)),
+    "finite_difference_penalty": (
+        functional.finite_difference_penalty,
+        lambda: pairs(gradients_at=lambda: [torch.ones(4)], strength=0.1),
+    ),
     "ghost_batch_norm": (
         functional.ghost_batch_norm,
         lambda: {"input": torch.ones(4, 2), "runs": ((2, 2),), "weight": torch.ones(2), "bias": torch.ones(2)},
@@ -186,29 +225,46 @@ CALLS = {
         functional.next_batch_size,
         lambda: {"wanted": 9.0, "current": 8, "smallest": 8, "largest": 64},
     ),
+    "no_decay_groups": (functional.no_decay_groups, lambda: {"module": nn.BatchNorm1d(2), "weight_decay": 0.1}),
     "noise_from_norms": (
         functional.noise_from_norms,
         lambda: {"small_norm_squared": 13.0, "large_norm_squared": 4.0, "small_batch_size": 1, "large_batch_size": 4},
     ),
+    "noise_weights": (functional.noise_weights, lambda: {"samples": 4, "sigma": 0.5}),
     "norm_test": (functional.norm_test, statistics),
     "optimal_learning_rate": (
         functional.optimal_learning_rate,
         lambda: {"batch_size": 8, "noise_scale": 9.0, "max_learning_rate": 1.0},
     ),
     "orthogonality_test": (functional.orthogonality_test, statistics),
+    "perturbed": (
+        lambda **given: functional.perturbed(**given).__enter__(),
+        lambda: {"weights": [torch.ones(4)], "directions": [torch.ones(4)]},
+    ),
     "planned_optimizer_steps": (
         functional.planned_optimizer_steps,
         lambda: {"schedule": {0: 8}, "samples": 20, "epochs": 2},
+    ),
+    "proximal_gradient": (
+        functional.proximal_gradient,
+        lambda: pairs(anchor=[torch.ones(4)], strength=0.1),
     ),
     "recomputed_statistics": (
         lambda **given: functional.recomputed_statistics(**given).__enter__(),
         lambda: {"module": nn.ReLU(), "run": lambda: None},
     ),
+    "residual_norms": (functional.residual_norms, lambda: {"module": BasicBlock(2, 2)}),
     "restore_batch_norm": (functional.restore_batch_norm, lambda: {"module": nn.BatchNorm1d(2)}),
     "sharpness": (functional.sharpness, of_weights),
+    "sharpness_aware_gradient": (functional.sharpness_aware_gradient, lambda: of_one_weight(rho=0.1)),
     "sharpness_profile": (functional.sharpness_profile, lambda: of_weights(epsilons=(0.1,))),
+    "sigma_for": (functional.sigma_for, lambda: {"batch_size": 8, "imitated": 4}),
     "spectral_density": (functional.spectral_density, of_weights),
     "split_batch": (functional.split_batch, lambda: {"batch_size": 8}),
+    "stability_loss": (
+        functional.stability_loss,
+        lambda: {"logits": torch.ones(4, 5), "noisy_logits": torch.ones(4, 5)},
+    ),
     "subspace_sharpness": (functional.subspace_sharpness, lambda: of_weights(subspace=RandomSubspace(2))),
     "swap_batch_norm": (functional.swap_batch_norm, lambda: {"module": nn.BatchNorm1d(2), "ghost_batch_size": 2}),
     "train_longer": (
@@ -217,6 +273,11 @@ CALLS = {
     ),
     "weight_distance": (functional.weight_distance, lambda: {"weights": [torch.ones(2)], "reference": [torch.ones(2)]}),
     "weight_quantiles": (functional.weight_quantiles, lambda: {"weights": [torch.ones(3)]}),
+    "weighted_mean_loss": (
+        functional.weighted_mean_loss,
+        lambda: {"losses": torch.ones(4), "z": torch.ones(4)},
+    ),
+    "zero_init_residual": (functional.zero_init_residual, lambda: {"module": BasicBlock(2, 2)}),
     "BatchPlan": (data.BatchPlan, lambda: {"samples": 8, "batch_size": 2, "processes": 2}),
     "InMemoryLoader": (data.InMemoryLoader, lambda: {"samples": (torch.ones(8),), "batch_size": 2}),
     "ResumableLoader": (data.ResumableLoader, lambda: {"dataset": TensorDataset(torch.ones(8)), "batch_size": 2}),

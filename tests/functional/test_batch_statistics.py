@@ -173,3 +173,27 @@ def test_a_shared_layer_and_a_module_without_batch_norm_do_no_harm():
     assert layer.momentum == 0.1
     with recomputed_statistics(nn.Linear(1, 1), lambda: None), batch_statistics(nn.Linear(1, 1)):
         pass
+
+
+def test_only_the_chosen_layers_are_recomputed_and_the_others_stay_as_frozen_ones_do():
+    model, twin = network().eval(), network().eval()
+    frozen = {name: value.clone() for name, value in model[1].named_buffers()}
+    hidden = [model[3](model[2](model[1](model[0](x)))).detach() for x in batches()]  # by the running statistics
+    with recomputed_statistics(model, lambda: [model(x) for x in batches()], layers=[model[4]]):
+        assert all(torch.equal(value, frozen[name]) for name, value in model[1].named_buffers())
+        torch.testing.assert_close(model[4].running_mean, torch.stack([h.mean(0) for h in hidden]).mean(0))
+    with (
+        recomputed_statistics(twin, lambda: [twin(x) for x in batches()], layers=iter([twin[1], twin[4]])),
+        recomputed_statistics(model, lambda: [model(x) for x in batches()]),
+    ):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(twin.buffers(), model.buffers(), strict=True))
+    with pytest.raises(ValueError, match="layers must be a _BatchNorm, got Linear"):
+        recomputed_statistics(model, lambda: None, layers=[model[0]]).__enter__()
+
+
+def test_a_layer_that_is_not_reached_keeps_its_statistics():
+    model = network().eval()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    with recomputed_statistics(model, lambda: model[:2](batches()[0])):
+        assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+        assert all(torch.equal(value, before[f"4.{name}"]) for name, value in model[4].named_buffers())

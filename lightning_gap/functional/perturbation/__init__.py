@@ -1,0 +1,1 @@
+"""Training against sharp minima: perturbed weights and inputs, proximal steps, penalised gradients, noisy losses."""
