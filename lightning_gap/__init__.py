@@ -10,15 +10,21 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .callbacks import AdaptiveBatchSize as AdaptiveBatchSize
+    from .callbacks import AdversarialTraining as AdversarialTraining
     from .callbacks import BatchSizeScheduler as BatchSizeScheduler
+    from .callbacks import ConservativeTraining as ConservativeTraining
     from .callbacks import CurvatureMonitor as CurvatureMonitor
     from .callbacks import ExactAccumulation as ExactAccumulation
     from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
     from .callbacks import GhostBatchNormSwap as GhostBatchNormSwap
     from .callbacks import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
+    from .callbacks import GradientPenalty as GradientPenalty
     from .callbacks import LearningRateScaling as LearningRateScaling
+    from .callbacks import MultiplicativeNoise as MultiplicativeNoise
     from .callbacks import PiggybackWarmStart as PiggybackWarmStart
+    from .callbacks import RecomputeBatchNorm as RecomputeBatchNorm
     from .callbacks import ResumeExactly as ResumeExactly
+    from .callbacks import SharpnessAwareMinimization as SharpnessAwareMinimization
     from .callbacks import SharpnessMonitor as SharpnessMonitor
     from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
     from .data import BatchPlan as BatchPlan
@@ -34,8 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptiveBatchSize",
+    "AdversarialTraining",
     "BatchPlan",
     "BatchSizeScheduler",
+    "ConservativeTraining",
     "CurvatureMonitor",
     "ExactAccumulation",
     "GeneralizationGapMonitor",
@@ -44,11 +52,15 @@ __all__ = [
     "GhostBatchNorm3d",
     "GhostBatchNormSwap",
     "GradientNoiseScaleMonitor",
+    "GradientPenalty",
     "InMemoryLoader",
     "LearningRateScaling",
+    "MultiplicativeNoise",
     "PiggybackWarmStart",
+    "RecomputeBatchNorm",
     "ResumableLoader",
     "ResumeExactly",
+    "SharpnessAwareMinimization",
     "SharpnessMonitor",
     "WeightDistanceMonitor",
     "restore_batch_norm",

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
+from lightning_gap.functional import no_decay_groups
+
 from .lookup import lookup
 
 ParameterGroups = list[dict[str, Any]]
-
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_LAZY_BATCH_NORM = (nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
-_LAZY_INSTANCE_NORM = (nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d)
-_LAZY = (*_LAZY_BATCH_NORM, *_LAZY_INSTANCE_NORM)
-_NORMALISATION = (*_BATCH_NORM, *_INSTANCE_NORM, *_LAZY, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def make_optimizer(
@@ -42,7 +37,7 @@ def make_optimizer(
         momentum: Of ``"sgd"``, ``"nesterov"`` and ``"lars"``, where ``None`` means none; the others have no such
             number and take ``None`` only.
         weight_decay: Times a weight, this joins its gradient; with ``"lamb"`` its update, before that is scaled.
-        decay_all: Whether biases, and the weights of batch, instance, group and layer normalisation, decay too. Goyal
+        decay_all: Whether biases, and the weights of normalisation layers, decay too; see `no_decay_groups`. Goyal
             et al. leave BatchNorm's weights and biases out (section 5.1). With a decay ``"lars"`` takes ``False``
             only: its library decays and scales no vectors, whatever they belong to.
 
@@ -65,7 +60,9 @@ def make_optimizer(
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}; None means none")
     if name == "lars" and weight_decay and decay_all:
         raise ValueError(f"lars decays no vectors, so weight_decay={weight_decay!r} needs decay_all=False")
-    return OPTIMIZERS[name](_groups(network, weight_decay, decay_all), learning_rate, momentum)
+    everything = [{"params": list(network.parameters()), "weight_decay": weight_decay}]
+    groups = everything if decay_all else no_decay_groups(network, weight_decay)
+    return OPTIMIZERS[name](groups, learning_rate, momentum)
 
 
 def adam(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
@@ -121,23 +118,6 @@ OPTIMIZERS: dict[str, Callable[[ParameterGroups, float, float | None], Optimizer
     "lars": lars,
     "lamb": lamb,
 }
-
-
-def _groups(network: nn.Module, weight_decay: float, decay_all: bool) -> ParameterGroups:
-    exempt = set() if decay_all else set(_exempt(network))
-    parameters = list(network.parameters())  # those that modules share come once
-    decayed = [parameter for parameter in parameters if parameter not in exempt]
-    kept = [parameter for parameter in parameters if parameter in exempt]
-    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
-
-
-def _exempt(network: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters of normalisation, and biases by any name of theirs: ``bias``, ``in_proj_bias``, ``bias_ih_l0``."""
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, _NORMALISATION) or "bias" in name.split("_"):
-                yield parameter
 
 
 def _refuse_momentum(name: str, momentum: float | None) -> None:

@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "data": {"torch"},
     "logging": {"torch", "matplotlib"},
     "trainer": {"torch", "lightning", "lightning_utilities", "numpy"},
-    "callbacks": {"torch", "lightning", "lightning_utilities", "numpy"},
+    "callbacks": {"torch", "lightning", "lightning_utilities", "numpy", "torchmetrics"},
 }
 BELOW = {
     "functional": set(),

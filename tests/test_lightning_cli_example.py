@@ -132,6 +132,7 @@ def size(epoch):
 LOSS = {"loss_fn": "of_the_user.loss", "max_time_share": None}
 SETTINGS = {
     "AdaptiveBatchSize": [{"batch_size": 8, "max_batch_size": 16, "decide_every_n_steps": 5}],
+    "AdversarialTraining": [{"epsilon": [0.1, 0.2], "steps": 3, "clean": 0.0}],
     "BatchSizeScheduler": [
         {"schedule": {0: 8, 1: 16}},
         {"schedule": "of_the_user.size"},
@@ -142,12 +143,15 @@ SETTINGS = {
             }
         },
     ],
+    "ConservativeTraining": [{"strength": 0.1, "inner_steps": 2}],
     "CurvatureMonitor": [LOSS],
     "ExactAccumulation": [{}, {"count": "of_the_user.size"}],
     "GeneralizationGapMonitor": [LOSS | {"accuracy_fn": "of_the_user.loss"}],
     "GhostBatchNormSwap": [{}, {"leftover": "balance"}],
     "GradientNoiseScaleMonitor": [LOSS],
+    "GradientPenalty": [{"strength": 0.1, "m": 8}],
     "LearningRateScaling": [{"rule": "sqrt", "warmup_steps": 3}, {"rule": "of_the_user.rule"}],
+    "MultiplicativeNoise": [{"sigma": 1.0, "outputs": "net"}],
     "PiggybackWarmStart": [
         {"switch_epoch": 1, "large_batch_size": 64, "optimizer_state": "keep"},
         {
@@ -157,7 +161,9 @@ SETTINGS = {
             "source_checkpoint": "a.ckpt",
         },
     ],
+    "RecomputeBatchNorm": [{}, {"every": 2, "batches": 3}],
     "ResumeExactly": [{}],
+    "SharpnessAwareMinimization": [{"adaptive": True}, {"rho": 0.1, "norm": "max", "m": 8, "start": 0.5}],
     "SharpnessMonitor": [{"epsilon": 1e-3}, LOSS | {"epsilon": [1e-3, 5e-4], "every_n_epochs": "log", "subspace": 9}],
     "WeightDistanceMonitor": [{"compare_with": "a.ckpt"}],
 }

@@ -2,13 +2,19 @@
 
 from .accumulation import ExactAccumulation as ExactAccumulation
 from .adaptive_batch import AdaptiveBatchSize as AdaptiveBatchSize
+from .adversarial import AdversarialTraining as AdversarialTraining
 from .batch_size import BatchSizeScheduler as BatchSizeScheduler
+from .conservative import ConservativeTraining as ConservativeTraining
 from .curvature import CurvatureMonitor as CurvatureMonitor
 from .generalization_gap import GeneralizationGapMonitor as GeneralizationGapMonitor
 from .ghost_batch_norm import GhostBatchNormSwap as GhostBatchNormSwap
+from .gradient_penalty import GradientPenalty as GradientPenalty
 from .learning_rate import LearningRateScaling as LearningRateScaling
+from .multiplicative_noise import MultiplicativeNoise as MultiplicativeNoise
 from .noise_scale import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
 from .piggyback import PiggybackWarmStart as PiggybackWarmStart
+from .recompute_batch_norm import RecomputeBatchNorm as RecomputeBatchNorm
 from .resume_exactly import ResumeExactly as ResumeExactly
 from .sharpness import SharpnessMonitor as SharpnessMonitor
+from .sharpness_aware import SharpnessAwareMinimization as SharpnessAwareMinimization
 from .weight_distance import WeightDistanceMonitor as WeightDistanceMonitor

@@ -38,7 +38,7 @@ class SampleWeightedAccumulation:
         self._position: int | None = None  # in the run, of the batch at hand
         self._failure: Exception | None = None
         self._first_batch, self._told = True, False
-        self._latest = 1.0, 1.0  # samples and weight of the micro-batch at hand
+        self._weights: dict[int, tuple[float, float]] = {}  # samples and weight by the micro-batches of a window
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -66,12 +66,14 @@ class SampleWeightedAccumulation:
         """Weigh a loss that is about to go backward, and with the last one of a window all that came before."""
         divisor = trainer.accumulate_grad_batches
         self._refuse_or_clear(trainer)
+        if self._window.micro_batches == 0:
+            self._weights = {}
         alone = divisor == 1 and trainer.world_size == 1 and self._window.micro_batches == 0
         if alone and self._count is None:
-            self._latest = 1.0, 1.0
             return
+        index = trainer.fit_loop.batch_idx
         samples = self._samples(trainer)
-        weight = self._window.add(samples, divisor=divisor)
+        self._weights[index] = samples, self._window.add(samples, divisor=divisor)
         if ends_accumulation(trainer):
             is_last = trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches  # whose shares may differ
             alike = trainer.world_size == 1 or (self._count is None and self.counter.is_certain and not is_last)
@@ -83,18 +85,27 @@ class SampleWeightedAccumulation:
                 self.scale = scale
             if total == 0:
                 self._say_that_nothing_counts()
-            weight *= scale
+            self._weights = {each: (n, weight * scale) for each, (n, weight) in self._weights.items()}
             self._window = AccumulationWindow()
-        self._latest = samples, weight
-        self.weigh_again(trainer, loss)
+        self.weigh_again(trainer, loss, index)
 
-    def weigh_again(self, trainer: Trainer, loss: Tensor) -> None:
-        """Weigh the loss of another pass over the same micro-batch as that of the first pass."""
-        samples, weight = self._latest
+    def weigh_again(self, trainer: Trainer, loss: Tensor, index: int) -> None:
+        """Weigh the loss of another pass over a micro-batch of this window, as far as it is known.
+
+        Args:
+            trainer: Hands the batches out.
+            loss: Of this pass.
+            index: The micro-batch's number in the epoch.
+        """
+        samples, weight = self._weights.get(index, (1.0, 1.0))
         if samples == 0:
             self._leave_out(trainer)
         elif weight != 1.0:
             loss.register_hook(lambda gradient: gradient * weight)  # type: ignore[no-untyped-call]
+
+    def weight_of(self, index: int) -> float:
+        """What the loss of a micro-batch of this window was multiplied by, as far as it is known."""
+        return self._weights.get(index, (1.0, 1.0))[1]
 
     def after_backward(self) -> None:
         """The next gradient counts again."""

@@ -32,6 +32,9 @@ class GapCallback(Callback):
         if stage == "fit":
             refuse_half_made(self)
             run_of(trainer).join(self, fixes_resume=self.resumes_exactly)
+            if self.resumes_exactly:
+                # Lightning would load a checkpoint's float64 into float32 weights, and convert those afterwards.
+                trainer.precision_plugin.convert_module(pl_module)
             self._has_begun = False
             self.begin_fit(trainer, pl_module)
             if not self._has_begun:

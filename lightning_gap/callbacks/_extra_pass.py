@@ -1,116 +1,236 @@
-"""Further passes over the batch of a step, of which only the first counts for everything else."""
+"""Further passes over the batches of a step, of which only the first counts for everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..trainer import closures
+from ..trainer.closures import MicroBatch, watch_closures, without_synchronisation
 from ..trainer.optimizers import loss_scale, trained_weights
+from ..trainer.processes import average_gradients
 from ..trainer.progress import averages_weights_now
 from ..trainer.state import random_states, same_random_numbers, set_random_states
+from ._accumulation import SampleWeightedAccumulation
+from ._same_module import same_buffers, same_metrics
 from ._undisturbed import silenced
 
-GradientChange = Callable[[Trainer, LightningModule, Callable[[], None]], None]
+Sees = Literal["step", "process", "micro_batch"]
+Loss = Callable[[Any], Tensor]
+OtherBatch = Callable[[Any, Loss], Any]
 
 
-class TwoPassStep:
-    """The steps of a fit, in which the gradient is changed after the pass over the batch.
+class Again(Protocol):
+    """Make the gradients anew, by another pass over the batches of the step."""
 
-    Not an optimizer of its own: so Lightning counts one step, clips the changed gradient, and its scaler works.
+    def __call__(self, other_batch: OtherBatch | None = None, /) -> Tensor:
+        """Take the pass, over what ``other_batch`` makes of a batch and a function that gives the loss of one.
+
+        Returns:
+            How much more this process's mean loss is than in the first pass.
+        """
+
+
+class GradientChange(Protocol):
+    """What changes gradients, and takes further passes to do so: a `Plugin`."""
+
+    sees: Sees
+    stands_alone: ClassVar[bool]
+
+    def changes_this_step(self, trainer: Trainer) -> bool:
+        """Whether the gradient of the step that begins is changed."""
+
+    def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again, /) -> None:
+        """Change the gradients of the module's weights."""
+
+
+class ExtraPasses:
+    """The steps of a fit, in which gradients are changed after the pass over the batches.
+
+    Not an optimizer of its own: so Lightning counts one step, clips the changed gradient, and its scaler works. The
+    batches of a step, of which there are several under accumulation, are kept until it is taken.
 
     Args:
-        trainer: In a fit, of which each closure is wrapped until `remove` is called.
-        changes: What to do with the gradient, one after the other, by the name of who does it.
+        trainer: In a fit, whose closures are watched until `remove` is called.
+        changes: What to do with the gradient, one after the other: each sees what those before it have made, and its
+            further passes include them.
+        accumulation: Weighs the micro-batches.
+
+    Raises:
+        ValueError: If one of several changes cannot stand beside another.
 
     Attributes:
-        is_extra_pass: Whether a pass is under way that is not the first over its batch.
+        repeated: The number in the epoch of the batch of which a further pass is under way, or ``None``.
         remove: Let Lightning have its own steps again.
     """
 
-    def __init__(self, trainer: Trainer, changes: Mapping[str, GradientChange]) -> None:
-        self.is_extra_pass = False
-        self._trainer, self._module, self._changes = trainer, trainer.lightning_module, changes
-        self.remove = closures.wrap_closures(trainer, self._step)
+    def __init__(
+        self, trainer: Trainer, changes: Sequence[GradientChange], accumulation: SampleWeightedAccumulation
+    ) -> None:
+        alone = [change for change in changes if change.stands_alone]
+        if alone and len(changes) > 1:
+            raise ValueError(
+                f"{_names(changes)}: {_names(alone[:1])} takes steps of its own, and stands alone; keep one"
+            )
+        if len({change.sees for change in changes}) > 1:
+            told = " and ".join(f"{_names([change])} those of each {change.sees}" for change in changes)
+            raise ValueError(f"of the gradients {told.replace('_', '-')} are changed; let both change the same, see m")
+        self.repeated: int | None = None
+        self._trainer, self._module, self._all = trainer, trainer.lightning_module, changes
+        self._accumulation = accumulation
+        self._changes: Sequence[GradientChange] = ()  # of this step
+        self._window: list[MicroBatch] = []  # the batches of this step, where its gradient is changed
+        self._ended = True
+        self._share = 1.0  # of the gradients at hand, by which they are divided for whoever changes them
+        self.remove = watch_closures(trainer, self._see, self._wrap)
 
-    def _step(self, closure: Any) -> Callable[[], Any]:
-        trainer = self._trainer
-        if averages_weights_now(trainer):  # no gradient to change
-            return closure  # type: ignore[no-any-return]
-        if trainer.accumulate_grad_batches > 1:  # by a schedule whose end was not known, or by the user's own callback
-            how = f"accumulate_grad_batches={trainer.accumulate_grad_batches} in epoch {trainer.current_epoch}"
-            raise spread_over_several(" and ".join(self._changes), how)
-        return partial(self._passes, closure)
+    def begin_epoch(self) -> None:
+        """Forget a step whose batches an epoch has left unfinished."""
+        self._window, self._ended = [], True
 
-    def _passes(self, closure: Any) -> Any:
-        random_numbers = random_states()
+    def _see(self, batch: MicroBatch) -> None:
+        if averages_weights_now(self._trainer):
+            return  # no gradient to change
+        if self._ended:
+            self._window, self._ended = [], False
+            self._changes = [change for change in self._all if change.changes_this_step(self._trainer)]
+        if self._changes:
+            batch.closure.closure = partial(self._first_pass, batch, batch.closure.closure)
+            self._window.append(batch)
+
+    def _wrap(self, closure: Any) -> Callable[[], Any]:
+        self._ended = True
+        return partial(self._step, closure) if self._window and not averages_weights_now(self._trainer) else closure
+
+    @property
+    def separates_micro_batches(self) -> bool:
+        """Whether the first pass over a micro-batch of this step leaves its own gradient alone."""
+        return bool(self._window) and self._sees == "micro_batch"
+
+    @property
+    def _sees(self) -> Sees:
+        return self._changes[0].sees
+
+    def _first_pass(self, batch: MicroBatch, take: Callable[..., Any], *_: Any) -> Any:
+        if batch.random_numbers is not None:
+            raise ValueError(
+                f"{_names(self._changes)} and {type(self._trainer.optimizers[0]).__name__} both take further passes "
+                "over the batch of a step; use an optimizer that calls its closure once"
+            )
+        batch.random_numbers = random_states()
+        earlier = self._take_out() if self._sees == "micro_batch" else []
+        with self._synchronised(self._sees == "step"):
+            result = take()
+        batch.loss = result.loss
+        if self._sees == "micro_batch":
+            if batch.loss is not None:
+                self._change(
+                    [batch], share=self._accumulation.weight_of(batch.index) / self._trainer.accumulate_grad_batches
+                )
+            self._add_up(earlier if len(self._window) > 1 else [])
+        return result
+
+    def _step(self, closure: Any) -> Any:
+        """The closure of an optimizer step, whose gradient is changed before it is used."""
         loss = closure()
-        if loss is None:  # the user's way to skip a batch
-            return None
-        scale = loss_scale(self._trainer)  # Lightning unscales only after the closure has returned
-
-        def again() -> None:
-            with self._extra_pass(), same_random_numbers(), closures.same_result(closure):
-                set_random_states(random_numbers)
-                closure()
-            self._multiply_gradients(1 / scale)
-
-        self._multiply_gradients(1 / scale)
-        for change in self._changes.values():
-            change(self._trainer, self._module, again)
-        self._multiply_gradients(scale)
+        batches = [batch for batch in self._window if batch.loss is not None]
+        if batches and self._sees != "micro_batch":  # there each was changed; without a loss all were skipped
+            self._change(batches)
+        if batches and self._sees != "step":
+            average_gradients(self._trainer, self._weights())
         return loss
 
-    def _multiply_gradients(self, by: float) -> None:
+    def _change(self, batches: Sequence[MicroBatch], *, share: float = 1.0) -> None:
+        """Change what the first pass over these batches has left, their ``share`` of the step's gradient."""
+        if share == 0:
+            return  # a micro-batch that counts for nothing
+        self._share = share * loss_scale(self._trainer)  # Lightning unscales only after the closure has returned
+        self._multiply(1 / self._share)
+        self._apply(self._changes, batches)
+        self._multiply(self._share)
+
+    def _apply(self, changes: Sequence[GradientChange], batches: Sequence[MicroBatch]) -> None:
+        for place, change in enumerate(changes):
+            change.change_gradient(self._trainer, self._module, partial(self._again, changes[:place], batches))
+
+    def _again(
+        self,
+        inner: Sequence[GradientChange],
+        batches: Sequence[MicroBatch],
+        other_batch: OtherBatch | None = None,
+        /,
+    ) -> Tensor:
+        for weight in self._weights():
+            weight.grad = None
+        rise = torch.zeros((), device=self._module.device)
+        for batch in batches:
+            with self._synchronised(self._sees == "step" and batch is batches[-1]):
+                rise = rise + self._repeat(batch, other_batch)
+        self._multiply(1 / self._share)
+        self._apply(inner, batches)
+        return rise
+
+    def _synchronised(self, yes: bool) -> AbstractContextManager[None]:
+        """As Lightning averages gradients over processes, or not at all."""
+        return nullcontext() if yes else without_synchronisation(self._trainer)
+
+    def _take_out(self) -> list[Tensor | None]:
+        """The gradients of the earlier micro-batches, which then are no more."""
+        gradients = [weight.grad for weight in self._weights()]
+        for weight in self._weights():
+            weight.grad = None
+        return gradients
+
+    def _add_up(self, earlier: Sequence[Tensor | None]) -> None:
+        for weight, gradient in zip(self._weights(), earlier, strict=False):
+            if gradient is not None:
+                gradient = gradient * self._accumulation.scale
+                weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+
+    def _repeat(self, batch: MicroBatch, other_batch: OtherBatch | None) -> Tensor:
+        """Add the gradient of another pass over a micro-batch, at the weights as they are; the rise of its loss."""
+        batch.refuse_if_written_to()
+        given = batch.batch
+        if other_batch is not None:
+            scale = loss_scale(self._trainer)
+
+            def loss(other: Any) -> Tensor:
+                set_random_states(batch.random_numbers)
+                return batch.loss_on(other) * scale
+
+            with without_synchronisation(self._trainer), self._extra_pass(batch):  # buffers until its last backward
+                given = other_batch(given, loss)
+        with self._extra_pass(batch):
+            loss_again = batch.take_pass(given)
+        assert batch.loss is not None  # of those alone another pass is taken
+        return loss_again - batch.loss
+
+    def _multiply(self, by: float) -> None:
         if by == 1:
             return
-        for weight in trained_weights(self._trainer, self._module).values():
+        for weight in self._weights():
             if weight.grad is not None:
                 weight.grad.mul_(by)
 
+    def _weights(self) -> list[Tensor]:
+        return list(trained_weights(self._trainer, self._module).values())
+
     @contextmanager
-    def _extra_pass(self) -> Iterator[None]:
-        """Buffers, running statistics for instance, and loggers are left to the first pass."""
-        self.is_extra_pass = True
+    def _extra_pass(self, batch: MicroBatch) -> Iterator[None]:
+        """With the random numbers of the first pass, to which buffers, metrics and loggers are left."""
+        self.repeated = batch.index
         try:
-            with silenced(self._module), _same_buffers(self._module):
+            with silenced(self._module), same_buffers(self._module), same_metrics(self._module), same_random_numbers():
+                set_random_states(batch.random_numbers)
                 yield
         finally:
-            self.is_extra_pass = False
+            self.repeated = None
 
 
-def spread_over_several(name: str, how: str) -> ValueError:
-    """The error of further passes over the batch of a step, where a step has several."""
-    return ValueError(
-        f"{name} takes another pass over the batch of a step, and {how} spreads that over several; use "
-        "Trainer(accumulate_grad_batches=1), and no max_micro_batch below the batch"
-    )
-
-
-@contextmanager
-def _same_buffers(module: nn.Module) -> Iterator[None]:
-    """Put all buffers back at the end, those too that a layer has put another tensor in the place of."""
-    places = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
-    saved = [buffer.clone() if _can_be_written(buffer) else None for *_, buffer in places]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for (part, name, buffer), value in zip(places, saved, strict=True):
-                if getattr(part, name, None) is not buffer:
-                    setattr(part, name, buffer)
-                if value is not None:
-                    buffer.copy_(value)
-
-
-def _can_be_written(buffer: Tensor) -> bool:
-    """Whether each element has a place of its own: not in what `expand` makes, which torch does not write to."""
-    if buffer.layout != torch.strided:
-        return True
-    return not any(stride == 0 and size > 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True))
+def _names(changes: Sequence[GradientChange]) -> str:
+    return " and ".join(type(change).__name__ for change in changes)

@@ -47,13 +47,13 @@ class MeasuredNoise:
 
     def see_loss(self, trainer: Trainer, loss: Tensor) -> None:
         """A micro-batch's loss, which Lightning has divided by their number, is about to go backward."""
-        if self._measures and not run_of(trainer).is_extra_pass:
+        if self._measures and run_of(trainer).repeated is None:
             self._losses.append(loss.detach() * trainer.accumulate_grad_batches / loss_scale(trainer))
 
     def see_gradient(self, trainer: Trainer, module: LightningModule) -> GradientStatistics | None:
         """A micro-batch's gradient was added; the statistics with the last one of a step that is measured."""
         run = run_of(trainer)
-        if not self._measures or run.is_extra_pass:
+        if not self._measures or run.repeated is not None:
             return None
         last = ends_accumulation(trainer)
         if last and self._sum is not None and run.accumulation.scale != 1.0:  # the gradients so far were multiplied
@@ -61,7 +61,7 @@ class MeasuredNoise:
             self._sum = self._sum * run.accumulation.scale
         if trainer.world_size == 1 or not last:
             total = torch.cat([_flat(weight) for weight in trained_weights(trainer, module).values()])
-            added = total if self._sum is None else total - self._sum
+            added = total if self._sum is None or run.separates_micro_batches else total - self._sum
             self._sum = total
             self._rows.append(added * (trainer.accumulate_grad_batches / loss_scale(trainer)))
         if not last:

@@ -20,7 +20,7 @@ from ..trainer.callbacks import accumulation_scheduled, callbacks_of
 from ..trainer.processes import sum_over_processes
 from ..trainer.resume import SavedEpoch, fix_resume_progress
 from ._accumulation import SampleWeightedAccumulation
-from ._extra_pass import GradientChange, TwoPassStep
+from ._extra_pass import ExtraPasses, GradientChange
 from ._hyperparameter_factors import HyperparameterFactors
 from ._sample_counter import Count
 from ._unscaled import UnscaledUpdates
@@ -33,7 +33,7 @@ class _Member:
     fixes_resume: bool
     weighs: bool = False
     count: Count | None = None
-    change_gradient: GradientChange | None = None
+    gradient_change: GradientChange | None = None
     micro_batch_size: int | None = None
 
 
@@ -47,7 +47,7 @@ class Run:
         factors: Multiplies hyperparameters around each step; ``None`` while no callback does.
         unscaled: Finds updates that the factor on the learning rate did not reach.
         saved_epoch: What the checkpoint that is resumed from tells of its epoch, until it has been used.
-        two_pass_step: Takes further passes over the batch of a step for plugins; ``None`` without one.
+        extra_passes: Takes further passes over the batches of a step for plugins; ``None`` without one.
         has_started: Whether training has begun in this fit.
     """
 
@@ -58,7 +58,7 @@ class Run:
         self.factors: HyperparameterFactors | None = None
         self.unscaled: UnscaledUpdates | None = None
         self.saved_epoch: SavedEpoch | None = None
-        self.two_pass_step: TwoPassStep | None = None
+        self.extra_passes: ExtraPasses | None = None
         self.has_started = False
         self._members: dict[Callback, _Member] = {}
         self._owners: dict[str, Callback] = {}  # by what only one of them may do
@@ -187,28 +187,31 @@ class Run:
         factors = [trainer.accumulate_grad_batches, *accumulation_scheduled(trainer)]
         return max([*factors, *(split.accumulate for split in self.planned)]) > 1
 
-    # Further passes over the batch of a step
+    # Further passes over the batches of a step
 
     def claim_gradient(self, trainer: Trainer, owner: Callback, change: GradientChange) -> None:
         """Ask for the gradient of each step to be changed; one callback of each name may."""
         self.claim(trainer, owner, f"change the gradient under the name {_name(owner)}")
-        self._members[owner].change_gradient = change
+        self._members[owner].gradient_change = change
 
     @property
-    def gradient_changes(self) -> dict[str, GradientChange]:
-        """What to do with the gradient of a step, by the names of the callbacks and in their order."""
-        changes = {
-            _name(owner): m.change_gradient for owner, m in self._members.items() if m.change_gradient is not None
-        }
-        return dict(sorted(changes.items()))
+    def gradient_changes(self) -> list[GradientChange]:
+        """What changes the gradient of a step, in the order of the callbacks' names."""
+        members = [self._members[owner] for owner in sorted(self._members, key=_name)]
+        return [member.gradient_change for member in members if member.gradient_change is not None]
 
     @property
-    def is_extra_pass(self) -> bool:
-        """Whether the present pass over a batch is a further one.
+    def repeated(self) -> int | None:
+        """The number in the epoch of the batch of which a further pass is under way; ``None`` in a first pass.
 
         Only the first counts: for the weights of micro-batches, gradient noise, running statistics and loggers.
         """
-        return self.two_pass_step is not None and self.two_pass_step.is_extra_pass
+        return None if self.extra_passes is None else self.extra_passes.repeated
+
+    @property
+    def separates_micro_batches(self) -> bool:
+        """Whether the first pass over a micro-batch leaves its own gradient alone."""
+        return self.extra_passes is not None and self.extra_passes.separates_micro_batches
 
     # The factors on hyperparameters
 

@@ -41,8 +41,10 @@ class WeighingCallback(GapCallback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         run = run_of(trainer)
         if run.weighs(self):
-            weigh = run.accumulation.weigh_again if run.is_extra_pass else run.accumulation.weigh
-            weigh(trainer, loss)
+            if run.repeated is None:
+                run.accumulation.weigh(trainer, loss)
+            else:
+                run.accumulation.weigh_again(trainer, loss, run.repeated)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run_of(trainer).accumulation.after_backward()

@@ -136,3 +136,8 @@ def sampler_shared_out(sampler: Any) -> Any:
     """What Lightning shares out to the processes, where this is its wrapper for that; else ``None``."""
     samples = getattr(sampler, "dataset", None)
     return read(samples, "_sampler") if type(samples).__name__ == "_DatasetSamplerWrapper" else None
+
+
+def averaged_model(callback: Callback) -> Any:
+    """The `AveragedModel` of a `WeightAveraging` callback; ``None`` outside of fit."""
+    return read(callback, "_average_model")

@@ -1,20 +1,90 @@
-"""What Lightning hands to `optimizer_step` to be called: the pass over a batch, with zeroed gradients and backward."""
+"""The closures with which Lightning trains on a batch: seen as they are made, and made again for further passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from . import _private
 
-_STEP = "_optimizer_step"
+_MAKE, _STEP = "_make_closure", "_optimizer_step"
 
 
-def wrap_closures(trainer: Trainer, wrap: Callable[[Any], Any]) -> Callable[[], None]:
-    """Let `optimizer_step` be handed what ``wrap`` makes of each closure.
+class MicroBatch:
+    """A batch that Lightning trains on, over which further passes can be taken.
+
+    Attributes:
+        closure: Lightning's own, which takes the first pass.
+        index: The batch's number in the epoch.
+        random_numbers: The states of the generators before the first pass; None until then.
+        loss: Of the first pass, divided by the micro-batches of a step; None where `training_step` skips the batch.
+    """
+
+    def __init__(self, make: Callable[..., Any], arguments: Mapping[str, Any], optimizer: Any, index: int) -> None:
+        self.closure = make(arguments, optimizer, index)
+        self.index = index
+        self.random_numbers: Any = None
+        self.loss: Tensor | None = None
+        self._make, self._arguments, self._optimizer = make, arguments, optimizer
+        self._versions = [(tensor, _version(tensor)) for tensor in _tensors(self.batch)]
+
+    @property
+    def batch(self) -> Any:
+        """As `training_step` gets it."""
+        return self._arguments["batch"]
+
+    def take_pass(self, batch: Any) -> Tensor:
+        """Take another pass, forward and backward, which adds to the gradients.
+
+        Args:
+            batch: In the place of the first one.
+
+        Returns:
+            Its loss, as that of the first pass.
+        """
+        closure = self._made_again(batch)
+        _private.write(closure, "_zero_grad_fn", None)
+        loss: Tensor = closure()
+        return loss
+
+    def loss_on(self, batch: Any) -> Tensor:
+        """The loss alone, with its graph."""
+        found = _private.read(self._made_again(batch), "_step_fn")()
+        loss: Tensor = found.closure_loss
+        return loss
+
+    def refuse_if_written_to(self) -> None:
+        """Refuse a `training_step` that has changed its batch, of which another pass would see what is left.
+
+        Raises:
+            ValueError: If one of the batch's tensors was written to or taken out since.
+        """
+        now = [(tensor, _version(tensor)) for tensor in _tensors(self.batch)]
+        same = len(now) == len(self._versions) and all(
+            one is other and version == before
+            for (one, version), (other, before) in zip(now, self._versions, strict=True)
+        )
+        if not same:
+            raise ValueError(
+                "training_step writes to its batch, so that another pass over it would see another batch; let it work "
+                "on new tensors, for instance images = images / 255 in place of images.div_(255)"
+            )
+
+    def _made_again(self, batch: Any) -> Any:
+        arguments = type(self._arguments)(self._arguments)  # type: ignore[call-arg]
+        arguments["batch"] = batch  # type: ignore[index]
+        return self._make(arguments, self._optimizer, self.index)
+
+
+def watch_closures(
+    trainer: Trainer, see: Callable[[MicroBatch], None], wrap: Callable[[Any], Any]
+) -> Callable[[], None]:
+    """Let ``see`` have each batch as Lightning makes its closure, and `optimizer_step` what ``wrap`` makes of its own.
 
     On Lightning's loop, not on the module: a copy of the module during a fit is a plain one, and an `optimizer_step`
     that the user has put on it is called, and kept.
@@ -23,22 +93,37 @@ def wrap_closures(trainer: Trainer, wrap: Callable[[Any], Any]) -> Callable[[], 
         What ends it.
     """
     loop = trainer.fit_loop.epoch_loop.automatic_optimization
-    step, former = _private.read(loop, _STEP), vars(loop).get(_STEP)
+    make, step = _private.read(loop, _MAKE), _private.read(loop, _STEP)
+    former = {name: vars(loop)[name] for name in (_MAKE, _STEP) if name in vars(loop)}
+
+    def seen(arguments: Mapping[str, Any], optimizer: Any, batch_idx: int) -> Any:
+        micro_batch = MicroBatch(make, arguments, optimizer, batch_idx)
+        see(micro_batch)
+        return micro_batch.closure
+
+    vars(loop)[_MAKE] = seen
     vars(loop)[_STEP] = lambda batch_idx, closure: step(batch_idx, wrap(closure))
 
-    def unwrap() -> None:
-        vars(loop).pop(_STEP, None)
-        if former is not None:
-            vars(loop)[_STEP] = former
+    def end() -> None:
+        for name in (_MAKE, _STEP):
+            vars(loop).pop(name, None)
+        vars(loop).update(former)
 
-    return unwrap
+    return end
 
 
-@contextmanager
-def same_result(closure: Any) -> Iterator[None]:
-    """Let the result of another call inside the block not replace that of the first, which Lightning hands on."""
-    first = _private.read(closure, "_result")
-    try:
-        yield
-    finally:
-        _private.write(closure, "_result", first)
+def without_synchronisation(trainer: Trainer) -> AbstractContextManager[None]:
+    """Let gradients stay those of this process inside the block."""
+    block: Callable[[], AbstractContextManager[None]] = getattr(trainer.strategy, "block_backward_sync", nullcontext)
+    return block()
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    apply_to_collection(batch, Tensor, found.append)
+    return found
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to; torch does not count it for tensors made in inference mode."""
+    return 0 if tensor.is_inference() else int(tensor._version)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ..functional import _processes
@@ -65,6 +66,19 @@ def are_several(trainer: Trainer) -> bool:
 def broadcast(trainer: Trainer, value: int) -> int:
     """The first process's value, on all of them."""
     return int(trainer.strategy.broadcast(value))
+
+
+def average_gradients(trainer: Trainer, weights: Sequence[Tensor]) -> None:
+    """Give every process the mean of the gradients of all; one that a process does not have counts as zero there."""
+    if trainer.world_size == 1:
+        return
+    there = torch.tensor([float(weight.grad is not None) for weight in weights], device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(there)
+    for weight, processes in zip(weights, there.tolist(), strict=True):
+        if processes:
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            torch.distributed.all_reduce(gradient)
+            weight.grad = gradient.div_(trainer.world_size)
 
 
 def uses_sync_batch_norm(trainer: Trainer) -> bool:

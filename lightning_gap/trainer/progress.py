@@ -59,6 +59,19 @@ def is_last_planned(trainer: Trainer) -> bool:
     return trainer.current_epoch + 1 == trainer.max_epochs or steps_are_up
 
 
+def has_an_end(trainer: Trainer) -> bool:
+    """Whether the run ends by ``max_epochs`` or ``max_steps``."""
+    return trainer.max_steps != -1 or trainer.max_epochs not in (None, -1)
+
+
+def fraction_of_run(trainer: Trainer) -> float:
+    """How much of the run was done before this batch, by ``max_epochs`` or ``max_steps``, whichever comes first."""
+    of_epoch = trainer.fit_loop.batch_idx / trainer.num_training_batches
+    epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else math.inf
+    steps = trainer.max_steps if trainer.max_steps != -1 else math.inf
+    return max((trainer.current_epoch + of_epoch) / epochs, trainer.global_step / steps)
+
+
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from lightning_gap.functional import residual_norms, zero_init_residual
 from lightning_gap.functional._validation import check_counts
 
 from .sequences import check_sequences
@@ -176,11 +177,10 @@ class ResNet50(ResNet):
 
 
 def zero_last_gammas(network: nn.Module) -> int:
-    """Set the weight of the last BatchNorm of each residual block to zero, in place: each block starts as its shortcut.
+    """Start each residual block as its shortcut, as `zero_init_residual` does, where the network has such blocks.
 
     Args:
-        network: Any module; the blocks are torchvision's ``BasicBlock`` and ``Bottleneck``, as in `ResNet44` and
-            `ResNet50`. Pre-activation blocks, as in `WRN16_4`, end in a convolution and have no such weight.
+        network: Any module. Pre-activation blocks, as in `WRN16_4`, end in a convolution and have no such weight.
 
     Returns:
         The number of weights set, one for each block; 0 for a network without such blocks.
@@ -191,8 +191,4 @@ def zero_last_gammas(network: nn.Module) -> int:
         >>> zero_last_gammas(ResNet44(blocks=2))
         6
     """
-    basic = [block.bn2 for block in network.modules() if isinstance(block, BasicBlock)]
-    bottleneck = [block.bn3 for block in network.modules() if isinstance(block, Bottleneck)]
-    for norm in basic + bottleneck:
-        nn.init.zeros_(norm.weight)
-    return len(basic + bottleneck)
+    return len(zero_init_residual(network)) if residual_norms(network) else 0

@@ -14,6 +14,9 @@ PUBLIC = [getattr(lightning_gap, name) for name in lightning_gap.__all__]
 CALLBACKS = [value for value in PUBLIC if isinstance(value, type) and issubclass(value, Callback)]
 # What a constructor cannot do without.
 NEEDED = {
+    "AdversarialTraining": {"epsilon": 0.1},
+    "GradientPenalty": {"strength": 0.1},
+    "MultiplicativeNoise": {"sigma": 1.0},
     "AdaptiveBatchSize": {"batch_size": 8, "max_batch_size": 64},
     "BatchSizeScheduler": {"schedule": {0: 8}},
     "PiggybackWarmStart": {"switch_epoch": 1, "large_batch_size": 64, "optimizer_state": "keep"},

@@ -12,8 +12,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm as parametrized_spectral_norm
+from torchmetrics import CatMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
-from lightning_gap import BatchSizeScheduler
+from lightning_gap import BatchSizeScheduler, ExactAccumulation
 from lightning_gap.callbacks._plugin import Plugin
 from lightning_gap.functional import SmithGrowth
 
@@ -72,17 +74,156 @@ def test_under_a_gradient_scaler_the_step_is_by_the_changed_gradient():
         torch.testing.assert_close(half[name], value / 2, rtol=1e-3, atol=1e-6)
 
 
+class Each(Again):
+    """The same, for one micro-batch after the other."""
+
+    sees = "micro_batch"
+
+
+class EveryOther(Again):
+    def changes_this_step(self, trainer):
+        return trainer.global_step % 2 == 0
+
+
 class Accumulates(Callback):
     def on_train_epoch_start(self, trainer, pl_module):
         trainer.accumulate_grad_batches = 1 + trainer.current_epoch
 
 
+@pytest.mark.parametrize("plugin", [Again, Each, EveryOther])
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("batch_size", [8, 10], ids=["even", "last is smaller"])
+def test_the_same_pass_again_gives_the_same_gradient_also_of_accumulated_batches(plugin, weighed, batch_size):
+    others = [ExactAccumulation()] if weighed else []
+    options = {"batch_size": batch_size, "max_epochs": 2, "accumulate_grad_batches": 3, "precision": "64-true"}
+    _, expected = fit(*others, **options)
+    _, found = fit(plugin(), *others, **options)
+    if plugin is Each or (weighed and batch_size == 10):  # a factor multiplies each part, or the sum of all
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    else:
+        assert tiny.same(found, expected)
+
+
 @pytest.mark.parametrize(
-    "callback", [Accumulates(), BatchSizeScheduler(SmithGrowth(8, [1], 16, factor=2.0), max_micro_batch=8)]
+    "callback",
+    [Accumulates, lambda: BatchSizeScheduler(SmithGrowth(8, [1], 16, factor=2.0), max_micro_batch=8)],
+    ids=["the user's own", "BatchSizeScheduler"],
 )
-def test_accumulation_that_begins_later_is_refused_then(callback):
-    with pytest.raises(ValueError, match=r"Again.*accumulate_grad_batches=2.*epoch 1"):
-        fit(Again(), callback, batch_size=8, max_epochs=-1, max_steps=12)
+@pytest.mark.parametrize("plugin", [Again, Each])
+def test_accumulation_may_change_from_epoch_to_epoch(plugin, callback):
+    options = {"batch_size": 8, "max_epochs": 3, "precision": "64-true"}
+    _, expected = fit(callback(), **options)
+    _, found = fit(plugin(), callback(), **options)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_step_that_is_not_changed_costs_no_pass():
+    plugin = EveryOther()
+    fit(plugin, max_epochs=2)
+    assert len(plugin.seen) == 2 * 3
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("skips", [{1}, {2}, {0, 1, 2}], ids=str)
+def test_batches_that_the_user_skips_are_left_out_of_further_passes(skips):
+    class Skips(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx in skips else loss
+
+    for accumulate in (1, 3):
+        options = {"batch_size": 16, "accumulate_grad_batches": accumulate, "precision": "64-true"}
+        _, expected = fit(module=Skips(), **options)
+        for plugin in (Again(), Each()):
+            _, found = fit(plugin, module=Skips(), **options)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_plugins_nest_in_the_order_of_their_names():
+    """Further passes of the second include what the first has done."""
+
+    class ZAgain(Again):
+        pass
+
+    (_, found), (_, expected) = fit(ZAgain(), Halves()), fit(Halves())
+    assert tiny.same(found, expected)
+    _, other = fit(Again(), Halves())
+    assert tiny.same(other, expected)
+
+
+def test_a_plugin_of_single_micro_batches_stands_alone():
+    with pytest.raises(ValueError, match=r"Each.*Halves"):
+        fit(Each(), Halves())
+
+
+def test_metrics_that_the_module_updates_see_the_first_pass_only():
+    class Measures(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.metrics = MetricCollection([MulticlassAccuracy(3), MulticlassRecall(3), CatMetric()])
+
+        def training_step(self, batch, batch_idx):
+            scores = self(batch[0])
+            self.metrics["MulticlassAccuracy"](scores, batch[1])
+            self.metrics["MulticlassRecall"].update(scores, batch[1])
+            self.metrics["CatMetric"].update(batch[1])
+            return nn.functional.cross_entropy(scores, batch[1])
+
+    def measured(*callbacks):
+        module = Measures()
+        fit(*callbacks, module=module)
+        return {**module.metrics.compute(), "updates": module.metrics["CatMetric"].update_count}
+
+    expected = measured()
+    assert expected["updates"] == 3
+    assert tiny.same(measured(Again()), expected)
+
+
+def test_a_training_step_that_writes_to_its_batch_is_refused():
+    class Writes(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            batch[0].div_(2)
+            return super().training_step(batch, batch_idx)
+
+    class TakesOut(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            targets = batch.pop()
+            return nn.functional.cross_entropy(self(batch[0]), targets)
+
+    for module in (Writes(), TakesOut()):
+        with pytest.raises(ValueError, match="training_step writes to its batch"):
+            fit(Again(), module=module)
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+def test_what_takes_no_second_pass_is_refused():
+    class Newton(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters())
+
+    class Twice(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            class Optimizer(torch.optim.SGD):
+                def step(self, closure):
+                    closure()
+                    return super().step(closure)
+
+            return Optimizer(self.parameters(), lr=0.1)
+
+    class Iterates(tiny.TinyClassifier):
+        def training_step(self, dataloader_iter):
+            batch, _, _ = next(dataloader_iter)
+            return super().training_step(batch, 0)
+
+    class Frozen(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.requires_grad_(False)
+
+    cases = [(Newton(), "LBFGS"), (Twice(), "Optimizer"), (Iterates(), "dataloader_iter"), (Frozen(), "has none")]
+    for module, named in cases:
+        with pytest.raises(ValueError, match=rf"Again.*{named}"):
+            fit(Again(), module=module)
 
 
 def test_a_second_plugin_of_one_name_is_refused():

@@ -8,7 +8,13 @@ import torch
 from lightning.pytorch import Callback
 from torch.nn.functional import cross_entropy
 
-from lightning_gap import CurvatureMonitor, GeneralizationGapMonitor, SharpnessMonitor
+from lightning_gap import (
+    CurvatureMonitor,
+    GeneralizationGapMonitor,
+    GhostBatchNormSwap,
+    RecomputeBatchNorm,
+    SharpnessMonitor,
+)
 from lightning_gap.functional import DatasetLoss, FixedSubset, hessian_eigenvalues, hessian_trace, sharpness_profile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -62,8 +68,39 @@ def measure(devices: int) -> dict[str, object]:
     return {"found": compare.found, "expected": compare.expected, "gap": gap}
 
 
+class Watched(tiny.Validated):
+    """Keeps what each validation and the end see, and on the first process the same by hand."""
+
+    def on_fit_start(self):
+        self.states, self.expected = [], []
+
+    def on_validation_batch_end(self, outputs, batch, batch_idx):
+        if batch_idx == 0 and not self.trainer.sanity_checking:
+            self.keep()
+
+    def keep(self):
+        layer = self.net[1]
+        self.states.append(torch.stack([layer.running_mean, layer.running_var]))
+        subset = FixedSubset(tiny.dataset(), chunk_size=8)  # six batches of 8, of which four processes get 2, 2, 1, 1
+        inputs = [self.net[0](x.double()).detach() for x, _ in subset]
+        statistics = torch.stack([torch.stack([x.mean(0), x.var(0)]) for x in inputs])
+        self.expected.append(statistics.mean(0))
+
+
+def recompute(devices: int) -> dict[str, object]:
+    """What the layer of each process is validated with and left with."""
+    torch.manual_seed(0)
+    module = Watched()
+    callbacks = [RecomputeBatchNorm(), GhostBatchNormSwap(4)]
+    trainer = tiny.trainer(*callbacks, strategy="ddp", devices=devices, precision="64-true")
+    trainer.fit(module, tiny.loader(batch_size=8), tiny.loader(24, seed=2))
+    module.keep()
+    return {"states": module.states, "expected": module.expected}
+
+
 def main() -> None:
-    found = measure(int(sys.argv[2]))
+    devices = int(sys.argv[2])
+    found = {**measure(devices), "statistics": recompute(devices)}
     torch.save(found, Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.pt")
 
 

@@ -9,15 +9,21 @@ from lightning.pytorch import Callback
 
 from lightning_gap import (
     AdaptiveBatchSize,
+    AdversarialTraining,
     BatchSizeScheduler,
+    ConservativeTraining,
     CurvatureMonitor,
     ExactAccumulation,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
     GradientNoiseScaleMonitor,
+    GradientPenalty,
     LearningRateScaling,
+    MultiplicativeNoise,
     PiggybackWarmStart,
+    RecomputeBatchNorm,
     ResumeExactly,
+    SharpnessAwareMinimization,
     SharpnessMonitor,
     WeightDistanceMonitor,
 )
@@ -72,6 +78,36 @@ REGISTRY = {
         lambda: PiggybackWarmStart(1, 24, optimizer_state="keep"),
         second="PiggybackWarmStart and PiggybackWarmStart",
         keys=frozenset({"piggyback/switched", "batch/size", "batch/accumulate"}),
+    ),
+    "SharpnessAwareMinimization": Entry(
+        lambda: SharpnessAwareMinimization(0.1),
+        second="SharpnessAwareMinimization and SharpnessAwareMinimization both",
+        keys=frozenset({"sam/rise"}),
+    ),
+    "ConservativeTraining": Entry(
+        lambda: ConservativeTraining(0.1, inner_steps=2),
+        second="ConservativeTraining and ConservativeTraining both",
+        keys=frozenset(),
+    ),
+    "AdversarialTraining": Entry(
+        lambda: AdversarialTraining(0.1, steps=2),
+        second="AdversarialTraining and AdversarialTraining both",
+        keys=frozenset({"adversarial/rise"}),
+    ),
+    "GradientPenalty": Entry(
+        lambda: GradientPenalty(0.1),
+        second="GradientPenalty and GradientPenalty both",
+        keys=frozenset(),
+    ),
+    "MultiplicativeNoise": Entry(
+        lambda: MultiplicativeNoise(1.0),
+        second="MultiplicativeNoise and MultiplicativeNoise both",
+        keys=frozenset(),
+    ),
+    "RecomputeBatchNorm": Entry(
+        lambda: RecomputeBatchNorm(),
+        second="RecomputeBatchNorm and RecomputeBatchNorm both",
+        keys=frozenset(),
     ),
     "ResumeExactly": Entry(lambda: ResumeExactly(), second=None, keys=frozenset()),
     "SharpnessMonitor": Entry(

@@ -137,11 +137,6 @@ def test_the_plugin_composes_in_any_order_and_resumes(page, tmp_path):
     assert tiny.same(whole, resumed)
 
 
-def test_the_plugin_is_refused_where_a_batch_is_spread_over_several(page):
-    with pytest.raises(ValueError, match=r"ExtraGradient.*accumulate_grad_batches=1"):
-        fit(page["ExtraGradient"](), accumulate_grad_batches=2)
-
-
 def test_the_plugin_leaves_out_weights_that_the_loss_does_not_depend_on(page):
     class Unused(tiny.Validated):
         def __init__(self):

@@ -58,6 +58,11 @@ def test_a_script_that_fails_on_one_process_fails_its_test(tmp_path):
 def assert_as_by_hand(ranks):
     assert ranks[0]["found"] == pytest.approx(ranks[0]["expected"], rel=1e-8)
     assert all(rank["found"] == ranks[0]["found"] and rank["gap"] == ranks[0]["gap"] for rank in ranks)
+    statistics = [rank["statistics"] for rank in ranks]
+    assert len(statistics[0]["states"]) == 3  # two validations and the end
+    for rank in statistics:
+        torch.testing.assert_close(rank["states"], statistics[0]["expected"], rtol=1e-12, atol=1e-12)
+        assert all(map(torch.equal, rank["states"], statistics[0]["states"]))
 
 
 @pytest.mark.slow  # that all processes are told is tested below

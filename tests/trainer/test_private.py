@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import tiny
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, callbacks
 
 from lightning_gap.trainer import _private
 
@@ -58,6 +58,8 @@ def test_every_attribute_is_there_in_this_lightning():
     assert (_private.is_accumulating(trainer), _private.skips_backward(trainer)) == (False, False)
     _private.forget_combined_loader(trainer)
     assert _private.combined_loader(trainer) is None
+    if hasattr(callbacks, "WeightAveraging"):  # since lightning 2.6
+        assert _private.averaged_model(callbacks.WeightAveraging()) is None
 
 
 def test_a_missing_one_is_named_with_the_version_of_lightning():

@@ -1,0 +1,165 @@
+"""Adversarial training: step by the gradient on inputs that were moved to raise the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from ..functional._validation import one_of, real_number, refusal, seed_number, whole_number
+from ..functional.perturbation.adversarial import adversarial_inputs
+from ..trainer.logs import writes_logs_now
+from ..trainer.optimizers import trained_weights
+from ._extra_pass import Again, Loss
+from ._plugin import Plugin
+
+Norm = Literal["max", "l2"]
+Channels = float | Sequence[float]
+
+
+class AdversarialTraining(Plugin):
+    """Step by the gradient on adversarial inputs, or its mean with that on the clean ones.
+
+    The batch is copied, never written to. Only the pass over clean inputs counts for BatchNorm's running statistics,
+    metrics and what the module logs. A step costs two passes and ``steps`` attacks of about one each. Logs
+    ``adversarial/rise``, by how much the attack raises the loss.
+
+    Args:
+        epsilon: How far each entry of the inputs may move, or with ``norm="l2"`` all entries of a sample together: in
+            the units of the inputs, one number or one for each channel. Goodfellow et al. use 0.25 on MNIST, Madry et
+            al. 8 / 255 on CIFAR-10, both for inputs in [0, 1]; divide by the standard deviation after a normalisation.
+        steps: Gradients taken by the attack: 1 is the fast gradient sign method; Madry et al. train with 7.
+        norm: ``"max"`` for a box, ``"l2"`` for a ball.
+        clip: Lowest and highest value of an input, each one number or one for each channel; ``None`` for no bounds.
+        clean: Share of the clean gradient: 0.5 in Goodfellow et al., 0 in Madry et al.
+        step_size: Length of a step; ``2.5 * epsilon / steps`` by default.
+        inputs: Place of the inputs in the batch: an index of a tuple or list, a key of a dict, or the name of a
+            dataclass's field.
+        seed: Of the random starts that several steps begin with.
+
+    Raises:
+        ValueError: If an argument is out of range. Before the first step as in `SharpnessAwareMinimization`, or if the
+            batch has no floating-point tensor where ``inputs`` says, or cannot be made again with another.
+
+    Reference:
+        Goodfellow, Shlens and Szegedy (2015), section 6; Madry et al. (2018), section 2.1; Keskar et al. (2017),
+        section 4.
+    """
+
+    decides_training = ("epsilon", "steps", "norm", "clip", "clean", "step_size", "inputs", "seed")
+
+    def __init__(
+        self,
+        epsilon: Channels,
+        *,
+        steps: int = 1,
+        norm: Norm = "max",
+        clip: tuple[Channels, Channels] | None = None,
+        clean: float = 0.5,
+        step_size: Channels | None = None,
+        inputs: int | str = 0,
+        seed: int = 0,
+    ) -> None:
+        self.epsilon = _positive("epsilon", epsilon)
+        self.steps = whole_number("steps", steps)
+        self.norm: Norm = one_of("norm", norm, get_args(Norm))
+        if clip is not None and (not isinstance(clip, list | tuple) or len(clip) != 2):
+            raise ValueError(
+                refusal("clip", "must be the lowest and the highest value of an input", clip, "(0.0, 1.0)")
+            )
+        self.clip = clip
+        self.clean = real_number("clean", clean, at_least=0, below=1)
+        self.step_size = None if step_size is None else _positive("step_size", step_size)
+        self.inputs = inputs if isinstance(inputs, str) else whole_number("inputs", inputs, 0)
+        self.seed = seed_number("seed", seed)
+        self._rise: Tensor | None = None
+
+    def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
+        weights = list(trained_weights(trainer, pl_module).values())
+        clean = [None if weight.grad is None or not self.clean else weight.grad.clone() for weight in weights]
+        place = (self.seed, trainer.global_step, trainer.global_rank)
+        generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same when resumed, or taken once more
+
+        def attacked(batch: Any, loss: Loss) -> Any:
+            found = adversarial_inputs(
+                lambda inputs: loss(with_other_inputs(batch, self.inputs, inputs)),
+                inputs_of(batch, self.inputs),
+                epsilon=self.epsilon,
+                steps=self.steps,
+                step_size=self.step_size,
+                norm=self.norm,
+                clip=self.clip,
+                generator=generator,
+            )
+            return with_other_inputs(batch, self.inputs, found)
+
+        self._rise = again(attacked)
+        for weight, gradient in zip(weights, clean, strict=True):
+            if gradient is not None and weight.grad is not None:
+                weight.grad.mul_(1 - self.clean).add_(gradient, alpha=self.clean)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._rise is not None and writes_logs_now(trainer):
+            pl_module.log("adversarial/rise", self._rise, on_step=True, on_epoch=False, sync_dist=True)
+
+
+def inputs_of(batch: Any, place: int | str) -> Tensor:
+    """The inputs in a batch.
+
+    Raises:
+        ValueError: If there is no floating-point tensor at this place.
+    """
+    if isinstance(batch, Tensor) and place == 0:
+        found: Any = batch
+    elif isinstance(place, str) and not isinstance(batch, Mapping):
+        found = getattr(batch, place, None)
+    elif isinstance(batch, Mapping | list | tuple):
+        try:
+            found = batch[place]  # type: ignore[index]
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"inputs={place!r} is no place in a batch, a {type(batch).__name__}") from error
+    else:
+        found = None
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        what = f"{found.dtype} tensor" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"inputs={place!r} of a batch, a {type(batch).__name__}, is a {what}, not a floating-point tensor; say "
+            "where the inputs are, and attack embeddings in place of tokens"
+        )
+    return found
+
+
+def with_other_inputs(batch: Any, place: int | str, inputs: Tensor) -> Any:
+    """A batch of the same kind with other inputs; the batch itself stays as it is.
+
+    Raises:
+        ValueError: If a batch of this kind cannot be made again.
+    """
+    if isinstance(batch, Tensor):
+        return inputs
+    if isinstance(batch, tuple) and hasattr(batch, "_replace"):
+        named: Any = batch
+        return named._replace(**{named._fields[place] if isinstance(place, int) else place: inputs})
+    if type(batch) in (list, tuple):
+        return type(batch)(inputs if index == place else part for index, part in enumerate(batch))
+    if type(batch) is dict:
+        return {**batch, place: inputs}
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return dataclasses.replace(batch, **{str(place): inputs})
+    raise ValueError(
+        f"a batch of type {type(batch).__name__} cannot be made again with other inputs; let the loader give a tuple, "
+        "a list, a dict or a dataclass"
+    )
+
+
+def _positive(name: str, value: Channels) -> Channels:
+    if isinstance(value, list | tuple):
+        return tuple(real_number(name, each, above=0) for each in value)
+    return real_number(name, value, above=0)

@@ -1,0 +1,28 @@
+"""Lightning's callbacks that average weights: which module they average into, and when they have put it in place."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+
+from . import _private
+from .callbacks import callbacks_of, is_lightnings
+
+
+def run_after_averaging(trainer: Trainer, callback: Callback) -> None:
+    """Let the hooks of a callback run after those of all others, but for the checkpoint callbacks, which stay last.
+
+    For a callback that needs what another does in the same hook: weight averaging puts its weights in place in
+    `on_train_end`. The list is replaced, not changed, as Lightning may be going through it.
+    """
+    others = [other for other in callbacks_of(trainer) if other is not callback]
+    saving = [other for other in others if is_lightnings(other, "Checkpoint")]
+    rest = [other for other in others if not is_lightnings(other, "Checkpoint")]
+    trainer.callbacks = [*rest, callback, *saving]  # type: ignore[attr-defined]
+
+
+def averaged_modules(trainer: Trainer) -> list[nn.Module]:
+    """The averages that `WeightAveraging` callbacks keep beside the module, and save in its place."""
+    found = (other for other in callbacks_of(trainer) if is_lightnings(other, "WeightAveraging"))
+    averages = (_private.averaged_model(callback) for callback in found)
+    return [average.module for average in averages if average is not None]

@@ -1,0 +1,230 @@
+"""Sharpness-aware minimization in a user's own fit, against two passes by hand in float64."""
+
+import math
+
+import pytest
+import tiny
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from lightning_gap import (
+    BatchSizeScheduler,
+    ExactAccumulation,
+    ResumableLoader,
+    ResumeExactly,
+    SharpnessAwareMinimization,
+)
+from lightning_gap.functional import SmithGrowth
+
+
+class Normed(tiny.TinyClassifier):
+    """BatchNorm, LayerNorm, dropout, momentum and weight decay."""
+
+    def __init__(self):
+        super().__init__(dropout=0.3)
+        self.net.append(nn.LayerNorm(3))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=0.01)
+
+
+def fit(plugin, *callbacks, module=None, batch_size=8, **options):
+    module = module or Normed()
+    trainer = tiny.trainer(plugin, *callbacks, **({"precision": "64-true"} | options))
+    torch.manual_seed(5)
+    trainer.fit(module, tiny.loader(46, batch_size=batch_size))
+    return trainer, tiny.state_of(module)
+
+
+def by_hand(*, rho, adaptive=False, norm="l2", eta=0.01, m="step", only=(), from_step=0, every=1, clip=None):
+    """Two epochs of steps over three batches of at most 8 samples each, weighed by their samples."""
+    module = Normed().double()
+    optimizer = module.configure_optimizers()
+    named = dict(module.named_parameters())
+    moved = {name: weight for name, weight in named.items() if not only or name.startswith(only)}
+    torch.manual_seed(5)
+    steps = 0
+    for _ in range(2):
+        batches = [(x.double(), y) for x, y in tiny.loader(46, batch_size=8)]
+        for window in (batches[:3], batches[3:]):
+            samples = sum(len(y) for _, y in window)
+            losses = [lambda x=x, y=y, n=samples: cross_entropy(module(x), y) * len(y) / n for x, y in window]
+            sharp = steps >= from_step and steps % every == 0
+            passes = [[loss] for loss in losses] if m == "micro_batch" and sharp else [losses]
+            summed = dict.fromkeys(named, 0.0)
+            for group in passes:
+                states = []
+                module.zero_grad()
+                for loss in group:
+                    states.append(torch.get_rng_state())
+                    loss().backward()
+                if sharp:
+                    second_pass(module, moved, group, states, rho, adaptive, norm, eta)
+                summed = {name: summed[name] + weight.grad for name, weight in named.items()}
+            for name, weight in named.items():
+                weight.grad = summed[name]
+            if clip is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), clip)
+            optimizer.step()
+            steps += 1
+    return tiny.state_of(module)
+
+
+def second_pass(module, moved, losses, states, rho, adaptive, norm, eta):
+    scales = {
+        name: weight.detach().abs() + eta if adaptive and not name.endswith("bias") else torch.ones_like(weight)
+        for name, weight in moved.items()
+    }
+    along = {name: scales[name] * weight.grad for name, weight in moved.items()}
+    length = math.sqrt(sum(float((part**2).sum()) for part in along.values()))
+    before = {name: weight.detach().clone() for name, weight in moved.items()}
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.no_grad():
+        for name, weight in moved.items():
+            weight += rho * scales[name] * (along[name].sign() if norm == "max" else along[name] / length)
+    after_first = torch.get_rng_state()
+    module.zero_grad()
+    for loss, state in zip(losses, states, strict=True):
+        torch.set_rng_state(state)
+        loss().backward()
+    torch.set_rng_state(after_first)
+    with torch.no_grad():
+        for name, weight in moved.items():
+            weight.copy_(before[name])
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"rho": 0.1}, {}),
+        ({}, {"rho": 0.05}),
+        ({"adaptive": True}, {"rho": 0.5}),
+        ({"rho": 1.0, "adaptive": True, "eta": 0.0}, {}),
+        ({"rho": 0.01, "norm": "max"}, {}),
+        ({"rho": 0.1, "norm": "max", "adaptive": True}, {}),
+        ({"rho": 0.5, "perturb": "norm_layers"}, {"perturb": None, "only": ("net.1", "net.5")}),
+        ({"rho": 0.2, "m": 8}, {"m": "micro_batch"}),
+        ({"rho": 0.2, "m": 24}, {"m": "step"}),
+        ({"rho": 0.2, "start": 0.5}, {"start": None, "from_step": 2}),
+        ({"rho": 0.2, "every_n_steps": 2}, {"every_n_steps": None, "every": 2}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_a_fit_is_the_loop_by_hand(given, expected, clip):
+    options = {"accumulate_grad_batches": 3, "gradient_clip_val": clip}
+    _, found = fit(SharpnessAwareMinimization(**given), ExactAccumulation(), **options)
+    by = {name: value for name, value in {**given, **expected}.items() if value is not None}
+    torch.testing.assert_close(found, by_hand(**by, clip=clip), rtol=1e-12, atol=1e-13)
+
+
+def test_the_step_on_a_quadratic_is_the_closed_form():
+    """The gradient of ``w A w / 2`` at ``w + rho A w / |A w|``; in one dimension descent ends in a known orbit."""
+
+    class Quadratic(tiny.TinyClassifier):
+        def __init__(self, a, w):
+            super().__init__()
+            self.net = None
+            self.a, self.w = a, nn.Parameter(w)
+
+        def training_step(self, batch, batch_idx):
+            return self.w @ self.a @ self.w / 2
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.3)
+
+    a, w = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double(), torch.tensor([1.0, -2.0]).double()
+    module = Quadratic(a, w.clone())
+    fit(SharpnessAwareMinimization(0.1), module=module, max_epochs=1, limit_train_batches=1)
+    slope = a @ w
+    expected = w - 0.3 * (slope + 0.1 * a @ slope / slope.norm())
+    torch.testing.assert_close(module.w.detach(), expected, rtol=1e-14, atol=0)
+
+    one = Quadratic(torch.tensor([[2.0]]).double(), torch.tensor([1.0]).double())
+    fit(SharpnessAwareMinimization(0.05), module=one, max_epochs=20)
+    assert abs(float(one.w.detach())) == pytest.approx(0.3 * 2 * 0.05 / (2 - 0.3 * 2), rel=1e-9)
+
+
+def test_what_is_logged_is_the_rise_of_the_loss():
+    seen = []
+
+    class Sees(Normed):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            seen.append(float(loss.detach()))
+            return loss
+
+    trainer, _ = fit(SharpnessAwareMinimization(0.1), module=Sees(), max_epochs=1, limit_train_batches=1)
+    first, second = seen
+    assert float(trainer.callback_metrics["sam/rise"]) == pytest.approx(second - first)
+    assert second > first
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("options", [{"m": 8}, {"start": 0.4}, {"every_n_steps": 2}], ids=str)
+def test_resumed_at_every_step_it_is_the_same(options, tmp_path):
+    saves = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+
+    def run(*callbacks, **more):
+        module = Normed()
+        options = {"accumulate_grad_batches": 2, "precision": "64-true", "enable_checkpointing": saves in callbacks}
+        trainer = tiny.trainer(*callbacks, ResumeExactly(), **options)
+        torch.manual_seed(5)
+        trainer.fit(module, ResumableLoader(tiny.dataset(46), batch_size=8, seed=3), **more)
+        return tiny.state_of(module)
+
+    whole = run(SharpnessAwareMinimization(0.1, **options), saves)
+    files = sorted(tmp_path.glob("*.ckpt"))
+    assert len(files) == 6
+    for file in files[:-1]:
+        module_state = run(SharpnessAwareMinimization(0.1, **options), ckpt_path=file)
+        assert tiny.same(module_state, whole)
+
+
+def test_m_follows_a_batch_that_grows():
+    growth = SmithGrowth(16, [1], 32, factor=2.0)
+    fit(SharpnessAwareMinimization(0.1, m=8), BatchSizeScheduler(growth, max_micro_batch=8), precision="32-true")
+    with pytest.raises(ValueError, match=r"m=16.*8 or 32"):
+        fit(SharpnessAwareMinimization(0.1, m=16), BatchSizeScheduler(growth, max_micro_batch=8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"rho": 0}, "rho"),
+        ({"rho": float("nan")}, "rho"),
+        ({"norm": "max"}, "rho"),
+        ({"norm": "l1"}, "norm"),
+        ({"adaptive": "False"}, "adaptive"),
+        ({"eta": -1}, "eta"),
+        ({"m": 0}, "m"),
+        ({"perturb": "bn"}, "perturb"),
+        ({"start": 1.0}, "start"),
+        ({"every_n_steps": 0}, "every_n_steps"),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_range_are_refused(arguments, told):
+    with pytest.raises(ValueError, match=rf"^{told} must"):
+        SharpnessAwareMinimization(**arguments)
+
+
+def test_what_cannot_work_is_refused_before_the_first_step():
+    class Plain(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(8, 3)
+
+    cases = [
+        (SharpnessAwareMinimization(perturb="norm_layers"), Plain(), {}, "perturb='norm_layers'"),
+        (SharpnessAwareMinimization(m=5), None, {}, "m=5.*8"),
+        (SharpnessAwareMinimization(start=0.5), None, {"max_epochs": -1, "max_time": "00:00:00:20"}, "start=0.5"),
+        (SharpnessAwareMinimization(), None, {"precision": "bf16-true"}, "bfloat16"),
+    ]
+    for plugin, module, options, told in cases:
+        with pytest.raises(ValueError, match=told):
+            fit(plugin, module=module, **options)
