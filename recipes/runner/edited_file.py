@@ -24,7 +24,7 @@ def edited(before: str, now: str, *, regimes: Collection[str], started: Collecti
     if changed:
         return f"the regime {changed[0]!r} is another"
     gone = [text for text in were[0] if text not in are[0]]
-    added = [text for text in are[0] if text not in were[0] and not text.startswith(("import ", "from "))]
+    added = [text for text in are[0] if text not in were[0] and not text.startswith(("import ", "from ", "regimes: "))]
     for texts, told in ((gone, "is gone, or another"), (added, "is new")):
         if texts:
             return f"what begins with {texts[0].splitlines()[0]!r} {told}"
@@ -38,6 +38,8 @@ def _parts(source: str, regimes: Collection[str]) -> tuple[list[str], dict[str, 
         if isinstance(part, ast.FunctionDef) and part.name in regimes:
             functions[part.name] = ast.unparse(part)
             continue
+        tables = [part, *part.body] if isinstance(part, ast.ClassDef) else [part]
+        statements += [entry for table in tables if _is_table(table) for entry in _entries(table)]
         if isinstance(part, ast.ClassDef):
             part.body = [inner for inner in part.body if not _is_table(inner) and not _is_text(inner)]
         if not _is_table(part) and not _is_text(part):
@@ -48,6 +50,15 @@ def _parts(source: str, regimes: Collection[str]) -> tuple[list[str], dict[str, 
 def _is_table(part: ast.stmt) -> bool:
     targets = part.targets if isinstance(part, ast.Assign) else [getattr(part, "target", None)]
     return any(isinstance(target, ast.Name) and target.id == "regimes" for target in targets)
+
+
+def _entries(table: ast.stmt) -> list[str]:
+    """What a table of regimes is made of; each must stay, and more may come."""
+    value = getattr(table, "value", None)
+    if not isinstance(value, ast.Dict):
+        return [f"the table {ast.unparse(table)}"]
+    pairs = zip(value.keys, value.values, strict=True)
+    return [f"regimes: {'**' if key is None else ast.unparse(key) + ': '}{ast.unparse(made)}" for key, made in pairs]
 
 
 def _is_text(part: ast.stmt) -> bool:

@@ -68,7 +68,7 @@ def _train_all(plan: Plan, console: Console) -> None:
 
 
 def _whole(plan: Plan, regimes: Sequence[str], trials: int) -> Plan:
-    """All that the folder holds, in as many trials: no table has fewer rows than the one that it replaces."""
+    """All that the folder holds, in as many trials; regimes with fewer are left out of the table."""
     for number in (trials, plan.settings.trials):
         found = replace(plan, settings=replace(plan.settings, regimes=tuple(regimes), trials=number))
         missing = {run.regime for run in found.runs() if not run.result.exists()}

@@ -34,6 +34,7 @@ class C(Recipe):
         ("return 4", "return 5", "def helper"),
         ("width=helper()", "width=5", "class C"),
         ("import torch\n", "", "import torch"),
+        ('"mine": mine}', '"mine": partial(mine, size=4)}', "regimes"),
         ("class C", "torch.set_num_threads(3)\nclass C", "set_num_threads"),
     ],
 )
