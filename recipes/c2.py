@@ -48,6 +48,10 @@ class C2(Recipe):
         weight_decay: float = 0.0,
         decay_all: bool = True,
         gradient_clip: float = 5.0,
+        sam_rho: float = 0.05,  # Foret et al.'s on CIFAR-10
+        conservative_strength: float = 1e-3,  # Keskar et al.'s
+        adversarial_epsilon: float = 0.03,  # Madry et al.'s 8 / 255, of inputs from 0 to 1
+        penalty_strength: float = 0.1,  # Geiping et al.'s
         augmentation: str = "none",
         standardise: bool = False,
         validation_size: int = 0,

@@ -59,6 +59,10 @@ class F1(Recipe):
         weight_decay: float = 0.0,
         decay_all: bool = True,
         gradient_clip: float = 5.0,
+        sam_rho: float = 0.05,  # Foret et al.'s on CIFAR-10
+        conservative_strength: float = 1e-3,  # Keskar et al.'s
+        adversarial_epsilon: float = 0.25,  # Goodfellow et al.'s on MNIST
+        penalty_strength: float = 0.1,  # Geiping et al.'s
         augmentation: str = "none",
         standardise: bool = False,
         validation_size: int = 0,

@@ -52,6 +52,10 @@ class F2(Recipe):
         weight_decay: float = 0.0,
         decay_all: bool = True,
         gradient_clip: float = 5.0,
+        sam_rho: float = 0.05,  # Foret et al.'s on CIFAR-10
+        conservative_strength: float = 1e-3,  # Keskar et al.'s
+        adversarial_epsilon: float = 0.1,  # of a standard deviation
+        penalty_strength: float = 0.1,  # Geiping et al.'s
         augmentation: str = "none",
         standardise: bool = False,
         validation_size: int = 0,

@@ -12,6 +12,8 @@ from .lookup import lookup
 
 _REQUIRED = ("epochs", "small_batch_size", "large_batch_size", "optimizer", "learning_rate")
 _COUNTS = ("epochs", "small_batch_size", "large_batch_size", "ghost_batch_size", "evaluation_chunk")
+_POSITIVE = ("learning_rate", "gradient_clip", "sam_rho", "adversarial_epsilon", "penalty_strength")
+_NUMBERS = (*_POSITIVE, "warmup_epochs", "weight_decay", "momentum", "conservative_strength")
 _FLAGS = ("decay_all", "standardise", "zero_last_gammas", "channels_last")
 
 
@@ -34,7 +36,7 @@ def check_hyperparameters(recipe: str, values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be a whole number, got {_shown(value)}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {_shown(value)}")
-    for name in values.keys() & {"learning_rate", "gradient_clip", "warmup_epochs", "weight_decay", "momentum"}:
+    for name in values.keys() & set(_NUMBERS):
         _check_number(name, values[name])
     for name in values.keys() & set(_FLAGS):
         if not isinstance(values[name], bool):
@@ -72,7 +74,7 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number, got {_shown(value)}")
     if name == "momentum" and not 0 <= value < 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {value}; leave it out for none")
-    positive = name in ("learning_rate", "gradient_clip")
+    positive = name in _POSITIVE
     if not (value > 0 if positive else value >= 0) or not value < math.inf:
         raise ValueError(f"{name} must {'be positive' if positive else 'not be negative or infinite'}, got {value}")
 

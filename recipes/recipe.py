@@ -55,8 +55,12 @@ class Recipe(LightningModule):
         momentum: Momentum; refused for optimizers without it.
         weight_decay: Of every weight, added to its gradient.
         decay_all: Whether BatchNorm's weights and all biases decay too.
-        gradient_clip: Gradient norm limit in sqrt-lr and ghost-lr; Hoffer et al. use 5. As an attribute the limit in
-            force, None for no clipping; the Trainer's own limit overrides it.
+        gradient_clip: Gradient norm limit in sqrt-lr, ghost-lr and noise; Hoffer et al. use 5. As an attribute the
+            limit in force, None for no clipping; the Trainer's own limit overrides it.
+        sam_rho: Size of the perturbation in sam and sam-late, in units of the weights.
+        conservative_strength: Lambda of the proximal term in conservative.
+        adversarial_epsilon: How far each entry of the inputs may move in adversarial, in their units.
+        penalty_strength: Factor of half the squared gradient norm in penalty.
         augmentation: Of the training images, as `lightning-gap list` names it.
         standardise: Whether each channel has mean 0 and standard deviation 1 over the training images.
         validation_size: Samples held out of the training split.
@@ -85,6 +89,10 @@ class Recipe(LightningModule):
     weight_decay: float = 0.0
     decay_all: bool = True
     gradient_clip: float | None = 5.0
+    sam_rho: float = 0.05
+    conservative_strength: float = 1e-3
+    adversarial_epsilon: float = 0.03
+    penalty_strength: float = 0.1
     augmentation: str = "none"
     standardise: bool = False
     validation_size: int = 0

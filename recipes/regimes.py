@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback
 
-from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
-from lightning_gap.functional import EpochBatch, train_longer
+from lightning_gap import (
+    AdversarialTraining,
+    BatchSizeScheduler,
+    ConservativeTraining,
+    GhostBatchNormSwap,
+    GradientPenalty,
+    LearningRateScaling,
+    MultiplicativeNoise,
+    PiggybackWarmStart,
+    SharpnessAwareMinimization,
+)
+from lightning_gap.functional import EpochBatch, sigma_for, train_longer
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -133,6 +143,50 @@ def goyal(recipe: Recipe) -> list[Callback]:
     return linear_lr(recipe)
 
 
+def sam(recipe: Recipe) -> list[Callback]:
+    """Large batch, each step by the gradient at the worst weights nearby (Foret et al. 2021)."""
+    recipe.batch_size = recipe.large_batch_size
+    return [SharpnessAwareMinimization(recipe.sam_rho)]
+
+
+def sam_late(recipe: Recipe) -> list[Callback]:
+    """Large batch, sam in the last eighth of the run alone (Zhou et al. 2025)."""
+    recipe.batch_size = recipe.large_batch_size
+    return [SharpnessAwareMinimization(recipe.sam_rho, start=7 / 8)]
+
+
+def conservative(recipe: Recipe) -> list[Callback]:
+    """Large batch, three steps on each, held close to where they began (Keskar et al. 2017)."""
+    recipe.batch_size = recipe.large_batch_size
+    return [ConservativeTraining(recipe.conservative_strength)]
+
+
+def adversarial(recipe: Recipe) -> list[Callback]:
+    """Large batch, half of each gradient at inputs that raise the loss (Goodfellow et al. 2015).
+
+    By the fast gradient sign method. The moved inputs are not clipped: the recipe does not know their bounds.
+    """
+    recipe.batch_size = recipe.large_batch_size
+    return [AdversarialTraining(recipe.adversarial_epsilon)]
+
+
+def penalty(recipe: Recipe) -> list[Callback]:
+    """Large batch, a penalty on the gradient's norm (Geiping et al. 2022)."""
+    recipe.batch_size = recipe.large_batch_size
+    return [GradientPenalty(recipe.penalty_strength)]
+
+
+def noise(recipe: Recipe) -> list[Callback]:
+    """Large batch, losses weighted at random, as noisy as small (Hoffer et al. 2017).
+
+    In place of the larger rate of sqrt-lr, and clipped as there.
+    """
+    _require_growth("noise", recipe)
+    recipe.batch_size = recipe.large_batch_size
+    recipe.gradient_clip = recipe.hparams.get("gradient_clip", 5.0)
+    return [MultiplicativeNoise(sigma_for(recipe.large_batch_size, recipe.small_batch_size), outputs="network")]
+
+
 REGIMES: Mapping[str, Regime] = {
     "small": small,
     "large": large,
@@ -145,6 +199,12 @@ REGIMES: Mapping[str, Regime] = {
     "piggyback": piggyback,
     "augmented": augmented,
     "goyal": goyal,
+    "sam": sam,
+    "sam-late": sam_late,
+    "conservative": conservative,
+    "adversarial": adversarial,
+    "penalty": penalty,
+    "noise": noise,
 }
 
 

@@ -50,6 +50,10 @@ class ResNet50(Recipe):
         weight_decay: float = 1e-4,
         decay_all: bool = False,
         gradient_clip: float = 5.0,
+        sam_rho: float = 0.05,  # Foret et al.'s on CIFAR-10
+        conservative_strength: float = 1e-3,  # Keskar et al.'s
+        adversarial_epsilon: float = 0.125,  # Madry et al.'s 8 / 255 over the deviation of the images
+        penalty_strength: float = 0.1,  # Geiping et al.'s
         augmentation: str = "scale-crop",
         standardise: bool = False,
         validation_size: int = 0,

@@ -59,6 +59,10 @@ class WRN16_4(Recipe):
         weight_decay: float = 5e-4,
         decay_all: bool = True,
         gradient_clip: float = 5.0,
+        sam_rho: float = 0.05,  # Foret et al.'s on CIFAR-10
+        conservative_strength: float = 1e-3,  # Keskar et al.'s
+        adversarial_epsilon: float = 0.125,  # Madry et al.'s 8 / 255 over the deviation of the images
+        penalty_strength: float = 0.1,  # Geiping et al.'s
         augmentation: str = "crop-flip",
         standardise: bool = True,
         validation_size: int = 0,

@@ -15,7 +15,8 @@ from ..hyperparameters import steps_by_epoch
 from ..recipe import Recipe
 from .plan import Plan
 
-_OF_REGIMES = ("ghost_batch_size", "warmup_epochs", "gradient_clip")  # told where a regime uses them
+_OF_REGIMES = {"ghost_batch_size", "warmup_epochs", "gradient_clip"}  # told where a regime uses them
+_OF_REGIMES |= {"sam_rho", "conservative_strength", "adversarial_epsilon", "penalty_strength"}
 
 
 def table_notes(plan: Plan) -> str:

@@ -26,7 +26,7 @@ TINY = {
 }
 FEW = {"epochs": 2, "small_batch_size": 4, "large_batch_size": 8, "ghost_batch_size": 4, "warmup_epochs": 1}
 FEW |= {"classes": 10, "validation_size": 4, "augmentation": "none", "standardise": False}
-IN_TURN = [(recipe, list(REGIMES)[place % len(REGIMES)]) for place, recipe in enumerate([*TINY, *TINY][:11])]
+IN_TURN = [(recipe, list(REGIMES)[place % len(REGIMES)]) for place, recipe in enumerate([*TINY, *TINY][: len(REGIMES)])]
 OTHERS = [(recipe, regime) for recipe in TINY for regime in REGIMES if (recipe, regime) not in IN_TURN]
 
 

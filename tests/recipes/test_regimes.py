@@ -8,7 +8,17 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap, LearningRateScaling, PiggybackWarmStart
+from lightning_gap import (
+    AdversarialTraining,
+    BatchSizeScheduler,
+    ConservativeTraining,
+    GhostBatchNormSwap,
+    GradientPenalty,
+    LearningRateScaling,
+    MultiplicativeNoise,
+    PiggybackWarmStart,
+    SharpnessAwareMinimization,
+)
 from lightning_gap.functional import epoch_batch_at
 from lightning_gap.recipes import F1, Digits, Recipe
 from lightning_gap.recipes.catalogue import bundled, load_recipe
@@ -38,6 +48,10 @@ class Tiny(Recipe):
         learning_rate_steps=None,
         decay_all=True,
         gradient_clip=5.0,
+        sam_rho=0.05,
+        conservative_strength=1e-3,
+        adversarial_epsilon=0.1,
+        penalty_strength=0.1,
         augmentation="none",
         validation_size=0,
         batch_norm="running",
@@ -76,6 +90,12 @@ def sizes(recipe):
         ("ghost-lr", {0: 64}, 11, [GhostBatchNormSwap, LearningRateScaling]),
         ("augmented", {0: 64}, 11, []),
         ("goyal", {0: 64}, 11, [LearningRateScaling]),
+        ("sam", {0: 64}, 11, [SharpnessAwareMinimization]),
+        ("sam-late", {0: 64}, 11, [SharpnessAwareMinimization]),
+        ("conservative", {0: 64}, 11, [ConservativeTraining]),
+        ("adversarial", {0: 64}, 11, [AdversarialTraining]),
+        ("penalty", {0: 64}, 11, [GradientPenalty]),
+        ("noise", {0: 64}, 11, [MultiplicativeNoise]),
         ("growing", {0: 8, 2: 16, 5: 32, 8: 64}, 11, [BatchSizeScheduler]),
         ("piggyback", {0: 8, 3: 64}, 11, [PiggybackWarmStart]),
         ("longer", {0: 64}, 88, []),
@@ -139,6 +159,8 @@ def test_gradients_are_clipped_as_the_trainer_says_else_as_the_regime_does(regim
     [
         ("small", {}),
         ("ghost-lr", {"gradient_clip": 5.0}),
+        ("sam", {}),
+        ("noise", {"gradient_clip": 5.0}),
         ("augmented", {"augmentation": "affine"}),
         ("goyal", {"decay_all": False, "batch_norm": "recomputed"}),  # no residual block to start at zero
         ("longer", {"epochs": 88, "learning_rate_steps": {40: 0.1, 72: 0.02}}),
@@ -190,6 +212,19 @@ def test_hyperparameters_reach_the_other_callbacks():
     (swap,), (switch,) = (Tiny(name).configure_callbacks() for name in ("ghost", "piggyback"))
     assert swap.ghost_batch_size == 16
     assert (switch.switch_epoch, switch.large_batch_size, switch.optimizer_state) == (3, 64, "keep")
+    given = {"sam_rho": 0.2, "conservative_strength": 0.3, "adversarial_epsilon": 0.4, "penalty_strength": 0.5}
+    of_plugins = ("sam", "sam-late", "conservative", "adversarial", "penalty", "noise")
+    (sam,), (late,), (conservative,), (adversarial,), (penalty,), (noise,) = (
+        Tiny(name, **given).configure_callbacks() for name in of_plugins
+    )
+    assert (sam.rho, sam.start, late.rho, late.start) == (0.2, 0.0, 0.2, 0.875)
+    assert (conservative.strength, conservative.inner_steps, adversarial.epsilon, penalty.strength) == (
+        0.3,
+        3,
+        0.4,
+        0.5,
+    )
+    assert noise.sigma**2 == pytest.approx(64 / 8 - 1)  # Hoffer et al. (2017): in proportion to the batch
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -214,6 +249,11 @@ def test_every_regime_suits_every_recipe_on_each_of_its_data_sets(name):
         ("piggyback", {"epochs": 1}, "piggyback needs an epoch for each of its batches, got epochs=1; use at least 2"),
         ("growing", {"large_batch_size": 8}, "growing needs a large_batch_size above small_batch_size=8, got 8"),
         ("piggyback", {"large_batch_size": 4}, "piggyback needs a large_batch_size above small_batch_size=8, got 4"),
+        ("noise", {"large_batch_size": 8}, "noise needs a large_batch_size above small_batch_size=8, got 8"),
+        ("sam", {"sam_rho": 0.0}, "sam_rho must be positive, got 0.0"),
+        ("conservative", {"conservative_strength": -1.0}, "conservative_strength must not be negative .*, got -1.0"),
+        ("adversarial", {"adversarial_epsilon": math.inf}, "adversarial_epsilon must be positive, got inf"),
+        ("penalty", {"penalty_strength": "1"}, "penalty_strength must be a number, got '1'"),
         ("longer", {"large_batch_size": 8}, "longer needs a large_batch_size above small_batch_size=8, got 8"),
         (
             "growing",
@@ -276,6 +316,10 @@ def fit(name):
         ("ghost-lr", [640] * 5, 2),
         ("augmented", [640] * 5, 1),
         ("goyal", [640] * 5, 4),
+        ("sam-late", [640] * 5, 1),
+        ("conservative", [640] * 5, 1),
+        ("adversarial", [640] * 5, 1),
+        ("noise", [640] * 5, 1),
         ("growing", [160, 320, 320, 640, 640], 1),
         ("piggyback", [160, 640, 640, 640, 640], 1),
         ("longer", [640] * 20, 1),

@@ -37,7 +37,9 @@ def published(name):
 
 
 def test_every_file_is_an_experiment_with_a_line_of_its_own():
-    assert set(experiments()) == {"adaptive-batch", "f1-mnist", "keskar-tables", "smith-curves"}
+    assert set(experiments()) == {
+        *("adaptive-batch", "f1-mnist", "keskar-tables", "plugins-c1", "plugins-f1", "smith-curves")
+    }
     for name, summary in experiments().items():
         module = import_module(f"lightning_gap.recipes.experiments.{name.replace('-', '_')}")
         assert module.__doc__.startswith(summary)
