@@ -1,7 +1,8 @@
 """Training plugins on network F1 and MNIST beside a small and a large batch, as in Keskar et al. (2017), Table 7.
 
 Batch 256 against 6,000, five trials; 20 epochs in place of the paper's 100. Every plugin with its paper's settings,
-none tuned. A comparison as `lightning-gap compare` makes it, in a folder that can be resumed. Cost: three hours on one core.
+none tuned. A comparison as `lightning-gap compare` makes it, in a folder that can be resumed. Cost: three hours on one
+core.
 """
 
 COMMAND = (
