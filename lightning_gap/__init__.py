@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .callbacks import ResumeExactly as ResumeExactly
     from .callbacks import SharpnessAwareMinimization as SharpnessAwareMinimization
     from .callbacks import SharpnessMonitor as SharpnessMonitor
+    from .callbacks import StabilityTraining as StabilityTraining
     from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
     from .data import BatchPlan as BatchPlan
     from .data import InMemoryLoader as InMemoryLoader
@@ -62,6 +63,7 @@ __all__ = [
     "ResumeExactly",
     "SharpnessAwareMinimization",
     "SharpnessMonitor",
+    "StabilityTraining",
     "WeightDistanceMonitor",
     "restore_batch_norm",
     "sharpness",

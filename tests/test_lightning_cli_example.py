@@ -149,7 +149,7 @@ SETTINGS = {
     "GeneralizationGapMonitor": [LOSS | {"accuracy_fn": "of_the_user.loss"}],
     "GhostBatchNormSwap": [{}, {"leftover": "balance"}],
     "GradientNoiseScaleMonitor": [LOSS],
-    "GradientPenalty": [{"strength": 0.1, "m": 8}],
+    "GradientPenalty": [{"strength": 0.1, "m": 8}, {"strength": 0.1, "exact": True}],
     "LearningRateScaling": [{"rule": "sqrt", "warmup_steps": 3}, {"rule": "of_the_user.rule"}],
     "MultiplicativeNoise": [{"sigma": 1.0, "outputs": "net"}],
     "PiggybackWarmStart": [
@@ -165,6 +165,7 @@ SETTINGS = {
     "ResumeExactly": [{}],
     "SharpnessAwareMinimization": [{"adaptive": True}, {"rho": 0.1, "norm": "max", "m": 8, "start": 0.5}],
     "SharpnessMonitor": [{"epsilon": 1e-3}, LOSS | {"epsilon": [1e-3, 5e-4], "every_n_epochs": "log", "subspace": 9}],
+    "StabilityTraining": [{"sigma": 0.1, "outputs": "net"}],
     "WeightDistanceMonitor": [{"compare_with": "a.ckpt"}],
 }
 

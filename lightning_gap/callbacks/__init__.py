@@ -17,4 +17,5 @@ from .recompute_batch_norm import RecomputeBatchNorm as RecomputeBatchNorm
 from .resume_exactly import ResumeExactly as ResumeExactly
 from .sharpness import SharpnessMonitor as SharpnessMonitor
 from .sharpness_aware import SharpnessAwareMinimization as SharpnessAwareMinimization
+from .stability import StabilityTraining as StabilityTraining
 from .weight_distance import WeightDistanceMonitor as WeightDistanceMonitor

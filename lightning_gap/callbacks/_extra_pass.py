@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -23,13 +24,20 @@ from ._undisturbed import silenced
 Sees = Literal["step", "process", "micro_batch"]
 Loss = Callable[[Any], Tensor]
 OtherBatch = Callable[[Any, Loss], Any]
+OtherLoss = Callable[[Tensor, Any, Loss], Tensor]
 
 
 class Again(Protocol):
     """Make the gradients anew, by another pass over the batches of the step."""
 
-    def __call__(self, other_batch: OtherBatch | None = None, /) -> Tensor:
-        """Take the pass, over what ``other_batch`` makes of a batch and a function that gives the loss of one.
+    def __call__(self, other_batch: OtherBatch | None = None, /, *, other_loss: OtherLoss | None = None) -> Tensor:
+        """Take the pass.
+
+        Args:
+            other_batch: Makes another batch of one, and of a function that gives the loss of a batch, times the factor
+                of a gradient scaler.
+            other_loss: Makes what goes backward of the loss of a batch, of the batch, and of the same function. All
+                losses are divided by the micro-batches of a step.
 
         Returns:
             How much more this process's mean loss is than in the first pass.
@@ -47,6 +55,21 @@ class GradientChange(Protocol):
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again, /) -> None:
         """Change the gradients of the module's weights."""
+
+
+@dataclass
+class View:
+    """A micro-batch as a pass takes it: with another batch in its place, and its loss changed, by whoever asks for it.
+
+    Attributes:
+        batch: As Lightning trains on it.
+        given: What is in its place.
+        losses: What changes its loss, one after the other.
+    """
+
+    batch: MicroBatch
+    given: Any
+    losses: tuple[OtherLoss, ...] = ()
 
 
 class ExtraPasses:
@@ -151,28 +174,33 @@ class ExtraPasses:
             return  # a micro-batch that counts for nothing
         self._share = share * loss_scale(self._trainer)  # Lightning unscales only after the closure has returned
         self._multiply(1 / self._share)
-        self._apply(self._changes, batches)
+        self._apply(self._changes, [View(batch, batch.batch) for batch in batches])
         self._multiply(self._share)
 
-    def _apply(self, changes: Sequence[GradientChange], batches: Sequence[MicroBatch]) -> None:
+    def _apply(self, changes: Sequence[GradientChange], views: Sequence[View]) -> None:
         for place, change in enumerate(changes):
-            change.change_gradient(self._trainer, self._module, partial(self._again, changes[:place], batches))
+            change.change_gradient(self._trainer, self._module, partial(self._again, changes[:place], views))
 
     def _again(
         self,
         inner: Sequence[GradientChange],
-        batches: Sequence[MicroBatch],
+        views: Sequence[View],
         other_batch: OtherBatch | None = None,
         /,
+        *,
+        other_loss: OtherLoss | None = None,
     ) -> Tensor:
         for weight in self._weights():
             weight.grad = None
         rise = torch.zeros((), device=self._module.device)
-        for batch in batches:
-            with self._synchronised(self._sees == "step" and batch is batches[-1]):
-                rise = rise + self._repeat(batch, other_batch)
+        changed = [
+            View(view.batch, view.given, (*view.losses, *([other_loss] if other_loss else ()))) for view in views
+        ]
+        for view in changed:
+            with self._synchronised(self._sees == "step" and view is changed[-1]):
+                rise = rise + self._repeat(view, other_batch)
         self._multiply(1 / self._share)
-        self._apply(inner, batches)
+        self._apply(inner, changed)  # whose passes are over what this one has made of the batches, too
         return rise
 
     def _synchronised(self, yes: bool) -> AbstractContextManager[None]:
@@ -192,21 +220,25 @@ class ExtraPasses:
                 gradient = gradient * self._accumulation.scale
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
-    def _repeat(self, batch: MicroBatch, other_batch: OtherBatch | None) -> Tensor:
+    def _repeat(self, view: View, other_batch: OtherBatch | None) -> Tensor:
         """Add the gradient of another pass over a micro-batch, at the weights as they are; the rise of its loss."""
+        batch, scale = view.batch, loss_scale(self._trainer)
         batch.refuse_if_written_to()
-        given = batch.batch
+
+        def loss_of(other: Any) -> Tensor:
+            set_random_states(batch.random_numbers)
+            return batch.loss_on(other) * scale
+
+        def changed(loss: Tensor) -> Tensor:
+            for change in view.losses:
+                loss = change(loss, view.given, loss_of)
+            return loss
+
         if other_batch is not None:
-            scale = loss_scale(self._trainer)
-
-            def loss(other: Any) -> Tensor:
-                set_random_states(batch.random_numbers)
-                return batch.loss_on(other) * scale
-
             with without_synchronisation(self._trainer), self._extra_pass(batch):  # buffers until its last backward
-                given = other_batch(given, loss)
+                view.given = other_batch(view.given, loss_of)
         with self._extra_pass(batch):
-            loss_again = batch.take_pass(given)
+            loss_again = batch.take_pass(view.given, changed if view.losses else None)
         assert batch.loss is not None  # of those alone another pass is taken
         return loss_again - batch.loss
 

@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ..functional._validation import real_number, refusal, seed_number
+from ..functional._validation import real_number, seed_number
 from ..functional.perturbation.loss_noise import noise_weights
 from ..trainer.refusals import refuse_manual_optimization
 from ._callback import GapCallback
+from ._module_part import checked_name, module_part, name_of_part
 from ._run import run_of
 
 
@@ -41,9 +42,7 @@ class MultiplicativeNoise(GapCallback):
 
     def __init__(self, sigma: float, *, outputs: str | None = None, seed: int = 0) -> None:
         self.sigma = real_number("sigma", sigma, at_least=0)
-        if outputs is not None and not isinstance(outputs, str):
-            raise ValueError(refusal("outputs", "must be the name of a part of the module", outputs))
-        self.outputs = outputs
+        self.outputs = checked_name(outputs)
         self.seed = seed_number("seed", seed)
         self._handle: Any = None
         self._was_called = False
@@ -52,24 +51,18 @@ class MultiplicativeNoise(GapCallback):
         super().begin_fit(trainer, module)
         run_of(trainer).claim(trainer, self, "weigh each sample's loss at random")
         refuse_manual_optimization(trainer, self)
-        try:
-            self._part(module)
-        except AttributeError as error:
-            names = ", ".join(name for name, _ in module.named_children())
-            raise ValueError(
-                f"outputs={self.outputs!r} is no part of {type(module).__name__}; its parts are {names}"
-            ) from error
+        module_part(module, self.outputs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._was_called = False
+        self._was_called, name = False, name_of_part(pl_module, self.outputs)
 
         def weigh(part: nn.Module, _: Any, outputs: Any) -> None:
             if not trainer.training or not part.training or not torch.is_grad_enabled():
                 return
             if not isinstance(outputs, Tensor) or not outputs.ndim:
                 raise ValueError(
-                    f"MultiplicativeNoise weighs the outputs (N, ...) of {self._name_of(pl_module)}, which gives a "
+                    f"MultiplicativeNoise weighs the outputs (N, ...) of {name}, which gives a "
                     f"{type(outputs).__name__}; name the part of the module that gives a tensor, outputs='...'"
                 )
             self._was_called = True
@@ -80,22 +73,16 @@ class MultiplicativeNoise(GapCallback):
                 z = z.to(outputs.dtype).view(-1, *[1] * (outputs.ndim - 1))
                 outputs.register_hook(lambda gradient: gradient * z)  # type: ignore[no-untyped-call]
 
-        self._handle = self._part(pl_module).register_forward_hook(weigh)
+        self._handle = module_part(pl_module, self.outputs).register_forward_hook(weigh)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self._was_called:
             raise ValueError(
-                f"MultiplicativeNoise weighs the outputs of {self._name_of(pl_module)}, which training_step has not "
-                "called; name the part of the module that it calls, outputs='...'"
+                f"MultiplicativeNoise weighs the outputs of {name_of_part(pl_module, self.outputs)}, which "
+                "training_step has not called; name the part of the module that it calls, outputs='...'"
             )
 
     def end_fit(self, trainer: Trainer) -> None:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-    def _part(self, module: LightningModule) -> nn.Module:
-        return module if self.outputs is None else module.get_submodule(self.outputs)
-
-    def _name_of(self, module: LightningModule) -> str:
-        return type(module).__name__ if self.outputs is None else f"{type(module).__name__}.{self.outputs}"

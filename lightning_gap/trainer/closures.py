@@ -38,17 +38,27 @@ class MicroBatch:
         """As `training_step` gets it."""
         return self._arguments["batch"]
 
-    def take_pass(self, batch: Any) -> Tensor:
+    def take_pass(self, batch: Any, other_loss: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Take another pass, forward and backward, which adds to the gradients.
 
         Args:
             batch: In the place of the first one.
+            other_loss: What it makes of the loss, as that of the first pass, goes backward in its place.
 
         Returns:
-            Its loss, as that of the first pass.
+            The loss of `training_step`, as that of the first pass.
         """
         closure = self._made_again(batch)
         _private.write(closure, "_zero_grad_fn", None)
+        if other_loss is not None:
+            step = _private.read(closure, "_step_fn")
+
+            def changed() -> Any:
+                result = step()
+                result.closure_loss = other_loss(result.closure_loss)
+                return result
+
+            _private.write(closure, "_step_fn", changed)
         loss: Tensor = closure()
         return loss
 

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch.nn.functional import cross_entropy
 
 from lightning_gap import ExactAccumulation, GradientPenalty
@@ -53,6 +54,56 @@ def test_a_fit_is_the_loop_with_hessian_products(m, blocks, clip):
     options = {"accumulate_grad_batches": 3, "gradient_clip_val": clip}
     found = fit(GradientPenalty(0.3, m=m, length=1e-6), ExactAccumulation(), **options)
     torch.testing.assert_close(found, by_hand(0.3, blocks=blocks, clip=clip), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("m", "blocks"), [(None, 1), (8, 3)])
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_an_exact_penalty_is_the_loop_to_the_last_digits(m, blocks, clip):
+    options = {"accumulate_grad_batches": 3, "gradient_clip_val": clip}
+    found = fit(GradientPenalty(0.3, m=m, exact=True), ExactAccumulation(), **options)
+    torch.testing.assert_close(found, by_hand(0.3, blocks=blocks, clip=clip), rtol=1e-12, atol=1e-14)
+
+
+class Once(torch.autograd.Function):
+    """The identity, as a kernel without a double backward gives it."""
+
+    @staticmethod
+    def forward(context, values):
+        return values.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, slope):
+        return slope.clone()
+
+
+class OnceDifferentiable(Smooth):
+    def forward(self, inputs):
+        return Once.apply(super().forward(inputs))
+
+
+class FusedAttention(tiny.TinyClassifier):
+    def forward(self, inputs):
+        found = super().forward(inputs)
+        rows = found.unsqueeze(1)
+        return torch.nn.functional.scaled_dot_product_attention(rows, rows, rows).squeeze(1)
+
+
+@pytest.mark.parametrize("kind", [OnceDifferentiable, FusedAttention])
+def test_an_exact_penalty_of_what_has_no_double_backward_is_refused(kind):
+    module = kind()
+    before = tiny.state_of(module)
+    with pytest.raises(RuntimeError, match=r"exact=True: .* twice \(.*use exact=False"):
+        fit(GradientPenalty(0.3, exact=True), module=module, precision="32-true")
+    weights = dict(module.named_parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in weights.items())
+    fit(GradientPenalty(0.3), module=kind(), precision="32-true")
+
+
+def test_an_exact_penalty_in_float16_is_refused():
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match=r"exact=True .*float16.*exact=False"):
+        fit(GradientPenalty(0.3, exact=True), precision=None, plugins=[scaled])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm as parametrized_spectr
 from torchmetrics import CatMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
-from lightning_gap import BatchSizeScheduler, ExactAccumulation
+from lightning_gap import BatchSizeScheduler, ExactAccumulation, GradientPenalty, SharpnessAwareMinimization
 from lightning_gap.callbacks._plugin import Plugin
 from lightning_gap.functional import SmithGrowth
 
@@ -149,6 +149,29 @@ def test_plugins_nest_in_the_order_of_their_names():
     assert tiny.same(found, expected)
     _, other = fit(Again(), Halves())
     assert tiny.same(other, expected)
+
+
+def test_inner_plugins_pass_over_what_the_outer_one_makes_of_the_batches():
+    class Doubles(Plugin):
+        def change_gradient(self, trainer, pl_module, again):
+            again(lambda batch, loss_of: [2 * batch[0], batch[1]], other_loss=lambda loss, batch, loss_of: 3 * loss)
+
+    class Twice(tiny.TinyClassifier):
+        """Trained on what the plugin makes of the batches."""
+
+        def training_step(self, batch, batch_idx):
+            return 3 * super().training_step([2 * batch[0], batch[1]], batch_idx)
+
+    for accumulate in (1, 3):
+        options = {"precision": "64-true", "accumulate_grad_batches": accumulate}
+        inner = [SharpnessAwareMinimization(0.1), GradientPenalty(0.3)]
+        doubles = type("ZDoubles", (Doubles,), {})()
+        (_, found), (_, expected) = fit(doubles, *inner, **options), fit(*inner, module=Twice(), **options)
+        trained = [
+            name for name in expected if "running" not in name
+        ]  # by the first pass, over the batches as they are
+        assert len(trained) > 4
+        torch.testing.assert_close({n: found[n] for n in trained}, {n: expected[n] for n in trained})
 
 
 def test_a_plugin_of_single_micro_batches_stands_alone():

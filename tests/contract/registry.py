@@ -25,6 +25,7 @@ from lightning_gap import (
     ResumeExactly,
     SharpnessAwareMinimization,
     SharpnessMonitor,
+    StabilityTraining,
     WeightDistanceMonitor,
 )
 from lightning_gap.functional import GeometricGrowth
@@ -93,6 +94,11 @@ REGISTRY = {
         lambda: AdversarialTraining(0.1, steps=2),
         second="AdversarialTraining and AdversarialTraining both",
         keys=frozenset({"adversarial/rise"}),
+    ),
+    "StabilityTraining": Entry(
+        lambda: StabilityTraining(0.1, strength=0.5),
+        second="StabilityTraining and StabilityTraining both",
+        keys=frozenset({"stability/divergence"}),
     ),
     "GradientPenalty": Entry(
         lambda: GradientPenalty(0.1),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from .._loss_surface import _refuse_reentrant_checkpoints
 from .._validation import function, real_number
 from ..curvature.hessian_products import _check_twice_differentiable
 from ._weights import checked_gradients, checked_loss, checked_weights, differentiated, global_norm
@@ -72,6 +73,42 @@ def finite_difference_penalty(
         None if here is None or there is None else here + (there - here) * factor.to(here.device)
         for here, there in zip(slopes, ahead, strict=True)
     ]
+
+
+def loss_with_hessian_product(
+    loss: Tensor, weights: Iterable[Tensor], gradients: Iterable[Tensor | None], *, strength: float
+) -> Tensor:
+    """The loss and ``strength <grad loss, gradients>``, whose own gradient is ``grad loss + strength H gradients``.
+
+    With the gradients of a whole batch, the sum of this over its parts has the gradient of the whole batch's penalty.
+
+    Args:
+        loss: A scalar with its graph.
+        weights: The model's parameters.
+        gradients: The fixed vector that the Hessian is multiplied with; None for weights left out.
+        strength: As in `finite_difference_penalty`.
+
+    Returns:
+        A scalar with its graph. Its value means nothing.
+
+    Raises:
+        ValueError: If ``strength`` is negative or not finite, gradients do not pair up with ``weights``, or the loss
+            uses none of them.
+        RuntimeError: As in `exact_gradient_penalty`.
+    """
+    strength = real_number("strength", strength, at_least=0)
+    listed = checked_weights(weights)
+    fixed = checked_gradients(gradients, listed)
+    _refuse_reentrant_checkpoints(loss)
+    slopes = differentiated(loss, listed, create_graph=True)
+    _check_twice_differentiable(slopes)
+    pairs = {id(weight): (slope, vector) for weight, slope, vector in zip(listed, slopes, fixed, strict=True)}
+    products = [
+        (slope * vector).sum().to(loss.device)
+        for slope, vector in pairs.values()
+        if slope is not None and vector is not None
+    ]
+    return loss + strength * torch.stack(products).sum()
 
 
 def exact_gradient_penalty(
