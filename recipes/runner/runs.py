@@ -17,6 +17,7 @@ from threading import Thread
 import torch
 from rich.console import Console
 
+from .memory import keep_freed_memory
 from .plan import OUTPUT, Plan, Run
 from .quiet import spoken_plainly
 from .results_folder import claim_folder, release_folder
@@ -34,6 +35,7 @@ def execute(plan: Plan) -> int:
     Raises:
         ValueError: If something cannot work; a folder in which nothing was done is then taken away again.
     """
+    keep_freed_memory()
     if plan.settings.threads is not None:
         torch.set_num_threads(plan.settings.threads)
     first = is_first_process()
@@ -122,6 +124,7 @@ _plan_of_worker: list[Plan] = []
 
 def _start_worker(settings: Settings, parent: Connection) -> None:
     Thread(target=_end_with, args=(parent,), daemon=True).start()
+    keep_freed_memory()
     torch.set_num_threads(settings.threads or 1)
     with spoken_plainly():
         _plan_of_worker.append(Plan.of(settings))
