@@ -29,5 +29,5 @@ def test_kept_memory_is_used_again_without_new_pages():
         library, faults = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         found[how] = float(faults)
     if library == "glibc":
-        assert found["kept"] < 3  # once or twice of twenty
-        assert found["plain"] > 10  # or there is nothing to be gained, and the code can go
+        assert found["plain"] > 15  # of twenty; or there is nothing to be gained, and the code can go
+        assert found["kept"] < 10
