@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
@@ -12,13 +12,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ..trainer.closures import MicroBatch, watch_closures, without_synchronisation
+from ..functional._uninterrupted import uninterrupted_exit
+from ..trainer.closures import MicroBatch, take_pass_by, watch_closures, without_synchronisation
 from ..trainer.optimizers import loss_scale, trained_weights
 from ..trainer.processes import average_gradients
 from ..trainer.progress import averages_weights_now
 from ..trainer.state import random_states, same_random_numbers, set_random_states
 from ._accumulation import SampleWeightedAccumulation
-from ._same_module import same_buffers, same_metrics
+from ._same_module import ModuleState, Unwritten
 from ._undisturbed import silenced
 
 Sees = Literal["step", "process", "micro_batch"]
@@ -40,7 +41,7 @@ class Again(Protocol):
                 losses are divided by the micro-batches of a step.
 
         Returns:
-            How much more this process's mean loss is than in the first pass.
+            How much more this process's mean loss is than in the first pass, over the batches skipped in neither.
         """
 
 
@@ -100,15 +101,14 @@ class ExtraPasses:
             raise ValueError(
                 f"{_names(changes)}: {_names(alone[:1])} takes steps of its own, and stands alone; keep one"
             )
-        if len({change.sees for change in changes}) > 1:
-            told = " and ".join(f"{_names([change])} those of each {change.sees}" for change in changes)
-            raise ValueError(f"of the gradients {told.replace('_', '-')} are changed; let both change the same, see m")
+        _refuse_different_sights(changes)
         self.repeated: int | None = None
         self._trainer, self._module, self._all = trainer, trainer.lightning_module, changes
         self._accumulation = accumulation
         self._changes: Sequence[GradientChange] = ()  # of this step
         self._window: list[MicroBatch] = []  # the batches of this step, where its gradient is changed
         self._ended = True
+        self._began, self._has_looked = trainer.global_step, False
         self._share = 1.0  # of the gradients at hand, by which they are divided for whoever changes them
         self.remove = watch_closures(trainer, self._see, self._wrap)
 
@@ -116,15 +116,19 @@ class ExtraPasses:
         """Forget a step whose batches an epoch has left unfinished."""
         self._window, self._ended = [], True
 
-    def _see(self, batch: MicroBatch) -> None:
+    def _see(self, batch: MicroBatch, closure: Any) -> None:
         if averages_weights_now(self._trainer):
             return  # no gradient to change
         if self._ended:
             self._window, self._ended = [], False
             self._changes = [change for change in self._all if change.changes_this_step(self._trainer)]
+            _refuse_different_sights(self._changes)  # which may differ once batches are accumulated
         if self._changes:
-            batch.closure.closure = partial(self._first_pass, batch, batch.closure.closure)
             self._window.append(batch)
+            take_pass_by(closure, partial(self._first_pass, batch))
+        elif not self._has_looked:  # so that what cannot be passed over twice is told of before the first step
+            take_pass_by(closure, partial(self._look, batch))
+        self._has_looked = True
 
     def _wrap(self, closure: Any) -> Callable[[], Any]:
         self._ended = True
@@ -139,23 +143,31 @@ class ExtraPasses:
     def _sees(self) -> Sees:
         return self._changes[0].sees
 
-    def _first_pass(self, batch: MicroBatch, take: Callable[..., Any], *_: Any) -> Any:
-        if batch.random_numbers is not None:
+    def _look(self, batch: MicroBatch, take: Callable[[], Any]) -> Any:
+        """Take Lightning's pass over a batch, and refuse what would spoil a further one."""
+        if batch.before is not None:
             raise ValueError(
-                f"{_names(self._changes)} and {type(self._trainer.optimizers[0]).__name__} both take further passes "
-                "over the batch of a step; use an optimizer that calls its closure once"
+                f"{_names(self._all)} and {type(self._trainer.optimizers[0]).__name__} both take further passes over "
+                "the batch of a step; use an optimizer that calls its closure once"
             )
-        batch.random_numbers = random_states()
+        batch.random_numbers, batch.before = random_states(), ModuleState(self._module)
+        first_steps = self._trainer.global_step < self._began + 2  # a teacher is as its student is in the very first
+        frozen = Unwritten(self._module, self._weights(), by_value=first_steps)
+        result = take()
+        batch.refuse_if_written_to()
+        frozen.refuse_if_written_to()
+        return result
+
+    def _first_pass(self, batch: MicroBatch, take: Callable[[], Any]) -> Any:
         earlier = self._take_out() if self._sees == "micro_batch" else []
         with self._synchronised(self._sees == "step"):
-            result = take()
+            result = self._look(batch, take)
         batch.loss = result.loss
         if self._sees == "micro_batch":
             if batch.loss is not None:
-                self._change(
-                    [batch], share=self._accumulation.weight_of(batch.index) / self._trainer.accumulate_grad_batches
-                )
+                self._change([batch])
             self._add_up(earlier if len(self._window) > 1 else [])
+            batch.forget()
         return result
 
     def _step(self, closure: Any) -> Any:
@@ -166,10 +178,18 @@ class ExtraPasses:
             self._change(batches)
         if batches and self._sees != "step":
             average_gradients(self._trainer, self._weights())
+        self._window = []
         return loss
 
-    def _change(self, batches: Sequence[MicroBatch], *, share: float = 1.0) -> None:
-        """Change what the first pass over these batches has left, their ``share`` of the step's gradient."""
+    def _weight_of(self, batch: MicroBatch) -> float:
+        """What the loss of a micro-batch was multiplied by, after its division by their number."""
+        return self._accumulation.weight_of(batch.index)
+
+    def _change(self, batches: Sequence[MicroBatch]) -> None:
+        """Change what the first pass over these batches has left."""
+        share = 1.0
+        if self._sees == "micro_batch":
+            share = self._weight_of(batches[0]) / self._trainer.accumulate_grad_batches
         if share == 0:
             return  # a micro-batch that counts for nothing
         self._share = share * loss_scale(self._trainer)  # Lightning unscales only after the closure has returned
@@ -192,16 +212,19 @@ class ExtraPasses:
     ) -> Tensor:
         for weight in self._weights():
             weight.grad = None
-        rise = torch.zeros((), device=self._module.device)
         changed = [
             View(view.batch, view.given, (*view.losses, *([other_loss] if other_loss else ()))) for view in views
         ]
+        rise, shares = torch.zeros((), device=self._module.device), 0.0
         for view in changed:
             with self._synchronised(self._sees == "step" and view is changed[-1]):
-                rise = rise + self._repeat(view, other_batch)
+                loss = self._repeat(view, other_batch)
+            if loss is not None and view.batch.loss is not None:
+                rise = rise + (loss - view.batch.loss) * self._weight_of(view.batch)
+                shares += self._weight_of(view.batch) / self._trainer.accumulate_grad_batches
         self._multiply(1 / self._share)
         self._apply(inner, changed)  # whose passes are over what this one has made of the batches, too
-        return rise
+        return rise / shares if shares else rise
 
     def _synchronised(self, yes: bool) -> AbstractContextManager[None]:
         """As Lightning averages gradients over processes, or not at all."""
@@ -220,10 +243,9 @@ class ExtraPasses:
                 gradient = gradient * self._accumulation.scale
                 weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
-    def _repeat(self, view: View, other_batch: OtherBatch | None) -> Tensor:
-        """Add the gradient of another pass over a micro-batch, at the weights as they are; the rise of its loss."""
+    def _repeat(self, view: View, other_batch: OtherBatch | None) -> Tensor | None:
+        """Add the gradient of another pass over a micro-batch, at the weights as they are; its loss."""
         batch, scale = view.batch, loss_scale(self._trainer)
-        batch.refuse_if_written_to()
 
         def loss_of(other: Any) -> Tensor:
             set_random_states(batch.random_numbers)
@@ -238,9 +260,7 @@ class ExtraPasses:
             with without_synchronisation(self._trainer), self._extra_pass(batch):  # buffers until its last backward
                 view.given = other_batch(view.given, loss_of)
         with self._extra_pass(batch):
-            loss_again = batch.take_pass(view.given, changed if view.losses else None)
-        assert batch.loss is not None  # of those alone another pass is taken
-        return loss_again - batch.loss
+            return batch.take_pass(view.given, changed if view.losses else None)
 
     def _multiply(self, by: float) -> None:
         if by == 1:
@@ -252,16 +272,26 @@ class ExtraPasses:
     def _weights(self) -> list[Tensor]:
         return list(trained_weights(self._trainer, self._module).values())
 
-    @contextmanager
+    @uninterrupted_exit
     def _extra_pass(self, batch: MicroBatch) -> Iterator[None]:
-        """With the random numbers of the first pass, to which buffers, metrics and loggers are left."""
-        self.repeated = batch.index
+        """With the random numbers and the module's state that the first pass began with; its own are put back."""
+        assert batch.before is not None  # since the first pass
+        after = ModuleState(self._module)
         try:
-            with silenced(self._module), same_buffers(self._module), same_metrics(self._module), same_random_numbers():
+            self.repeated = batch.index
+            batch.before.put_back()
+            with silenced(self._module), same_random_numbers():
                 set_random_states(batch.random_numbers)
                 yield
         finally:
             self.repeated = None
+            after.put_back()
+
+
+def _refuse_different_sights(changes: Sequence[GradientChange]) -> None:
+    if len({change.sees for change in changes}) > 1:
+        told = " and ".join(f"{_names([change])} those of each {change.sees}" for change in changes)
+        raise ValueError(f"of the gradients {told.replace('_', '-')} are changed; let both change the same, see m")
 
 
 def _names(changes: Sequence[GradientChange]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,16 +20,16 @@ class MicroBatch:
     """A batch that Lightning trains on, over which further passes can be taken.
 
     Attributes:
-        closure: Lightning's own, which takes the first pass.
         index: The batch's number in the epoch.
         random_numbers: The states of the generators before the first pass; None until then.
+        before: The module's state before the first pass, for whoever keeps one.
         loss: Of the first pass, divided by the micro-batches of a step; None where `training_step` skips the batch.
     """
 
     def __init__(self, make: Callable[..., Any], arguments: Mapping[str, Any], optimizer: Any, index: int) -> None:
-        self.closure = make(arguments, optimizer, index)
         self.index = index
         self.random_numbers: Any = None
+        self.before: Any = None
         self.loss: Tensor | None = None
         self._make, self._arguments, self._optimizer = make, arguments, optimizer
         self._versions = [(tensor, _version(tensor)) for tensor in _tensors(self.batch)]
@@ -38,7 +39,11 @@ class MicroBatch:
         """As `training_step` gets it."""
         return self._arguments["batch"]
 
-    def take_pass(self, batch: Any, other_loss: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forget(self) -> None:
+        """Let go of the batch, over which no further pass will be taken."""
+        self._arguments, self._versions = {}, []
+
+    def take_pass(self, batch: Any, other_loss: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
         """Take another pass, forward and backward, which adds to the gradients.
 
         Args:
@@ -46,7 +51,7 @@ class MicroBatch:
             other_loss: What it makes of the loss, as that of the first pass, goes backward in its place.
 
         Returns:
-            The loss of `training_step`, as that of the first pass.
+            The loss of `training_step`, as that of the first pass; None where it skips the batch.
         """
         closure = self._made_again(batch)
         _private.write(closure, "_zero_grad_fn", None)
@@ -55,17 +60,25 @@ class MicroBatch:
 
             def changed() -> Any:
                 result = step()
-                result.closure_loss = other_loss(result.closure_loss)
+                if result.closure_loss is not None:
+                    result.closure_loss = other_loss(result.closure_loss)
                 return result
 
             _private.write(closure, "_step_fn", changed)
-        loss: Tensor = closure()
+        loss: Tensor | None = closure()
         return loss
 
     def loss_on(self, batch: Any) -> Tensor:
-        """The loss alone, with its graph."""
-        found = _private.read(self._made_again(batch), "_step_fn")()
-        loss: Tensor = found.closure_loss
+        """The loss alone, with its graph.
+
+        Raises:
+            ValueError: If `training_step` skips this batch.
+        """
+        loss: Tensor | None = _private.read(self._made_again(batch), "_step_fn")().closure_loss
+        if loss is None:
+            raise ValueError(
+                "training_step returns None, no loss, for a batch with other inputs; let it return the loss"
+            )
         return loss
 
     def refuse_if_written_to(self) -> None:
@@ -92,9 +105,9 @@ class MicroBatch:
 
 
 def watch_closures(
-    trainer: Trainer, see: Callable[[MicroBatch], None], wrap: Callable[[Any], Any]
+    trainer: Trainer, see: Callable[[MicroBatch, Any], None], wrap: Callable[[Any], Any]
 ) -> Callable[[], None]:
-    """Let ``see`` have each batch as Lightning makes its closure, and `optimizer_step` what ``wrap`` makes of its own.
+    """Let ``see`` have each batch and its closure as they are made, `optimizer_step` what ``wrap`` makes of its own.
 
     On Lightning's loop, not on the module: a copy of the module during a fit is a plain one, and an `optimizer_step`
     that the user has put on it is called, and kept.
@@ -107,9 +120,9 @@ def watch_closures(
     former = {name: vars(loop)[name] for name in (_MAKE, _STEP) if name in vars(loop)}
 
     def seen(arguments: Mapping[str, Any], optimizer: Any, batch_idx: int) -> Any:
-        micro_batch = MicroBatch(make, arguments, optimizer, batch_idx)
-        see(micro_batch)
-        return micro_batch.closure
+        closure = make(arguments, optimizer, batch_idx)
+        see(MicroBatch(make, arguments, optimizer, batch_idx), closure)
+        return closure
 
     vars(loop)[_MAKE] = seen
     vars(loop)[_STEP] = lambda batch_idx, closure: step(batch_idx, wrap(closure))
@@ -122,6 +135,13 @@ def watch_closures(
     return end
 
 
+def take_pass_by(closure: Any, function: Callable[[Callable[[], Any]], Any]) -> None:
+    """Let a function take the pass of one of Lightning's closures, given what takes Lightning's own."""
+    known = weakref.ref(closure)  # not the closure, which would hold itself and its batch until garbage is collected
+    own = type(closure).closure
+    closure.closure = lambda *_: function(lambda: own(known()))
+
+
 def without_synchronisation(trainer: Trainer) -> AbstractContextManager[None]:
     """Let gradients stay those of this process inside the block."""
     block: Callable[[], AbstractContextManager[None]] = getattr(trainer.strategy, "block_backward_sync", nullcontext)
@@ -130,7 +150,7 @@ def without_synchronisation(trainer: Trainer) -> AbstractContextManager[None]:
 
 def _tensors(batch: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    apply_to_collection(batch, Tensor, found.append)
+    apply_to_collection(batch, Tensor, found.append, allow_frozen=True)
     return found
 
 

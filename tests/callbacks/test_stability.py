@@ -1,5 +1,7 @@
 """Stability training in a user's own fit, against a loop by hand in float64 with the noise that the module saw."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
@@ -10,11 +12,15 @@ from lightning_gap import ExactAccumulation, SharpnessAwareMinimization, Stabili
 
 
 class Net(tiny.TinyClassifier):
-    """Keeps the inputs of each forward, by which a loop can be given the same noise."""
+    """Shows the inputs of each forward, by which a loop can be given the same noise."""
 
     def __init__(self, dropout=0.0):
         super().__init__(dropout=dropout)
-        self.inputs = []
+        self.shown = SimpleNamespace(inputs=[])  # as an attribute of the module they would be those of the first pass
+
+    @property
+    def inputs(self):
+        return self.shown.inputs
 
     def forward(self, inputs):
         if self.training:
