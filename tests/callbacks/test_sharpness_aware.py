@@ -5,7 +5,9 @@ import math
 import pytest
 import tiny
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from pytorch_optimizer import SAM
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -120,6 +122,42 @@ def test_a_fit_is_the_loop_by_hand(given, expected, clip):
     _, found = fit(SharpnessAwareMinimization(**given), ExactAccumulation(), **options)
     by = {name: value for name, value in {**given, **expected}.items() if value is not None}
     torch.testing.assert_close(found, by_hand(**by, clip=clip), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_fit_is_that_of_pytorch_optimizer_in_a_plain_loop(adaptive):
+    """Step for step where theirs is right: a batch a step, the gradient taken before `step`; they adapt biases too."""
+
+    class WithoutBiases(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Tanh(), nn.Linear(16, 3, bias=False))
+
+    module = WithoutBiases().double()
+    options = {"lr": module.learning_rate, "momentum": 0.9}
+    theirs = SAM(module.parameters(), torch.optim.SGD, rho=0.3, adaptive=adaptive, perturb_eps=0.0, **options)
+    after = []
+    for x, y in [*tiny.loader(46, batch_size=8)] * 2:
+
+        def closure(x=x, y=y):
+            theirs.zero_grad()
+            loss = cross_entropy(module(x.double()), y)
+            loss.backward()
+            return loss
+
+        closure()
+        theirs.step(closure)
+        after.append(tiny.state_of(module))
+
+    ours, steps = WithoutBiases(), iter(after)
+
+    class Compare(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            # They keep the norm in float32.
+            torch.testing.assert_close(tiny.state_of(pl_module), next(steps), rtol=0, atol=1e-8)
+
+    fit(SharpnessAwareMinimization(0.3, adaptive=adaptive, eta=0.0), Compare(), module=ours)
+    assert next(steps, None) is None
 
 
 def test_the_step_on_a_quadratic_is_the_closed_form():
