@@ -1,28 +1,43 @@
 """What the training plugins cost beside plain steps: time and memory of C1 in its Trainer, on random CIFAR images.
 
-    python benchmarks/plugin_costs.py --rounds 9 --threads 1
+    python benchmarks/plugin_costs.py --threads 1
 
-Fits take turns, one of each variant in a round; a ratio is taken within a round, and the median over rounds printed.
-What costs something in every step is compared by the seconds of some steps of a fit, after a few that are not timed;
-what costs something in a part of a run alone by the seconds of a whole fit. Memory is counted in a fit of its own: the
-most bytes of tensors that live at a time, as torch's profiler sees them allocated and freed, over two steps that begin
-after the optimizer has its state.
+Each plugin trains in a process of its own, and the processes take turns step by step. Counted is the time that the
+processor works for a process, so that what else the machine does counts little. A ratio is taken within a turn, and
+the median over turns printed. `RecomputeBatchNorm`, which costs nothing in a step, is compared by whole fits, in turns.
+The last row of the first table is a plain step with other settings of glibc. Memory is counted in a fit of its own: the most bytes of
+tensors that live at a time, as torch's profiler sees them allocated and freed, over two steps that begin after the
+optimizer has its state.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from measuring import PLAIN, command, interleaved, keep_freed_memory, machine, ratio, say, seconds_in_trainer, table
+from measuring import (
+    KEEPS_MEMORY,
+    PLAIN,
+    WARMUP,
+    Cells,
+    command,
+    machine,
+    say,
+    table,
+)
 from torch.profiler import ProfilerActivity, profile
 
 from lightning_gap import (
@@ -37,22 +52,37 @@ from lightning_gap import (
 from lightning_gap.recipes import C1
 
 INNER = 3  # steps of conservative training
-RUN = 32  # steps of a whole run
+LATE = 7 / 8
 Plugin = Callable[[], Callback]
-Asked = float | None
-STEPWISE: dict[str, tuple[Plugin, Asked]] = {  # with the ratio that was asked for
-    "SharpnessAwareMinimization": (SharpnessAwareMinimization, 2.1),
-    "SharpnessAwareMinimization, adaptive": (partial(SharpnessAwareMinimization, adaptive=True), 2.15),
-    f"ConservativeTraining, {INNER} inner steps": (partial(ConservativeTraining, inner_steps=INNER), INNER + 0.15),
-    "GradientPenalty": (partial(GradientPenalty, 0.1), 2.2),
-    "AdversarialTraining, 1 step": (partial(AdversarialTraining, 0.03), None),
-    "MultiplicativeNoise": (partial(MultiplicativeNoise, 1.0, outputs="network"), None),
+PLAIN_NAME, LATE_NAME = "plain", "SharpnessAwareMinimization, start=7/8, the whole run"
+KEPT_NAME = "plain, freed memory kept"
+PLUGINS: dict[str, Plugin | None] = {
+    PLAIN_NAME: None,
+    "SharpnessAwareMinimization": SharpnessAwareMinimization,
+    "SharpnessAwareMinimization, adaptive": partial(SharpnessAwareMinimization, adaptive=True),
+    LATE_NAME: partial(SharpnessAwareMinimization, start=LATE),
+    f"ConservativeTraining, {INNER} inner steps": partial(ConservativeTraining, inner_steps=INNER),
+    "GradientPenalty": partial(GradientPenalty, 0.1),
+    "AdversarialTraining, 1 step": partial(AdversarialTraining, 0.03),
+    "MultiplicativeNoise": partial(MultiplicativeNoise, 1.0, outputs="network"),
+    KEPT_NAME: None,
 }
-RUNWISE: dict[str, tuple[Plugin, Asked]] = {
-    "SharpnessAwareMinimization, start=7/8": (partial(SharpnessAwareMinimization, start=7 / 8), 1.2),
-    f"RecomputeBatchNorm at the end, {RUN} batches": (partial(RecomputeBatchNorm, "end"), None),
-}
-PLAIN_NAME = "plain"
+ASKED = dict(zip(list(PLUGINS)[1:6], (2.1, 2.15, 1.2, INNER + 0.15, 2.2), strict=True))  # ratios, at most
+EPOCH = 16  # batches of an epoch, and of which RecomputeBatchNorm gathers statistics
+
+
+class InTurn(Callback):
+    """Begins a step when told to, and tells how long it took."""
+
+    def __init__(self, line: Connection) -> None:
+        self._line = line
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._line.recv()
+        self._began = time.process_time()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._line.send(time.process_time() - self._began)
 
 
 class Peak(Callback):
@@ -73,90 +103,116 @@ class Peak(Callback):
             self.bytes = max(accumulate(event.nbytes() for event in events))
 
 
-def recipe_and_data(channels: int, batch_size: int, steps: int) -> tuple[C1, InMemoryLoader]:
-    """The same weights and images each time."""
+def fit(plugin: Plugin | None, case: Case, batches: int, *callbacks: Callback) -> float:
+    """Seconds of an epoch, with the same weights and images each time."""
     torch.manual_seed(0)
-    recipe = C1(channels=channels)
-    images = torch.rand(batch_size * 4, 3, 32, 32).repeat(-(-steps // 4), 1, 1, 1)[: batch_size * steps]
-    return recipe, InMemoryLoader((images, torch.arange(len(images)) % 10), batch_size=batch_size)
+    recipe = C1(channels=case.channels)
+    images = torch.rand(case.batch_size, 3, 32, 32).repeat(batches, 1, 1, 1)
+    data = InMemoryLoader((images, torch.arange(len(images)) % 10), batch_size=case.batch_size)
+    both = [*callbacks, *([plugin()] if plugin else [])]
+    trainer = Trainer(accelerator="cpu", devices=1, max_epochs=1, callbacks=both, **PLAIN)
+    began = time.process_time()
+    trainer.fit(recipe, data)
+    return time.process_time() - began
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    channels: int
+    batch_size: int
+    threads: int
+
+
+def _quiet(case: Case) -> None:
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(case.threads)
+
+
+def _one_of_many(name: str, case: Case, steps: int, line: Connection) -> None:
+    _quiet(case)
+    fit(PLUGINS[name], case, steps, InTurn(line))
+
+
+def in_turns(names: Sequence[str], case: Case, steps: int) -> dict[str, list[float]]:
+    """Seconds of each step of each plugin."""
+    context = get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for name in names:
+        lines[name], far = context.Pipe()
+        settings = KEEPS_MEMORY if name == KEPT_NAME else {}
+        with patch.dict(os.environ, settings):  # glibc reads them when a process starts
+            context.Process(target=_one_of_many, args=(name, case, steps, far), daemon=True).start()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for step in range(steps):
+        for name in list(names)[:: 1 if step % 2 else -1]:  # none always comes first
+            lines[name].send(None)
+            seconds[name].append(lines[name].recv())
+        say(step, *(f"{found[-1] / seconds[PLAIN_NAME][-1]:.3f}" for found in seconds.values()))
+    return seconds
+
+
+def rows_of(seconds: dict[str, list[float]]) -> Iterator[Cells]:
+    """A row for each plugin; the late start's ratio is the mean of both parts of its run."""
+    plain = seconds[PLAIN_NAME]
+    begins = round(LATE * len(plain))
+    for name, own in seconds.items():
+        shares = [a / b for a, b in zip(own, plain, strict=True)]
+        whole = statistics.median(shares[WARMUP:])
+        if name == LATE_NAME:
+            whole = LATE * statistics.median(shares[WARMUP:begins]) + (1 - LATE) * statistics.median(shares[begins:])
+        quartiles = statistics.quantiles(shares[WARMUP:], n=4)
+        middle = f"{1e3 * statistics.median(own[WARMUP:]):.0f}"
+        yield name, middle, f"**{whole:.3f}**", f"{quartiles[0]:.3f} to {quartiles[2]:.3f}", ASKED.get(name)
+
+
+def recomputing(case: Case, rounds: int) -> float:
+    """Seconds of `RecomputeBatchNorm` for a batch, in plain steps: from whole fits without and with it."""
+    plugins = {PLAIN_NAME: None, "with": partial(RecomputeBatchNorm, "end", EPOCH)}
+    _, *turns = (
+        {name: fit(plugin, case, EPOCH) for name, plugin in plugins.items()} for _ in range(rounds + 1)
+    )  # without the first, in which much is done once
+    return statistics.median(turn["with"] / turn[PLAIN_NAME] for turn in turns) - 1
+
+
+def memory(case: Case) -> Iterator[Cells]:
+    """A row for each plugin."""
+    weights = sum(weight.nbytes for weight in C1(channels=case.channels).parameters())
+    plain = 0
+    for name, plugin in PLUGINS.items():
+        if name not in (LATE_NAME, KEPT_NAME):
+            peak = Peak()
+            fit(plugin, case, 4, peak)
+            plain = peak.bytes if plugin is None else plain
+            more = peak.bytes - plain
+            yield name, f"{peak.bytes / 1e6:.2f}", f"{more / 1e6:+.2f}", f"{more / weights:+.2f}"
 
 
 def main(
-    rounds: int = 9,
-    steps: int = 8,
+    steps: int = 40,
+    rounds: int = 5,
     channels: int = 16,
     batch_size: int = 250,
     threads: int | None = None,
-    keep_memory: bool = False,
-    plain_only: bool = False,
 ) -> None:
-    """Print three tables.
+    """Print two tables and the cost of `RecomputeBatchNorm`.
 
     Args:
-        rounds: How often each variant takes its turn.
-        steps: Timed steps of a fit.
+        steps: Of each fit, a multiple of 8.
+        rounds: Fits without and with `RecomputeBatchNorm`.
         channels: Of both convolutions of C1.
         batch_size: Images of a step.
         threads: CPU threads; torch's own number by default.
-        keep_memory: Begin again with a glibc that keeps freed memory, which saves page faults.
-        plain_only: Time the plain step alone.
     """
-    if keep_memory:
-        keep_freed_memory()
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(threads or torch.get_num_threads())
-
-    def some_steps(plugin: Plugin | None) -> float:
-        recipe, data = recipe_and_data(channels, batch_size, steps + 3)
-        return seconds_in_trainer(recipe, data, steps, *([plugin()] if plugin else []), device="cpu")
-
-    def whole_run(plugin: Plugin | None) -> float:
-        recipe, data = recipe_and_data(channels, batch_size, RUN)
-        trainer = Trainer(accelerator="cpu", devices=1, max_epochs=1, callbacks=[plugin()] if plugin else [], **PLAIN)
-        began = time.perf_counter()
-        trainer.fit(recipe, data)
-        return time.perf_counter() - began
-
-    def peak(plugin: Plugin | None) -> int:
-        recipe, data = recipe_and_data(channels, batch_size, 4)
-        measured = Peak()
-        callbacks = [measured, *([plugin()] if plugin else [])]
-        Trainer(accelerator="cpu", devices=1, max_epochs=1, callbacks=callbacks, **PLAIN).fit(recipe, data)
-        return measured.bytes
-
-    print(f"{machine(packages=('lightning',))}; batches of {batch_size}, {rounds} rounds\n")
-    chosen: list[tuple[Any, dict[str, tuple[Plugin, Asked]]]] = [(some_steps, STEPWISE), (whole_run, RUNWISE)]
-    for measure, variants in chosen[:1] if plain_only else chosen:
-        seconds: dict[str, list[float]] = {name: [] for name in (PLAIN_NAME, *variants)}
-        plugins: dict[str, Plugin | None] = {PLAIN_NAME: None}
-        if not plain_only:
-            plugins |= {name: plugin for name, (plugin, _) in variants.items()}
-        for turn in range(rounds):
-            _, results = interleaved({name: partial(measure, plugin) for name, plugin in plugins.items()}, 1)
-            for name, found in results.items():
-                seconds[name].append(found)
-            say(turn, *(f"{found / results[PLAIN_NAME]:.3f}" for found in results.values()))
-        each = steps if variants is STEPWISE else 1
-        rows = []
-        for name, plugin in plugins.items():
-            own, base = seconds[name], seconds[PLAIN_NAME]
-            shares = sorted(a / b for a, b in zip(own, base, strict=True))
-            asked = variants[name][1] if plugin else None
-            middle = f"{1e3 * statistics.median(own) / each:.0f}"
-            rows.append((name, middle, f"**{ratio(own, base):.3f}**", f"{shares[0]:.3f} to {shares[-1]:.3f}", asked))
-        unit = "ms a step" if variants is STEPWISE else f"ms a run of {RUN} steps"
-        print(table(f"plugin | {unit} | to plain | of the rounds | asked for at most", rows) + "\n")
-    if plain_only:
-        return
-    recipe, _ = recipe_and_data(channels, batch_size, 1)
-    weights = sum(weight.nbytes for weight in recipe.parameters())
-    plain = peak(None)
-    rows = [("plain", f"{plain / 1e6:.2f}", None, None)]
-    for name, (plugin, _) in STEPWISE.items():
-        found = peak(plugin)
-        rows.append((name, f"{found / 1e6:.2f}", f"{(found - plain) / 1e6:+.2f}", f"{(found - plain) / weights:+.2f}"))
-    print(table(f"plugin | peak, MB | to plain, MB | in copies of the weights ({weights / 1e6:.2f} MB)", rows))
+    case = Case(channels, batch_size, threads or torch.get_num_threads())
+    _quiet(case)
+    print(f"{machine(packages=('lightning',))}; C1 with {channels} channels, batches of {batch_size}, {steps} steps\n")
+    rows = list(rows_of(in_turns(list(PLUGINS), case, steps)))
+    print(table("plugin | ms of CPU a step | to plain | quartiles | asked for at most", rows), flush=True)
+    print(f"\nRecomputeBatchNorm: {recomputing(case, rounds):.3f} of a plain step for each batch\n", flush=True)
+    print(table("plugin | peak, MB | to plain, MB | in copies of the weights", list(memory(case))))
 
 
 if __name__ == "__main__":

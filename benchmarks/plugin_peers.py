@@ -82,7 +82,10 @@ def page(found: dict[tuple[str, Cell], Verdict]) -> str:
         for value in values:
             cells = [cell for cell in MATRIX if getattr(cell, axis) == value]
             rows.append([f"weights, {NAMES[axis].get(value, value)}", *count(cells, parts["the weights"])])
-    faults = {name: Counter(fault for cell in MATRIX for fault in found[name, cell].faults) for name in names}
+    faults = {
+        name: Counter(each for cell in MATRIX for fault in found[name, cell].faults for each in fault.split("; "))
+        for name in names
+    }
     kinds = sorted({fault for counted in faults.values() for fault in counted}, key=_kind)
     reasons = [[fault, *(str(faults[name][fault] or "") for name in names)] for fault in kinds]
     beside = [[what, *("; ".join(found[name, c].faults) or "right" for name in names)] for what, c in BESIDE.items()]
@@ -136,8 +139,8 @@ ours, as Kwon et al.'s code, all but biases by `|w| + 0.01`.
 
 ## What goes wrong
 
-In how many of the {cells} cells. Errors are first lines. What is said of weights was tested: they equal those of a loop
-that makes just these mistakes.
+In how many of the {cells} cells; a cell may have several. Errors are first lines. What is said of weights was tested:
+they equal those of a loop that makes just these mistakes.
 
 {reasons}
 
@@ -164,6 +167,7 @@ that tip. To perturb by all processes together is a choice of the other columns 
 
 def main() -> None:
     """Run everything, and write the page; it takes about ten minutes."""
+    torch.set_num_threads(1)
     PAGE.write_text(page(run()))
     print(PAGE)
 

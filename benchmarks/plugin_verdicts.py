@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from measuring import PLAIN
-from plugin_cells import EPOCHS, GHOST, STEPS, Batch, Cell
+from plugin_cells import BATCH, EPOCHS, GHOST, STEPS, Batch, Cell
 from plugin_columns import Column
 from plugin_oracle import Adaptive, Departure, Loop, distance
 from torch import Tensor
@@ -73,10 +73,6 @@ def judged(column: Column, cell: Cell) -> Verdict:
     right = Departure(first="process") if cell.apart else Departure()
     weights, statistics = apart(oracle(cell, column.asam, right))
     wrong_weights = wrong_statistics = ""
-    if not statistics <= tolerance:
-        twice = apart(oracle(cell, column.asam, right.but(statistics_twice=True)))
-        both_right = weights <= tolerance and twice[1] <= tolerance
-        wrong_statistics = "running statistics moved twice" if both_right else "running statistics off"
     if weights != weights:
         scaled = apart(oracle(cell, column.asam, right.but(unscaled=False)))[0]
         wrong_weights = "NaN in the weights" + (": stepped by the scaled gradient" if scaled != scaled else "")
@@ -87,6 +83,10 @@ def judged(column: Column, cell: Cell) -> Verdict:
             if apart(oracle(cell, column.asam, each))[0] <= tolerance
         )
         wrong_weights = next(explained, "weights off")
+    if not statistics <= tolerance:
+        twice = apart(oracle(cell, column.asam, right.but(statistics_twice=True)))[1] <= tolerance
+        what = "off with the weights" if wrong_weights else "moved twice" if twice else "off"
+        wrong_statistics = f"running statistics {what}"
     return Verdict("", wrong_weights, wrong_statistics, trainer.global_step, weights)
 
 
@@ -116,6 +116,8 @@ def oracle(cell: Cell, asam: Adaptive, departure: Departure) -> Loop:
 
 class Batches:
     """A loader of ready batches, that draws no random numbers."""
+
+    batch_size = BATCH
 
     def __init__(self, batches: list[Batch]) -> None:
         self._batches = batches
