@@ -2,16 +2,17 @@
 
     python benchmarks/plugin_costs.py --threads 1
 
-Each plugin trains in a process of its own, and the processes take turns step by step. Counted is the time that the
-processor works for a process, so that what else the machine does counts little. A ratio is taken within a turn, and
-the median over turns printed. `RecomputeBatchNorm`, which costs nothing in a step, is compared by whole fits, in turns.
-The last row of the first table is a plain step with other settings of glibc. Memory is counted in a fit of its own: the most bytes of
-tensors that live at a time, as torch's profiler sees them allocated and freed, over two steps that begin after the
-optimizer has its state.
+Each plugin trains in a process of its own, and the processes take turns of a few steps, of which the first, in cold
+caches, is not counted. Counted is the time that the processor works for a process, so that what else the machine does
+counts little. A ratio is taken within a turn, and the median over turns printed. `RecomputeBatchNorm`, which costs
+nothing in a step, is compared by whole fits, in turns. The last row of the first table is the plain step where glibc
+keeps freed memory. Memory is counted in a fit of its own: the most bytes of tensors that live at a time, as torch's
+profiler sees them allocated and freed, over two steps that begin after the optimizer has its state.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import statistics
@@ -31,7 +32,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from measuring import (
     KEEPS_MEMORY,
     PLAIN,
-    WARMUP,
     Cells,
     command,
     machine,
@@ -68,27 +68,34 @@ PLUGINS: dict[str, Plugin | None] = {
     KEPT_NAME: None,
 }
 ASKED = dict(zip(list(PLUGINS)[1:6], (2.1, 2.15, 1.2, INNER + 0.15, 2.2), strict=True))  # ratios, at most
+TURN = 4  # steps
 EPOCH = 16  # batches of an epoch, and of which RecomputeBatchNorm gathers statistics
 
 
 class InTurn(Callback):
-    """Begins a step when told to, and tells how long it took."""
+    """Begins a turn when told to, and tells how long its steps took."""
 
     def __init__(self, line: Connection) -> None:
         self._line = line
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._line.recv()
-        self._began = time.process_time()
+        if batch_idx % TURN == 0:
+            self._line.recv()
+        if batch_idx % TURN == 1:
+            self._began = time.process_time()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._line.send(time.process_time() - self._began)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % TURN == 0:
+            self._line.send((time.process_time() - self._began) / (TURN - 1))
 
 
 class Peak(Callback):
     """The most bytes that live at a time in two steps, over what lives before them."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        gc.collect()
         if batch_idx == 2:
             pl_module.zero_grad()  # what was allocated before is not seen to be freed
             self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
@@ -131,26 +138,26 @@ def _quiet(case: Case) -> None:
     torch.set_num_threads(case.threads)
 
 
-def _one_of_many(name: str, case: Case, steps: int, line: Connection) -> None:
+def _one_of_many(name: str, case: Case, turns: int, line: Connection) -> None:
     _quiet(case)
-    fit(PLUGINS[name], case, steps, InTurn(line))
+    fit(PLUGINS[name], case, turns * TURN, InTurn(line))
 
 
-def in_turns(names: Sequence[str], case: Case, steps: int) -> dict[str, list[float]]:
-    """Seconds of each step of each plugin."""
+def in_turns(names: Sequence[str], case: Case, turns: int) -> dict[str, list[float]]:
+    """Seconds of a step in each turn of each plugin."""
     context = get_context("spawn")
     lines: dict[str, Connection] = {}
     for name in names:
         lines[name], far = context.Pipe()
         settings = KEEPS_MEMORY if name == KEPT_NAME else {}
         with patch.dict(os.environ, settings):  # glibc reads them when a process starts
-            context.Process(target=_one_of_many, args=(name, case, steps, far), daemon=True).start()
+            context.Process(target=_one_of_many, args=(name, case, turns, far), daemon=True).start()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for step in range(steps):
-        for name in list(names)[:: 1 if step % 2 else -1]:  # none always comes first
+    for turn in range(turns):
+        for name in list(names)[:: 1 if turn % 2 else -1]:  # none always comes first
             lines[name].send(None)
             seconds[name].append(lines[name].recv())
-        say(step, *(f"{found[-1] / seconds[PLAIN_NAME][-1]:.3f}" for found in seconds.values()))
+        say(turn, *(f"{found[-1] / seconds[PLAIN_NAME][-1]:.3f}" for found in seconds.values()))
     return seconds
 
 
@@ -160,11 +167,11 @@ def rows_of(seconds: dict[str, list[float]]) -> Iterator[Cells]:
     begins = round(LATE * len(plain))
     for name, own in seconds.items():
         shares = [a / b for a, b in zip(own, plain, strict=True)]
-        whole = statistics.median(shares[WARMUP:])
+        whole = statistics.median(shares[1:])
         if name == LATE_NAME:
-            whole = LATE * statistics.median(shares[WARMUP:begins]) + (1 - LATE) * statistics.median(shares[begins:])
-        quartiles = statistics.quantiles(shares[WARMUP:], n=4)
-        middle = f"{1e3 * statistics.median(own[WARMUP:]):.0f}"
+            whole = LATE * statistics.median(shares[1:begins]) + (1 - LATE) * statistics.median(shares[begins:])
+        quartiles = statistics.quantiles(shares[1:], n=4)
+        middle = f"{1e3 * statistics.median(own[1:]):.0f}"
         yield name, middle, f"**{whole:.3f}**", f"{quartiles[0]:.3f} to {quartiles[2]:.3f}", ASKED.get(name)
 
 
@@ -191,7 +198,7 @@ def memory(case: Case) -> Iterator[Cells]:
 
 
 def main(
-    steps: int = 40,
+    turns: int = 16,
     rounds: int = 5,
     channels: int = 16,
     batch_size: int = 250,
@@ -200,7 +207,7 @@ def main(
     """Print two tables and the cost of `RecomputeBatchNorm`.
 
     Args:
-        steps: Of each fit, a multiple of 8.
+        turns: Of each plugin, a multiple of 8; the first is not counted.
         rounds: Fits without and with `RecomputeBatchNorm`.
         channels: Of both convolutions of C1.
         batch_size: Images of a step.
@@ -208,8 +215,9 @@ def main(
     """
     case = Case(channels, batch_size, threads or torch.get_num_threads())
     _quiet(case)
-    print(f"{machine(packages=('lightning',))}; C1 with {channels} channels, batches of {batch_size}, {steps} steps\n")
-    rows = list(rows_of(in_turns(list(PLUGINS), case, steps)))
+    place = machine(packages=("lightning",))
+    print(f"{place}; C1 with {channels} channels, batches of {batch_size}, {turns} turns of {TURN} steps\n")
+    rows = list(rows_of(in_turns(list(PLUGINS), case, turns)))
     print(table("plugin | ms of CPU a step | to plain | quartiles | asked for at most", rows), flush=True)
     print(f"\nRecomputeBatchNorm: {recomputing(case, rounds):.3f} of a plain step for each batch\n", flush=True)
     print(table("plugin | peak, MB | to plain, MB | in copies of the weights", list(memory(case))))
