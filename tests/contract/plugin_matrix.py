@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -64,11 +65,12 @@ class Module(tiny.TinyClassifier):
         return oracle.optimizer_of(self.parameters())
 
 
-def fit(cell, *callbacks, ckpt_path=None, **options):
+def fit(cell, *callbacks, ckpt_path=None, module=None, **options):
     """Train one cell, or resume it; what the oracle gives at the end, of this process."""
     scaler = oracle.scaler() if cell.precision == "16-mixed" else None
     options |= {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]} if scaler else {"precision": cell.precision}
-    options |= {"strategy": "ddp", "devices": cell.processes} if cell.processes > 1 else {}
+    if cell.processes > 1:
+        options |= {"strategy": DDPStrategy(static_graph=cell.static_graph), "devices": cell.processes}
     others = [GhostBatchNormSwap(oracle.GHOST)] if cell.norm == "ghosts" else []
     others += [ExactAccumulation()] if cell.accumulation > 1 else []  # micro-batches are alike: it changes nothing
     trainer = tiny.trainer(
@@ -83,7 +85,7 @@ def fit(cell, *callbacks, ckpt_path=None, **options):
         use_distributed_sampler=False,
         **options,
     )
-    module = Module()
+    module = module or Module()
     loader = ResumableLoader(tiny.dataset(cell.samples), batch_size=MICRO_BATCH, reseed=False)
     trainer.fit(module, loader, ckpt_path=ckpt_path)
     (optimizer,) = trainer.optimizers
@@ -133,14 +135,30 @@ def pairwise():
     return found
 
 
-# Beyond the matrix: whose gradient is changed, and two plugins together.
+# Beyond the matrix: whose gradient is changed, two plugins together, and a static graph.
 OTHERS = [
     oracle.Cell("sam", 4, "64-true", 2, "ghosts", True, 2, oracle.OF_PROCESS),
     oracle.Cell("sam", 4, "64-true", 2, "batch", False, 4, oracle.OF_MICRO_BATCH),
     oracle.Cell("penalty", 4, "64-true", 2, "batch", True, 2, oracle.OF_PROCESS),
     oracle.Cell("penalty", 4, "64-true", 2, "ghosts", False, 4, oracle.OF_MICRO_BATCH),
     oracle.Cell("adversarial then sam", 4, "64-true", 2, "ghosts", True, 3),
+    oracle.Cell("adversarial then sam", 1, "64-true", 2, "batch", True, 1, static_graph=True),
+    oracle.Cell("conservative", 1, "64-true", 2, "batch", True, 5, static_graph=True),
 ]
+REFUSED = {
+    "process": oracle.Cell("sam", 1, "64-true", 2, "batch", False, 1, oracle.OF_PROCESS, static_graph=True),
+    "micro-batch": oracle.Cell("penalty", 4, "64-true", 2, "batch", False, 1, oracle.OF_MICRO_BATCH, static_graph=True),
+}
+
+
+def refusal(cell):
+    """What the fit is refused with, and whether the weights are those that it began with."""
+    module = Module()
+    before = tiny.state_of(module)
+    try:
+        fit(cell, module=module)
+    except ValueError as error:
+        return str(error), tiny.same(tiny.state_of(module.float()), before)
 
 
 if __name__ == "__main__":
@@ -148,4 +166,5 @@ if __name__ == "__main__":
     found = {}
     for number, cell in enumerate(pickle.loads(file.read_bytes())):
         found[str(cell)] = ends(cell, folder / str(number))
+    found["refused"] = {gradients: refusal(cell) for gradients, cell in REFUSED.items()}
     torch.save(found, folder / f"{torch.distributed.get_rank()}.pt")

@@ -31,6 +31,7 @@ class Cell:
         clipping: Whether the norm of the final gradient is clipped.
         resumed: The step at which a second run goes on; None for one run at each step.
         shared_by: Whose gradient is changed: that of a step, or each one of its processes or micro-batches.
+        static_graph: Whether DistributedDataParallel learns the order of gradients from the first pass.
     """
 
     method: str
@@ -41,12 +42,13 @@ class Cell:
     clipping: bool
     resumed: int | None = None
     shared_by: str = PER_STEP
+    static_graph: bool = False
 
     def __str__(self):
         parts = [self.method, f"x{self.accumulation}", self.precision, f"{self.processes}p", self.norm]
         parts += ["clipped"] * self.clipping + [f"per_{self.shared_by}"] * (self.shared_by != PER_STEP)
         parts += [f"resumed_at_{self.resumed}"] * (self.resumed is not None)
-        return "-".join(parts)
+        return "-".join([*parts, *["static_graph"] * self.static_graph])
 
     @property
     def resumed_at(self):
@@ -165,6 +167,8 @@ class Loop:
         autocast = torch.autocast("cpu", dtype, cache_enabled=False) if dtype else contextlib.nullcontext()
         total = [torch.zeros_like(weight) for weight in self.weights]
         for process, own in enumerate(self.buffers):
+            if not self.counts and process not in {process for process, _ in group}:
+                continue
             torch.manual_seed(seed(process, *self.place))
             load(self.net.buffers(), own)
             self.net.zero_grad()

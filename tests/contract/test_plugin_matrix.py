@@ -83,6 +83,16 @@ def test_a_fit_on_two_processes_is_the_loop_by_hand(found, cell):
         assert_is_by_hand(cell, found[rank][str(cell)], rank)
 
 
+@pytest.mark.parametrize("gradients", matrix.REFUSED)
+def test_a_static_graph_is_refused_where_gradients_are_not_averaged_in_its_first_pass(found, gradients):
+    for rank in range(2):
+        told, same_weights = found[rank]["refused"][gradients]
+        assert same_weights
+        assert f"of each {gradients}" in told
+        assert "static_graph=True" in told
+        assert "static_graph=False" in told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", of_one_process(matrix.WHOLE), ids=str)
 def test_the_whole_matrix_is_the_loop_by_hand(cell, tmp_path):
@@ -90,10 +100,13 @@ def test_the_whole_matrix_is_the_loop_by_hand(cell, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("norm", matrix.FACTORS["norm"])
+@pytest.mark.parametrize("accumulation", matrix.FACTORS["accumulation"])
 @pytest.mark.parametrize("method", matrix.METHODS)
-def test_the_whole_matrix_on_two_processes_is_the_loop_by_hand(method, tmp_path):
-    cells = [cell for cell in of_two(matrix.WHOLE) if cell.method == method]
+def test_the_whole_matrix_on_two_processes_is_the_loop_by_hand(method, accumulation, norm, tmp_path):
+    chosen = (method, accumulation, norm)
+    cells = [cell for cell in of_two(matrix.WHOLE) if (cell.method, cell.accumulation, cell.norm) == chosen]
     found = on_two_processes(cells, tmp_path)
     for rank, cell in itertools.product(range(2), cells):
         assert_is_by_hand(cell, found[rank][str(cell)], rank)
