@@ -497,7 +497,7 @@ def ended(number, end, *callbacks, **options):
 @pytest.mark.parametrize("end", [fails, presses_ctrl_c])
 def test_a_fit_that_ends_in_any_pass_leaves_the_weights_and_nothing_else_behind(name, number, end):
     trainer, module = ended(number, end, PLUGINS[name][0]())
-    assert PASSES == [1] * number
+    assert len(PASSES) == number
     for key, weight in module.named_parameters():
         assert torch.equal(weight.detach(), module.before[key])
     for key, buffer in module.named_buffers():
