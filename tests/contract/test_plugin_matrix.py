@@ -1,9 +1,9 @@
 """Every plugin under accumulation, precisions, processes, ghosts and clipping is the loop by hand, resumed anywhere.
 
 Tolerances are absolute and relative at once. In float64 1e-12. In float32 1e-4: the penalty divides the rounding of a
-gradient, 6e-8, by a length of 0.01 in each of six steps. Under autocast the same operations round alike, to 1e-6. Ghosts
-are normalised together, not one after the other, and may round an activation to its neighbour in 16 bits, by 2^-8 of it
-in bfloat16, of which a step takes a tenth, the rate: 1e-3.
+gradient, 6e-8, by a length of 0.01 in each of six steps. Under autocast the same operations round alike, to 1e-6.
+Ghosts are normalised together, not one after the other, and may round an activation to its neighbour in 16 bits, by
+2^-8 of it in bfloat16, of which a step takes a tenth, the rate: 1e-3.
 """
 
 import itertools
