@@ -13,7 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..functional._uninterrupted import uninterrupted_exit
-from ..trainer.closures import MicroBatch, take_pass_by, watch_closures, without_synchronisation
+from ..trainer.closures import (
+    MicroBatch,
+    share_buffers_next,
+    take_pass_by,
+    watch_closures,
+    without_synchronisation,
+)
 from ..trainer.optimizers import loss_scale, trained_weights
 from ..trainer.processes import average_gradients
 from ..trainer.progress import averages_weights_now
@@ -178,6 +184,7 @@ class ExtraPasses:
             self._change(batches)
         if batches and self._sees != "step":
             average_gradients(self._trainer, self._weights())
+            share_buffers_next(self._trainer)
         self._window = []
         return loss
 

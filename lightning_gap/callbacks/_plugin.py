@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from ..trainer.optimizers import trained_weights
-from ..trainer.refusals import refuse_manual_optimization, refuse_sharded_weights
+from ..trainer.refusals import refuse_manual_optimization, refuse_sharded_weights, refuse_static_graph
 from ._callback import GapCallback
 from ._extra_pass import Again, ExtraPasses, Sees
 from ._run import run_of
@@ -83,6 +83,8 @@ class Plugin(GapCallback, ABC):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         run = run_of(trainer)
         if run.extra_passes is None:  # not when an epoch starts: one that is resumed inside does not
+            if self.sees != "step":
+                refuse_static_graph(trainer, self, self.sees.replace("_", "-"))
             run.extra_passes = ExtraPasses(trainer, run.gradient_changes, run.accumulation)
 
     def end_fit(self, trainer: Trainer) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from ..functional._uninterrupted import uninterrupted_exit
 from ..functional._validation import flag, real_number, whole_number
+from ..functional.perturbation._weights import write
 from ..functional.perturbation.proximal import proximal_gradient
 from ..trainer.optimizers import trained_weights
 from ._extra_pass import Again
@@ -46,13 +51,25 @@ class ConservativeTraining(Plugin):
         if not self.keep_moments:
             optimizer.state.clear()
         weights = list(trained_weights(trainer, pl_module).values())
-        anchor = [weight.detach().clone() for weight in weights]
-        for _ in range(self.inner_steps - 1):
-            if any(weight.grad is not None and not weight.grad.isfinite().all() for weight in weights):
-                break  # float16 has overflowed: the scaler skips the last step, too
+        with _back_if_interrupted(weights) as anchor:
+            for _ in range(self.inner_steps - 1):
+                if any(weight.grad is not None and not weight.grad.isfinite().all() for weight in weights):
+                    break  # float16 has overflowed: the scaler skips the last step, too
+                proximal_gradient(weights, anchor, [weight.grad for weight in weights], self.strength)
+                clip, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+                pl_module.configure_gradient_clipping(optimizer, clip, algorithm)
+                with torch.no_grad():
+                    optimizer.step()
+                again()
             proximal_gradient(weights, anchor, [weight.grad for weight in weights], self.strength)
-            pl_module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-            with torch.no_grad():
-                optimizer.step()
-            again()
-        proximal_gradient(weights, anchor, [weight.grad for weight in weights], self.strength)
+
+
+@uninterrupted_exit
+def _back_if_interrupted(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Copies of the weights, which after an exception or Ctrl-C inside the block are put back."""
+    anchor = [weight.detach().clone() for weight in weights]
+    try:
+        yield anchor
+    except BaseException:
+        write(weights, anchor)
+        raise

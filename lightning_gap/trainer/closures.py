@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from . import _private
 
@@ -146,6 +147,15 @@ def without_synchronisation(trainer: Trainer) -> AbstractContextManager[None]:
     """Let gradients stay those of this process inside the block."""
     block: Callable[[], AbstractContextManager[None]] = getattr(trainer.strategy, "block_backward_sync", nullcontext)
     return block()
+
+
+def share_buffers_next(trainer: Trainer) -> None:
+    """Let the next pass begin with the buffers of the first process.
+
+    As DistributedDataParallel does by itself after each pass whose gradients it has averaged.
+    """
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        trainer.strategy.model.require_forward_param_sync = True
 
 
 def _tensors(batch: Any) -> list[Tensor]:

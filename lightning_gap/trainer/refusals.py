@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lightning.pytorch import Callback, Trainer
+from torch.nn.parallel import DistributedDataParallel
 
 from .callbacks import callbacks_of, is_lightnings
 from .processes import uses_sync_batch_norm
@@ -53,4 +54,15 @@ def refuse_sharded_weights(trainer: Trainer, callback: Callback) -> None:
         raise ValueError(
             f"{type(callback).__name__} needs whole parameters on every process, and {strategy} shards them; "
             "use strategy='auto' or 'ddp'"
+        )
+
+
+def refuse_static_graph(trainer: Trainer, callback: Callback, gradients: str) -> None:
+    """Raise if DDP learns its order from the first pass, whose gradients it must average, and these are not to be."""
+    model = trainer.strategy.model
+    if isinstance(model, DistributedDataParallel) and model.static_graph:
+        raise ValueError(
+            f"{type(callback).__name__} changes the gradients of each {gradients}, and with static_graph=True "
+            "DistributedDataParallel must average those of its first pass over all processes; use "
+            "DDPStrategy(static_graph=False), or change the gradient of the whole step by leaving m out"
         )

@@ -1,6 +1,8 @@
 """What a plugin is given and what it must not touch, in a user's own fit."""
 
 import copy
+import os
+import signal
 
 import pytest
 import tiny
@@ -15,7 +17,14 @@ from torch.nn.utils.parametrizations import spectral_norm as parametrized_spectr
 from torchmetrics import CatMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassRecall
 
-from lightning_gap import BatchSizeScheduler, ExactAccumulation, GradientPenalty, SharpnessAwareMinimization
+from lightning_gap import (
+    AdversarialTraining,
+    BatchSizeScheduler,
+    ConservativeTraining,
+    ExactAccumulation,
+    GradientPenalty,
+    SharpnessAwareMinimization,
+)
 from lightning_gap.callbacks._plugin import Plugin
 from lightning_gap.functional import SmithGrowth
 
@@ -417,3 +426,90 @@ def test_the_buffers_of_all_layers_are_left_to_the_first_pass(layer):
     plugin = First()
     fit(plugin, module=module())
     assert tiny.same(plugin.after_second, plugin.after_first)
+
+
+PLUGINS = {
+    "sam": (lambda: SharpnessAwareMinimization(0.1), 2),
+    "asam": (lambda: SharpnessAwareMinimization(adaptive=True), 2),
+    "conservative": (lambda: ConservativeTraining(0.5), 3),
+    "penalty": (lambda: GradientPenalty(0.3), 2),
+    "adversarial": (lambda: AdversarialTraining(0.2), 3),  # the second pass is the attack
+}
+
+
+def presses_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def fails():
+    raise RuntimeError("user's own")
+
+
+PASSES = []  # of a step; not on the module, where each further pass begins with what the first one began with
+
+
+class EndsInPass(tiny.TinyClassifier):
+    """Ends the fit in one pass of the second step; keeps the state that this step began with."""
+
+    def __init__(self, number, end):
+        super().__init__()
+        self.number, self.end = number, end
+
+    def on_train_batch_start(self, batch, batch_idx):
+        PASSES.clear()
+        self.before = tiny.state_of(self)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        PASSES.append(batch_idx)
+        if len(PASSES) == 1:
+            self.after_first = tiny.state_of(self)
+        if batch_idx == 1 and len(PASSES) == self.number:
+            self.end()
+        return loss
+
+
+def held_by(trainer, module):
+    """The names of all that a fit may leave behind on the objects of the user and of Lightning."""
+    fit_loop = trainer.fit_loop
+    loop = fit_loop.epoch_loop.automatic_optimization
+    parts = [module, *module.net, trainer, trainer.strategy, trainer.precision_plugin, fit_loop, loop]
+    hooks = [
+        len(kept) for part in (module, *module.net) for name, kept in vars(part).items() if name.endswith("_hooks")
+    ]
+    return [set(vars(part)) for part in parts], hooks, [weight._backward_hooks for weight in module.parameters()]
+
+
+def ended(number, end, *callbacks, **options):
+    module, trainer = EndsInPass(number, end), tiny.trainer(*callbacks, **options)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
+            trainer.fit(module, tiny.loader(batch_size=16))
+    finally:
+        signal.signal(signal.SIGINT, interrupt)  # Lightning ignores it from the first one on
+    return trainer, module
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, number + 1) for name, (_, passes) in PLUGINS.items() for number in range(passes)]
+)
+@pytest.mark.parametrize("end", [fails, presses_ctrl_c])
+def test_a_fit_that_ends_in_any_pass_leaves_the_weights_and_nothing_else_behind(name, number, end):
+    trainer, module = ended(number, end, PLUGINS[name][0]())
+    assert len(PASSES) == number
+    for key, weight in module.named_parameters():
+        assert torch.equal(weight.detach(), module.before[key])
+    for key, buffer in module.named_buffers():
+        assert torch.equal(buffer, module.after_first[key])
+    assert held_by(trainer, module) == held_by(*ended(1, end))
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_after_a_fit_nothing_is_left_behind(name):
+    def run(*callbacks):
+        module = EndsInPass(1, lambda: None)
+        trainer, _ = fit(*callbacks, module=module)
+        return held_by(trainer, module)
+
+    assert run(PLUGINS[name][0]()) == run()
