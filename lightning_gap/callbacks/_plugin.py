@@ -9,8 +9,13 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from ..trainer.optimizers import trained_weights
-from ..trainer.refusals import refuse_manual_optimization, refuse_sharded_weights, refuse_static_graph
+from ..trainer.optimizers import has_optimizer, trained_weights
+from ..trainer.refusals import (
+    refuse_lazy_layers,
+    refuse_manual_optimization,
+    refuse_sharded_weights,
+    refuse_static_graph,
+)
 from ._callback import GapCallback
 from ._extra_pass import Again, ExtraPasses, Sees
 from ._run import run_of
@@ -27,10 +32,12 @@ class Plugin(GapCallback, ABC):
         sees: Whose gradient `change_gradient` finds, and changes: that of all batches of a step on all processes, that
             of this process alone, or of one micro-batch after the other; what they become is then averaged, or summed.
         stands_alone: Whether no other plugin may stand beside it.
+        moves_weights: Whether it adds small numbers to the weights, which half precision would round away.
     """
 
     sees: Sees = "step"
     stands_alone: ClassVar[bool] = False
+    moves_weights: bool = False
 
     @abstractmethod
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
@@ -67,12 +74,25 @@ class Plugin(GapCallback, ABC):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         name = type(self).__name__
-        if not any(weight.numel() for weight in trained_weights(trainer, pl_module).values()):
+        refuse_lazy_layers(pl_module, self)
+        if not has_optimizer(trainer):
+            raise ValueError(
+                f"{name} changes the gradients of trained weights, and configure_optimizers of "
+                f"{type(pl_module).__name__} gives no optimizer to train them; let it return one"
+            )
+        weights = trained_weights(trainer, pl_module)
+        if not any(weight.numel() for weight in weights.values()):
             raise ValueError(
                 f"{name} changes the gradients of trained weights, and {type(pl_module).__name__} has none"
             )
         if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
             raise ValueError(f"{name} and LBFGS both take further passes over the batch of a step; use SGD or AdamW")
+        small = [each for each, weight in weights.items() if weight.dtype.itemsize < 4]
+        if self.moves_weights and small:
+            raise ValueError(
+                f"{name} adds small numbers to the weights, which {weights[small[0]].dtype} rounds away ({small[0]}); "
+                "use precision='bf16-mixed' or '16-mixed', which keep them in float32"
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)

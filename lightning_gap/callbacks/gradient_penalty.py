@@ -32,8 +32,8 @@ class GradientPenalty(SharingPlugin):
         exact: Whether ``H g`` is exact: needs a loss that can be differentiated twice, and about two passes more.
 
     Raises:
-        ValueError: If an argument is out of range. Before the first step as in `SharpnessAwareMinimization`, and with
-            ``exact`` in float16.
+        ValueError: If an argument is out of range. Before the first step as in `SharpnessAwareMinimization`, with
+            half-precision weights where not ``exact``, and with ``exact`` in float16.
         RuntimeError: With ``exact``, in the first step, if an operation has no double backward, as fused attention and
             compiled modules have none.
 
@@ -48,6 +48,7 @@ class GradientPenalty(SharingPlugin):
         self.m = None if m is None else whole_number("m", m, unit="samples")
         self.length = real_number("length", length, above=0)
         self.exact = flag("exact", exact)
+        self.moves_weights = not self.exact
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
@@ -59,6 +60,8 @@ class GradientPenalty(SharingPlugin):
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
         weights = [weight for weight in trained_weights(trainer, pl_module).values() if weight.grad is not None]
+        if not weights:
+            return  # the loss depends on none of those that are trained now
         gradients = [weight.grad for weight in weights]
         if self.exact:
             self._add_exactly(weights, gradients, again)

@@ -5,28 +5,27 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from ..functional._validation import flag, one_of, real_number, whole_number
+from ..functional.parameter_groups import NORMALISATION, _is_bias
 from ..functional.perturbation.sharpness_aware import ascent_direction, perturbed
 from ..trainer.logs import writes_logs_now
 from ..trainer.optimizers import trained_weights
-from ..trainer.progress import fraction_of_run, has_an_end
+from ..trainer.progress import comes_to, fraction_of_run, has_an_end
 from ._extra_pass import Again
 from ._sharing import SharingPlugin
 
 Norm = Literal["l2", "max"]
 Perturb = Literal["all", "norm_layers"]
 
-_NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # BatchNorm, ghosts and InstanceNorm are the first
-
 
 class SharpnessAwareMinimization(SharingPlugin):
     """Take each step by the gradient at the weights nearby where the loss is highest, to first order.
 
     It minimises nearly the quantity that `SharpnessMonitor` measures. A step costs two passes over its batches. Logs
-    ``sam/rise``, by how much the perturbation raises the loss of the step's batches, in the loss's unit.
+    ``sam/rise``, by how much the perturbation raises the loss of the step's batches, in the loss's unit; of the last
+    step that was perturbed.
 
     With ``g`` the gradient and ``T = |w| + eta`` where ``adaptive``, else 1, the perturbation is ``rho T^2 g / |T g|``
     (SAM, ASAM), or ``rho T sign(g)`` with ``norm="max"``: to first order, the robust problem of Keskar et al. (2017),
@@ -51,7 +50,8 @@ class SharpnessAwareMinimization(SharingPlugin):
     Raises:
         ValueError: If an argument is out of range. Before the first step, in manual optimization, with LBFGS, with
             sharded or half-precision weights, without trained weights or norm layers to perturb, if ``m`` is none of
-            the sizes above, or if ``start`` is asked of a run without an end.
+            the sizes above, or if ``start`` is asked of a run without an end, or of one that never comes to it because
+            its loader has no length and its epochs are too few.
 
     Reference:
         Foret et al. (2021), algorithm 1; Kwon et al. (2021), algorithm 1; Keskar et al. (2017), section 4; Mueller et
@@ -59,6 +59,7 @@ class SharpnessAwareMinimization(SharingPlugin):
     """
 
     decides_training = ("rho", "adaptive", "norm", "eta", "m", "perturb", "start", "every_n_steps")
+    moves_weights = True
 
     def __init__(
         self,
@@ -82,43 +83,45 @@ class SharpnessAwareMinimization(SharingPlugin):
         self.perturb: Perturb = one_of("perturb", perturb, get_args(Perturb))
         self.start = real_number("start", start, at_least=0, below=1, hint="it is a fraction of the run")
         self.every_n_steps = whole_number("every_n_steps", every_n_steps)
-        self._moved: dict[str, Tensor] = {}
         self._rise: Tensor | None = None
+
+    def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        super().begin_fit(trainer, module)
+        self._rise = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._moved = trained_weights(trainer, pl_module)
-        small = [name for name, weight in self._moved.items() if weight.dtype.itemsize < 4]
-        if small:
+        if self.perturb == "norm_layers" and not self._perturbed(trainer, pl_module):
             raise ValueError(
-                f"SharpnessAwareMinimization adds small numbers to the weights, which {self._moved[small[0]].dtype} "
-                f"rounds away ({small[0]}); use precision='bf16-mixed' or '16-mixed', which keep them in float32"
+                f"perturb='norm_layers' finds no trained weights of norm layers in {type(pl_module).__name__}; use "
+                "perturb='all'"
             )
-        if self.perturb == "norm_layers":
-            layers = [layer for layer in pl_module.modules() if isinstance(layer, _NORM_LAYERS)]
-            theirs = {id(weight) for layer in layers for weight in layer.parameters(recurse=False)}
-            self._moved = {name: weight for name, weight in self._moved.items() if id(weight) in theirs}
-            if not self._moved:
-                raise ValueError(
-                    f"perturb='norm_layers' finds no trained weights of norm layers in {type(pl_module).__name__}; use "
-                    "perturb='all'"
-                )
         if self.start > 0 and not has_an_end(trainer):
             raise ValueError(f"start={self.start} is a fraction of a run without an end; give Trainer(max_epochs=...)")
+        if not comes_to(trainer, self.start):
+            raise ValueError(
+                f"start={self.start} of a run of max_epochs={trainer.max_epochs}, over a train loader that has no "
+                "length, never comes: inside an epoch it is not known how much is done; give Trainer(max_steps=...)"
+            )
 
     def changes_this_step(self, trainer: Trainer) -> bool:
-        self._rise = None
         due = trainer.global_step % self.every_n_steps == 0 and fraction_of_run(trainer) >= self.start
-        return super().changes_this_step(trainer) and due
+        changes = super().changes_this_step(trainer) and due
+        if changes:
+            self._rise = None
+        return changes
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
-        moved = {name: weight for name, weight in self._moved.items() if weight.grad is not None}
+        perturbed_now = self._perturbed(trainer, pl_module)
+        moved = {name: weight for name, weight in perturbed_now.items() if weight.grad is not None}
+        if not moved:
+            return  # norm layers that are frozen by now, or that this step does not use: a plain step
         weights = list(moved.values())
         directions = ascent_direction(
             weights,
             [weight.grad for weight in weights],
             rho=(0.5 if self.adaptive else 0.05) if self.rho is None else self.rho,
-            adaptive=[self.adaptive and not name.endswith("bias") for name in moved],
+            adaptive=[self.adaptive and not _is_bias(name) for name in moved],
             norm=self.norm,
             eta=self.eta,
         )
@@ -133,3 +136,12 @@ class SharpnessAwareMinimization(SharingPlugin):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._rise is not None and writes_logs_now(trainer):
             pl_module.log("sam/rise", self._rise, on_step=True, on_epoch=False, sync_dist=True)
+
+    def _perturbed(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
+        """The weights to perturb, asked in each step: layers are frozen and unfrozen during a run."""
+        weights = trained_weights(trainer, module)
+        if self.perturb == "all":
+            return weights
+        layers = [layer for layer in module.modules() if isinstance(layer, NORMALISATION)]
+        theirs = {id(weight) for layer in layers for weight in layer.parameters(recurse=False)}
+        return {name: weight for name, weight in weights.items() if id(weight) in theirs}

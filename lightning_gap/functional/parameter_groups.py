@@ -54,8 +54,13 @@ def no_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def _is_bias(name: str) -> bool:
+    """Whether the parameter of this name is a bias: those of recurrent layers are ``bias_ih_l0`` and the like."""
+    return "bias" in name.rpartition(".")[2].split("_")
+
+
 def _exempt(module: nn.Module) -> Iterator[nn.Parameter]:
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
-            if isinstance(part, NORMALISATION) or "bias" in name.split("_"):
+            if isinstance(part, NORMALISATION) or _is_bias(name):
                 yield parameter

@@ -31,6 +31,11 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
     return trained if held else weights
 
 
+def has_optimizer(trainer: Trainer) -> bool:
+    """Whether something trains: for a `configure_optimizers` that gives none, Lightning has one without weights."""
+    return any(groups_of(optimizer) for optimizer in trainer.optimizers)
+
+
 def groups_of(optimizer: Any) -> list[dict[str, Any]]:
     """The parameter groups of an optimizer, or of a wrapper that may have none."""
     return list(getattr(optimizer, "param_groups", ()))

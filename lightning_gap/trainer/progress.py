@@ -72,6 +72,16 @@ def fraction_of_run(trainer: Trainer) -> float:
     return max((trainer.current_epoch + of_epoch) / epochs, trainer.global_step / steps)
 
 
+def comes_to(trainer: Trainer, fraction: float) -> bool:
+    """Whether `fraction_of_run` will be as much before some batch, as far as it is known.
+
+    Where epochs alone end the run, and the train loader has no length, it grows from epoch to epoch only.
+    """
+    if trainer.max_steps != -1 or trainer.max_epochs in (None, -1) or not math.isinf(trainer.num_training_batches):
+        return True
+    return (trainer.max_epochs - 1) / trainer.max_epochs >= fraction
+
+
 def is_trial(trainer: Trainer) -> bool:
     """Whether this is a ``fast_dev_run``."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

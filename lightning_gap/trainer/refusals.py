@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback, Trainer
+from itertools import chain
+
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from .callbacks import callbacks_of, is_lightnings
 from .processes import uses_sync_batch_norm
@@ -34,7 +37,7 @@ def refuse_manual_optimization(trainer: Trainer, callback: Callback) -> None:
     if not trainer.lightning_module.automatic_optimization:
         raise ValueError(
             f"{name} works where Lightning accumulates gradients and steps; with automatic_optimization=False the "
-            "module does both itself"
+            "module does both itself; where it does so for several optimizers, use one with several parameter groups"
         )
 
 
@@ -44,6 +47,17 @@ def refuse_sync_batch_norm(trainer: Trainer, argument: str) -> None:
         raise ValueError(
             f"{argument} cannot be measured under sync_batchnorm=True, where each batch has the statistics of all "
             "processes; use batch_norm='running'"
+        )
+
+
+def refuse_lazy_layers(module: LightningModule, callback: Callback) -> None:
+    """Raise if a weight or buffer has no value before the first batch."""
+    named = chain(module.named_parameters(), module.named_buffers())
+    waiting = [name for name, tensor in named if is_lazy(tensor)]
+    if waiting:
+        raise ValueError(
+            f"{type(callback).__name__} needs the shapes of all layers before the first step, and {waiting[0]} of "
+            f"{type(module).__name__} is lazy and has none; run one batch through the model before fit"
         )
 
 

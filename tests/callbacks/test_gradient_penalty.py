@@ -106,6 +106,28 @@ def test_an_exact_penalty_in_float16_is_refused():
         fit(GradientPenalty(0.3, exact=True), precision=None, plugins=[scaled])
 
 
+def test_half_precision_weights_are_refused_which_a_short_step_would_not_move():
+    before = tiny.state_of(module := Smooth())
+    with pytest.raises(ValueError, match=r"GradientPenalty .*bfloat16.*net\.0\.weight.*bf16-mixed"):
+        fit(GradientPenalty(0.3), module=module, precision="bf16-true")
+    assert all(torch.equal(weight, before[name].bfloat16()) for name, weight in module.named_parameters())
+
+
+def test_a_step_that_uses_none_of_the_trained_weights_is_plain():
+    """The head alone is in the optimizer, and frozen in the second epoch."""
+
+    class Head(Smooth):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net[4].parameters(), lr=0.05)
+
+        def training_step(self, batch, batch_idx):
+            used = self.net[:4](batch[0])
+            return cross_entropy(self.net[4](used), batch[1]) if self.current_epoch == 0 else used.square().mean()
+
+    runs = [fit(GradientPenalty(0.3), module=Head(), max_epochs=epochs) for epochs in (1, 2)]
+    assert torch.equal(runs[0]["net.4.weight"], runs[1]["net.4.weight"])
+
+
 @pytest.mark.parametrize(
     "arguments", [{"strength": 0}, {"strength": "1"}, {"strength": 1, "m": 0}, {"strength": 1, "length": 0}], ids=str
 )

@@ -1,5 +1,6 @@
 """Sharpness-aware minimization in a user's own fit, against two passes by hand in float64."""
 
+import csv
 import math
 
 import pytest
@@ -7,9 +8,11 @@ import tiny
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from pytorch_optimizer import SAM
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_gap import (
     BatchSizeScheduler,
@@ -32,23 +35,43 @@ class Normed(tiny.TinyClassifier):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=0.01)
 
 
-def fit(plugin, *callbacks, module=None, batch_size=8, **options):
+class Freezes(Normed):
+    """In each epoch parts of its own."""
+
+    def __init__(self, frozen):
+        super().__init__()
+        self.frozen = frozen
+
+    def on_train_epoch_start(self):
+        freeze(self, self.frozen[self.current_epoch])
+
+
+def freeze(module, names):
+    for name, weight in module.named_parameters():
+        weight.requires_grad_(not name.startswith(names))
+
+
+def fit(plugin, *callbacks, module=None, batch_size=8, loader=None, **options):
     module = module or Normed()
     trainer = tiny.trainer(plugin, *callbacks, **({"precision": "64-true"} | options))
     torch.manual_seed(5)
-    trainer.fit(module, tiny.loader(46, batch_size=batch_size))
+    trainer.fit(module, tiny.loader(46, batch_size=batch_size) if loader is None else loader)
     return trainer, tiny.state_of(module)
 
 
-def by_hand(*, rho, adaptive=False, norm="l2", eta=0.01, m="step", only=(), from_step=0, every=1, clip=None):
+def by_hand(
+    *, rho, adaptive=False, norm="l2", eta=0.01, m="step", only=(), from_step=0, every=1, clip=None, frozen=((), ())
+):
     """Two epochs of steps over three batches of at most 8 samples each, weighed by their samples."""
     module = Normed().double()
     optimizer = module.configure_optimizers()
-    named = dict(module.named_parameters())
-    moved = {name: weight for name, weight in named.items() if not only or name.startswith(only)}
     torch.manual_seed(5)
     steps = 0
-    for _ in range(2):
+    for epoch in range(2):
+        freeze(module, frozen[epoch])
+        optimizer.zero_grad()
+        named = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        moved = {name: weight for name, weight in named.items() if not only or name.startswith(only)}
         batches = [(x.double(), y) for x, y in tiny.loader(46, batch_size=8)]
         for window in (batches[:3], batches[3:]):
             samples = sum(len(y) for _, y in window)
@@ -160,6 +183,48 @@ def test_a_fit_is_that_of_pytorch_optimizer_in_a_plain_loop(adaptive):
     assert next(steps, None) is None
 
 
+@pytest.mark.parametrize(
+    ("given", "only", "frozen"),
+    [({}, (), (("net.0", "net.1"), ())), ({"perturb": "norm_layers"}, ("net.1", "net.5"), ((), ("net.1", "net.5")))],
+    ids=["unfrozen in the second epoch", "norm layers frozen in it"],
+)
+def test_the_weights_that_are_trained_now_are_perturbed(given, only, frozen):
+    options = {"accumulate_grad_batches": 3, "module": Freezes(frozen)}
+    _, found = fit(SharpnessAwareMinimization(0.5, **given), ExactAccumulation(), **options)
+    expected = by_hand(rho=0.5, only=only, frozen=frozen)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_biases_of_recurrent_layers_are_not_adapted():
+    """In Kwon et al.'s code T is ``|w| + eta`` for weights alone; here the scale of each entry is measured."""
+    seen = []
+
+    class Recurrent(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.GRU(8, 3, batch_first=True)
+
+        def training_step(self, batch, batch_idx):
+            seen.append(tiny.state_of(self.net))
+            return cross_entropy(self.net(batch[0][:, None])[0][:, 0], batch[1])
+
+    module = Recurrent()
+    fit(SharpnessAwareMinimization(0.5, adaptive=True, eta=0.01), module=module, max_epochs=1, limit_train_batches=1)
+    fresh = Recurrent().double()
+    fresh.training_step(
+        [x.double() if x.is_floating_point() else x for x in next(iter(tiny.loader(46, batch_size=8)))], 0
+    ).backward()
+    weights = dict(fresh.net.named_parameters())
+    scales = {
+        name: 1.0 if name.startswith("bias") else weight.detach().abs() + 0.01 for name, weight in weights.items()
+    }
+    along = {name: scales[name] * weight.grad for name, weight in weights.items()}
+    length = torch.cat([part.flatten() for part in along.values()]).norm()
+    moved = {name: seen[1][name] - seen[0][name] for name in weights}
+    expected = {name: 0.5 * scales[name] * along[name] / length for name in weights}
+    torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_the_step_on_a_quadratic_is_the_closed_form():
     """The gradient of ``w A w / 2`` at ``w + rho A w / |A w|``; in one dimension descent ends in a known orbit."""
 
@@ -200,6 +265,49 @@ def test_what_is_logged_is_the_rise_of_the_loss():
     first, second = seen
     assert float(trainer.callback_metrics["sam/rise"]) == pytest.approx(second - first)
     assert second > first
+
+
+def test_the_rise_of_the_last_perturbed_step_is_logged_where_lightning_logs(tmp_path):
+    seen = []
+
+    class Sees(Normed):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            seen.append(float(loss.detach()))
+            return loss
+
+    options = {"every_n_steps": 2, "start": 0.3}
+    logger = CSVLogger(tmp_path)
+    fit(SharpnessAwareMinimization(0.1, **options), module=Sees(), max_epochs=1, log_every_n_steps=2, logger=logger)
+    with open(logger.experiment.metrics_file_path) as file:
+        logged = {int(row["step"]): float(row["sam/rise"]) for row in csv.DictReader(file) if row["sam/rise"]}
+    # Six steps: the third and the fifth are perturbed; the second, the fourth and the sixth are logged.
+    _, _, third, third_again, _, fifth, fifth_again, _ = seen
+    assert logged == pytest.approx({3: third_again - third, 5: fifth_again - fifth})
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(tiny.dataset(46))
+
+
+def test_a_late_start_of_a_run_without_length_comes_at_an_epochs_start_or_is_refused():
+    def fit_stream(start, epochs):
+        calls = []
+
+        class Counts(Normed):
+            def training_step(self, batch, batch_idx):
+                calls.append(self.current_epoch)
+                return super().training_step(batch, batch_idx)
+
+        plugin = SharpnessAwareMinimization(0.1, start=start)
+        fit(plugin, module=Counts(), loader=DataLoader(Stream(), batch_size=8), max_epochs=epochs)
+        return calls
+
+    assert fit_stream(0.5, 2) == [0] * 6 + [1] * 12
+    for start, epochs in ((0.1, 1), (0.6, 2)):
+        with pytest.raises(ValueError, match=rf"start={start} .*max_epochs={epochs}.*max_steps"):
+            fit_stream(start, epochs)
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -251,13 +359,29 @@ def test_arguments_out_of_range_are_refused(arguments, told):
         SharpnessAwareMinimization(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore:A layer with UninitializedParameter", "ignore:`LightningModule.configure_opt")
 def test_what_cannot_work_is_refused_before_the_first_step():
     class Plain(tiny.TinyClassifier):
         def __init__(self):
             super().__init__()
             self.net = nn.Linear(8, 3)
 
+    class Lazy(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.Linear(16, 3))
+
+    class Untrained(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            return None
+
+    class Manual(tiny.TinyClassifier):
+        automatic_optimization = False
+
     cases = [
+        (SharpnessAwareMinimization(), Lazy(), {}, r"net\.0\.weight of Lazy is lazy .*; run one batch"),
+        (SharpnessAwareMinimization(), Untrained(), {}, "configure_optimizers of Untrained gives no optimizer.*return"),
+        (SharpnessAwareMinimization(), Manual(), {}, "automatic_optimization=False.*one with several parameter groups"),
         (SharpnessAwareMinimization(perturb="norm_layers"), Plain(), {}, "perturb='norm_layers'"),
         (SharpnessAwareMinimization(m=5), None, {}, "m=5.*8"),
         (SharpnessAwareMinimization(start=0.5), None, {"max_epochs": -1, "max_time": "00:00:00:20"}, "start=0.5"),
