@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -51,7 +52,9 @@ def with_other_inputs(batch: Any, place: int | str, inputs: Tensor) -> Any:
     if type(batch) is dict:
         return {**batch, place: inputs}
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        return dataclasses.replace(batch, **{str(place): inputs})
+        other = copy.copy(batch)  # not dataclasses.replace, which would run __post_init__ on what it has made already
+        object.__setattr__(other, str(place), inputs)  # a frozen one too
+        return other
     raise ValueError(
         f"a batch of type {type(batch).__name__} cannot be made again with other inputs; let the loader give a tuple, "
         "a list, a dict or a dataclass"

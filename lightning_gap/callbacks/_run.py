@@ -48,6 +48,7 @@ class Run:
         unscaled: Finds updates that the factor on the learning rate did not reach.
         saved_epoch: What the checkpoint that is resumed from tells of its epoch, until it has been used.
         extra_passes: Takes further passes over the batches of a step for plugins; ``None`` without one.
+        attacks: Whether the pass under way is one whose gradient by the inputs alone is wanted, to move those.
         has_started: Whether training has begun in this fit.
     """
 
@@ -59,6 +60,7 @@ class Run:
         self.unscaled: UnscaledUpdates | None = None
         self.saved_epoch: SavedEpoch | None = None
         self.extra_passes: ExtraPasses | None = None
+        self.attacks = False
         self.has_started = False
         self._members: dict[Callback, _Member] = {}
         self._owners: dict[str, Callback] = {}  # by what only one of them may do

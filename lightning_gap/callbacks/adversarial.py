@@ -16,6 +16,7 @@ from ..trainer.optimizers import trained_weights
 from ._extra_pass import Again, Loss
 from ._inputs import inputs_of, with_other_inputs
 from ._plugin import Plugin
+from ._run import run_of
 
 Norm = Literal["max", "l2"]
 Channels = float | Sequence[float]
@@ -67,11 +68,7 @@ class AdversarialTraining(Plugin):
         self.epsilon = _positive("epsilon", epsilon)
         self.steps = whole_number("steps", steps)
         self.norm: Norm = one_of("norm", norm, get_args(Norm))
-        if clip is not None and (not isinstance(clip, list | tuple) or len(clip) != 2):
-            raise ValueError(
-                refusal("clip", "must be the lowest and the highest value of an input", clip, "(0.0, 1.0)")
-            )
-        self.clip = clip
+        self.clip = _bounds(clip)
         self.clean = real_number("clean", clean, at_least=0, below=1)
         self.step_size = None if step_size is None else _positive("step_size", step_size)
         self.inputs = inputs if isinstance(inputs, str) else whole_number("inputs", inputs, 0)
@@ -79,22 +76,26 @@ class AdversarialTraining(Plugin):
         self._rise: Tensor | None = None
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
-        weights = list(trained_weights(trainer, pl_module).values())
+        weights, run = list(trained_weights(trainer, pl_module).values()), run_of(trainer)
         clean = [None if weight.grad is None or not self.clean else weight.grad.clone() for weight in weights]
         place = (self.seed, trainer.global_step, trainer.global_rank)
         generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same when resumed, or taken once more
 
         def attacked(batch: Any, loss: Loss) -> Any:
-            found = adversarial_inputs(
-                lambda inputs: loss(with_other_inputs(batch, self.inputs, inputs)),
-                inputs_of(batch, self.inputs),
-                epsilon=self.epsilon,
-                steps=self.steps,
-                step_size=self.step_size,
-                norm=self.norm,
-                clip=self.clip,
-                generator=generator,
-            )
+            run.attacks = True
+            try:
+                found = adversarial_inputs(
+                    lambda inputs: loss(with_other_inputs(batch, self.inputs, inputs)),
+                    inputs_of(batch, self.inputs),
+                    epsilon=self.epsilon,
+                    steps=self.steps,
+                    step_size=self.step_size,
+                    norm=self.norm,
+                    clip=self.clip,
+                    generator=generator,
+                )
+            finally:
+                run.attacks = False
             return with_other_inputs(batch, self.inputs, found)
 
         self._rise = again(attacked)
@@ -110,7 +111,27 @@ class AdversarialTraining(Plugin):
             pl_module.log("adversarial/rise", self._rise, on_step=True, on_epoch=False, sync_dist=True)
 
 
-def _positive(name: str, value: Channels) -> Channels:
-    if isinstance(value, list | tuple):
-        return tuple(real_number(name, each, above=0) for each in value)
-    return real_number(name, value, above=0)
+def _positive(name: str, value: Any) -> Channels:
+    return _by_channel(name, value, above=0)
+
+
+def _by_channel(name: str, value: Any, *, above: float | None = None) -> Channels:
+    if not isinstance(value, list | tuple):
+        return real_number(name, value, above=above)
+    if not value:
+        raise ValueError(refusal(name, "must be one number, or one for each channel", value))
+    return tuple(real_number(name, each, above=above) for each in value)
+
+
+def _bounds(clip: Any) -> tuple[Channels, Channels] | None:
+    if clip is None:
+        return None
+    if not isinstance(clip, list | tuple) or len(clip) != 2:
+        raise ValueError(refusal("clip", "must be the lowest and the highest value of an input", clip, "(0.0, 1.0)"))
+    low, high = (_by_channel("clip", bound) for bound in clip)
+    lows, highs = (bound if isinstance(bound, tuple) else None for bound in (low, high))
+    if lows is not None and highs is not None and len(lows) != len(highs):
+        raise ValueError(refusal("clip", "must have as many lowest values as highest ones", clip))
+    if not bool((torch.tensor(low) < torch.tensor(high)).all()):
+        raise ValueError(refusal("clip", "must have its lowest value below its highest", clip))
+    return low, high

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional._validation import real_number, seed_number
 from ..functional.perturbation.loss_noise import noise_weights
+from ..trainer.progress import number_in_run
 from ..trainer.refusals import refuse_manual_optimization
 from ._callback import GapCallback
-from ._module_part import checked_name, module_part, name_of_part
+from ._module_part import checked_name, module_part, name_of_part, watch_outputs
 from ._run import run_of
 
 
@@ -21,7 +23,7 @@ class MultiplicativeNoise(GapCallback):
 
     The weights meet the gradient where it leaves the network's outputs, whose first axis is that of the samples: this
     is the gradient of the weighted loss, for a loss that is a mean or a sum over samples and sees them through these
-    outputs. What is logged is the plain loss. Logs nothing itself.
+    outputs. What is logged is the plain loss, and `AdversarialTraining` attacks by that one. Logs nothing itself.
 
     Args:
         sigma: Standard deviation of the weights. ``sqrt(B / b - 1)`` gives a batch of B about the noise of one of b,
@@ -44,8 +46,8 @@ class MultiplicativeNoise(GapCallback):
         self.sigma = real_number("sigma", sigma, at_least=0)
         self.outputs = checked_name(outputs)
         self.seed = seed_number("seed", seed)
-        self._handle: Any = None
-        self._was_called = False
+        self._end_watching: Callable[[], None] | None = None
+        self._has_weighed = False
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
@@ -55,34 +57,36 @@ class MultiplicativeNoise(GapCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._was_called, name = False, name_of_part(pl_module, self.outputs)
+        self._has_weighed, name = False, name_of_part(pl_module, self.outputs)
+        part, run = module_part(pl_module, self.outputs), run_of(trainer)
 
-        def weigh(part: nn.Module, _: Any, outputs: Any) -> None:
-            if not trainer.training or not part.training or not torch.is_grad_enabled():
+        def weigh(outputs: Any) -> None:
+            if run.attacks or not (trainer.training and part.training and torch.is_grad_enabled()):
                 return
             if not isinstance(outputs, Tensor) or not outputs.ndim:
                 raise ValueError(
                     f"MultiplicativeNoise weighs the outputs (N, ...) of {name}, which gives a "
                     f"{type(outputs).__name__}; name the part of the module that gives a tensor, outputs='...'"
                 )
-            self._was_called = True
             if outputs.requires_grad:
-                place = (self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
+                self._has_weighed = True
+                place = (self.seed, number_in_run(trainer, run.repeated), trainer.global_rank)
                 generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same in each pass over a batch
-                z = noise_weights(len(outputs), self.sigma, generator=generator, device=outputs.device)
+                wide = torch.promote_types(outputs.dtype, torch.float32)  # not the default, which backward may not have
+                z = noise_weights(len(outputs), self.sigma, generator=generator, dtype=wide, device=outputs.device)
                 z = z.to(outputs.dtype).view(-1, *[1] * (outputs.ndim - 1))
                 outputs.register_hook(lambda gradient: gradient * z)  # type: ignore[no-untyped-call]
 
-        self._handle = module_part(pl_module, self.outputs).register_forward_hook(weigh)
+        self._end_watching = watch_outputs(trainer, pl_module, self.outputs, weigh)
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if not self._was_called:
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._has_weighed:  # not before: reentrant checkpoints make the part's graph in the backward pass
             raise ValueError(
                 f"MultiplicativeNoise weighs the outputs of {name_of_part(pl_module, self.outputs)}, which "
-                "training_step has not called; name the part of the module that it calls, outputs='...'"
+                "training_step has not called with gradients; name the part of the module that it calls, outputs='...'"
             )
 
     def end_fit(self, trainer: Trainer) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._end_watching is not None:
+            self._end_watching()
+            self._end_watching = None

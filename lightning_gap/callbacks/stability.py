@@ -13,7 +13,7 @@ from ..functional.perturbation.adversarial import stability_loss
 from ..trainer.logs import writes_logs_now
 from ._extra_pass import Again, Loss
 from ._inputs import inputs_of, with_other_inputs
-from ._module_part import checked_name, module_part, name_of_part
+from ._module_part import checked_name, module_part, name_of_part, watch_outputs
 from ._plugin import Plugin
 from ._run import run_of
 
@@ -74,12 +74,12 @@ class StabilityTraining(Plugin):
         found: list[Tensor] = []
 
         def scores() -> Tensor:
-            if len(seen) != 1 or not isinstance(seen[0], Tensor):
-                part = name_of_part(pl_module, self.outputs)
-                got = f"a {type(seen[0]).__name__}" if len(seen) == 1 else f"{len(seen)} outputs"
+            if len(seen) != 1 or not isinstance(seen[0], Tensor) or not seen[0].requires_grad:
+                part, kind = name_of_part(pl_module, self.outputs), type(seen[0]).__name__ if seen else ""
+                told = f"a {kind}" + " without a graph" * isinstance(seen[0], Tensor) if len(seen) == 1 else ""
                 raise ValueError(
-                    f"StabilityTraining needs one tensor of scores of {part} for each batch, and got {got}; name the "
-                    "part of the module that gives them, outputs='...'"
+                    f"StabilityTraining needs one tensor of scores of {part} for each batch, and got "
+                    f"{told or f'{len(seen)} outputs'}; name the part of the module that gives them, outputs='...'"
                 )
             tensor: Tensor = seen.pop()
             return tensor
@@ -93,11 +93,11 @@ class StabilityTraining(Plugin):
             found.append(stability_loss(clean, scores()))
             return loss + self.strength / trainer.accumulate_grad_batches * found[-1]
 
-        hook = module_part(pl_module, self.outputs).register_forward_hook(lambda *given: seen.append(given[-1]))
+        end_watching = watch_outputs(trainer, pl_module, self.outputs, seen.append)
         try:
             again(other_loss=stabilised)
         finally:
-            hook.remove()
+            end_watching()
         self._divergence = torch.stack([each.detach() for each in found]).mean()
 
     def on_train_batch_end(

@@ -81,6 +81,11 @@ def average_gradients(trainer: Trainer, weights: Sequence[Tensor]) -> None:
             weight.grad = gradient.div_(trainer.world_size)
 
 
+def wraps_module(trainer: Trainer) -> bool:
+    """Whether the strategy has put the module into another one, as DDP does, and calls its steps through that."""
+    return trainer.strategy.model is not trainer.lightning_module
+
+
 def uses_sync_batch_norm(trainer: Trainer) -> bool:
     """Whether the Trainer will turn BatchNorm layers into SyncBatchNorm."""
     return _private.layer_sync(trainer) is not None

@@ -16,6 +16,12 @@ def optimizer_steps_taken(trainer: Trainer) -> int:
     return trainer.fit_loop.total_batch_idx
 
 
+def number_in_run(trainer: Trainer, batch: int | None) -> int:
+    """The number in the run of the batch of this number in the epoch; by default of the present one."""
+    loop = trainer.fit_loop
+    return loop.total_batch_idx - (0 if batch is None else loop.batch_idx - batch)
+
+
 def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
     """Optimizer steps in one epoch, or ``None`` where the train loader has no length."""
     batches = trainer.num_training_batches

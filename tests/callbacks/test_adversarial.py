@@ -1,13 +1,14 @@
 """Adversarial training in a user's own fit, against attacks by hand in float64."""
 
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import tiny
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gap import AdversarialTraining, SharpnessAwareMinimization
 
@@ -96,6 +97,38 @@ def test_a_batch_of_any_kind_is_made_again(kind, inputs):
     assert tiny.same(found, expected)
 
 
+def test_a_dataclass_that_works_on_its_fields_when_it_is_made_is_not_made_twice():
+    @dataclass
+    class Scaled:
+        images: torch.Tensor
+        targets: torch.Tensor
+        samples: int = field(init=False)
+
+        def __post_init__(self):
+            self.images = self.images / 4
+            self.samples = len(self.targets)
+
+    def collate(samples):
+        return Scaled(torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples]))
+
+    x, y = tiny.dataset(48).tensors
+    loader = DataLoader(tiny.dataset(48), batch_size=16, collate_fn=collate)
+    _, found = fit(AdversarialTraining(0.2, inputs="images"), module=OfKind(), loader=loader, precision="32-true")
+    plain = DataLoader(TensorDataset(x / 4, y), batch_size=16)
+    _, expected = fit(AdversarialTraining(0.2), module=OfKind(), loader=plain, precision="32-true")
+    assert tiny.same(found, expected)
+
+
+def test_reentrant_checkpoints_which_give_no_gradient_by_the_inputs_are_refused():
+    class Checkpoints(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            inputs = batch[0].clone().requires_grad_() if not batch[0].requires_grad else batch[0]
+            return cross_entropy(checkpoint(self, inputs, use_reentrant=True), batch[1])
+
+    with pytest.raises(ValueError, match=r"reentrant .*use_reentrant=False"):
+        fit(AdversarialTraining(0.2), module=Checkpoints())
+
+
 def test_beside_sharpness_aware_minimization_the_attack_is_made_at_the_perturbed_weights_too():
     _, both = fit(AdversarialTraining(0.2), SharpnessAwareMinimization(0.1))
     _, reversed_order = fit(SharpnessAwareMinimization(0.1), AdversarialTraining(0.2))
@@ -141,7 +174,12 @@ def test_inputs_that_cannot_be_attacked_are_refused_before_the_first_step(argume
         {"epsilon": (0.1, -1)},
         {"epsilon": 1, "steps": 0},
         {"epsilon": 1, "norm": "l1"},
+        {"epsilon": []},
         {"epsilon": 1, "clip": 1.0},
+        {"epsilon": 1, "clip": (1, 0)},
+        {"epsilon": 1, "clip": ("a", 0)},
+        {"epsilon": 1, "clip": ((0.0, 0.0), (1.0, 1.0, 1.0))},
+        {"epsilon": 1, "clip": ((0.0, 0.0), (1.0, 0.0))},
         {"epsilon": 1, "clean": 1.0},
         {"epsilon": 1, "step_size": 0},
         {"epsilon": 1, "inputs": -1},

@@ -1,11 +1,16 @@
 """Multiplicative noise in a fit: the gradient of a loss weighted by hand, and the same noise in each pass."""
 
+import copy
+from unittest import mock
+
 import pytest
 import tiny
 import torch
+from lightning.pytorch import Callback
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from lightning_gap import MultiplicativeNoise, SharpnessMonitor
+from lightning_gap import AdversarialTraining, MultiplicativeNoise, SharpnessMonitor
 from lightning_gap.callbacks._plugin import Plugin
 
 
@@ -44,6 +49,102 @@ def test_the_gradient_is_that_of_the_loss_weighted_sample_by_sample():
     torch.testing.assert_close(each.T @ z, found, rtol=1e-9, atol=1e-12)
     assert 0.5 < float(z.std()) < 4  # sigma 2, of sixteen
     assert all(torch.equal(one, other) for one, other in zip(*sees.seen, strict=True))
+
+
+@pytest.mark.parametrize("of", ["step", "micro_batch"])
+def test_each_micro_batch_has_its_own_weights_in_each_pass_over_it(of):
+    """One sample each, and a loss that is the output itself: its gradient by the bias is z."""
+
+    class Outputs(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(8, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self(batch[0]).sum()
+
+    sees = Sees()
+    sees.sees = of
+    options = {"precision": "64-true", "accumulate_grad_batches": 4, "limit_train_batches": 8}
+    tiny.trainer(MultiplicativeNoise(2.0), sees, **options).fit(Outputs(), tiny.loader(8, batch_size=1))
+    by_bias = torch.stack([gradients[1] for gradients in sees.seen]).flatten()
+    assert torch.equal(by_bias[0::2], by_bias[1::2])
+    assert len(by_bias.unique()) == (16 if of == "micro_batch" else 4)
+
+
+class Kept(tiny.TinyClassifier):
+    """Keeps the inputs of each forward."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.inputs = []
+
+    def forward(self, inputs):
+        self.inputs.append(inputs.detach().clone())
+        return super().forward(inputs)
+
+
+def test_an_attack_is_by_the_plain_loss():
+    """Where z is negative the gradient of the weighted loss would lower it."""
+    module = Kept()
+    fit(MultiplicativeNoise(3.0), AdversarialTraining(0.2), module=module, limit_train_batches=1)
+    clean, *_, attacked = module.inputs
+    fresh, targets = tiny.TinyClassifier(dropout=0.0).double(), next(iter(tiny.loader(48, batch_size=16)))[1]
+    inputs = clean.clone().requires_grad_()
+    cross_entropy(fresh(inputs), targets).backward()
+    torch.testing.assert_close(attacked, clean + 0.2 * inputs.grad.sign(), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_part_inside_a_checkpoint_is_weighed(reentrant):
+    class Checkpoints(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            inputs = batch[0].clone().requires_grad_()
+            return cross_entropy(checkpoint(self, inputs, use_reentrant=reentrant), batch[1])
+
+    # BatchNorm's statistics would count the second forward, too.
+    (_, found), (_, plain) = (
+        fit(MultiplicativeNoise(1.0), module=of(dropout=0.0)) for of in (Checkpoints, tiny.TinyClassifier)
+    )
+    assert all(torch.equal(found[name], plain[name]) for name in plain if "running" not in name and "num" not in name)
+
+
+@pytest.fixture
+def one_process_of_ddp():
+    """Lightning calls `training_step` through DistributedDataParallel, on one process as on several."""
+    with mock.patch.dict("os.environ"):
+        yield {"strategy": "ddp", "devices": 1, "use_distributed_sampler": False}
+    torch.distributed.destroy_process_group()
+
+
+class LossOfShape(tiny.TinyClassifier):
+    """Its loss could be taken for the output of one sample."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx).view(1)
+
+
+@pytest.mark.filterwarnings("ignore:It is recommended to use `self.log")
+def test_under_ddp_the_outputs_are_weighed_and_not_the_loss(one_process_of_ddp):
+    _, plain = fit(MultiplicativeNoise(1.0))
+    for kind in (tiny.TinyClassifier, LossOfShape):
+        _, found = fit(MultiplicativeNoise(1.0), module=kind(dropout=0.0), **one_process_of_ddp)
+        torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-14)
+
+
+def test_the_module_can_be_copied_and_saved_during_a_fit(tmp_path):
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, module, *rest):
+            torch.save(module.net, tmp_path / "net.pt")
+            self.copy = copy.deepcopy(module.net)
+
+    saves = Saves()
+    _, state = fit(MultiplicativeNoise(1.0, outputs="net"), saves)
+    for kept in (torch.load(tmp_path / "net.pt", weights_only=False), saves.copy):
+        assert tiny.same(tiny.state_of(kept), {name.removeprefix("net."): value for name, value in state.items()})
+        inputs = torch.randn(4, 8, dtype=torch.float64)
+        (slope,) = torch.autograd.grad(kept(inputs).sum(), kept[4].bias)  # no weights of noise
+        assert torch.equal(slope, torch.full((3,), 4.0, dtype=torch.float64))
 
 
 def test_without_spread_nothing_changes_and_seeds_differ():

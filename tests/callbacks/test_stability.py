@@ -1,6 +1,7 @@
 """Stability training in a user's own fit, against a loop by hand in float64 with the noise that the module saw."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import tiny
@@ -123,6 +124,15 @@ class Twice(Net):
         return cross_entropy(self(batch[0]) + self(batch[0]), batch[1])
 
 
+class Detached(Net):
+    """Its scores have no graph, as those of a part inside a reentrant checkpoint."""
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self(batch[0])
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+
 class Never(Net):
     def training_step(self, batch, batch_idx):
         return cross_entropy(self.net(batch[0]), batch[1])
@@ -132,6 +142,7 @@ class Never(Net):
     ("module", "arguments", "message"),
     [
         (Twice, {}, "Twice for each batch, and got 2 outputs; .*outputs='...'"),
+        (Detached, {}, "Detached for each batch, and got a Tensor without a graph; .*outputs='...'"),
         (Never, {}, "Never for each batch, and got 0 outputs; .*outputs='...'"),
         (Net, {"outputs": "head"}, "outputs='head' is no part of Net; its parts are .*net"),
         (Net, {"inputs": 1}, "inputs=1 of a batch, .*int64"),
@@ -149,6 +160,16 @@ def test_what_it_cannot_work_with_is_refused_before_the_first_step(module, argum
 def test_a_part_can_be_named():
     _, named = fit(StabilityTraining(0.5, 1.0, outputs="net"))
     assert tiny.same(tiny.state_of(named), tiny.state_of(fit(StabilityTraining(0.5, 1.0))[1]))
+
+
+def test_under_ddp_the_scores_are_those_of_the_module_and_not_its_loss():
+    expected = tiny.state_of(fit(StabilityTraining(0.5, 1.0))[1])
+    try:
+        with mock.patch.dict("os.environ"):
+            _, module = fit(StabilityTraining(0.5, 1.0), strategy="ddp", devices=1, use_distributed_sampler=False)
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(tiny.state_of(module), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("arguments", [{"sigma": 0}, {"strength": -1}, {"outputs": 3}, {"inputs": -1}, {"seed": 0.5}])

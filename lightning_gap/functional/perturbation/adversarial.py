@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from .._loss_surface import _refuse_reentrant_checkpoints
 from .._validation import each, flag, function, instance, one_of, real_number, refusal, whole_number
 
 PerChannel: TypeAlias = float | Sequence[float] | Tensor
@@ -61,7 +62,7 @@ def adversarial_inputs(
     Raises:
         ValueError: If ``inputs`` are not floating point, or lie outside of ``clip`` by more than a hundredth of its
             range; if ``epsilon`` or ``step_size`` is not positive and finite, or not one number for each channel; if
-            ``loss_fn`` does not return a scalar that depends on the inputs.
+            ``loss_fn`` does not return a scalar that depends on the inputs, or one through reentrant checkpoints.
 
     Reference:
         Goodfellow, Shlens and Szegedy (2015), section 4; Madry et al. (2018), section 2.1.
@@ -153,6 +154,7 @@ def _gradient(loss_fn: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
             raise ValueError(f"loss_fn must return a scalar tensor, got {got}")
         slopes: Sequence[Tensor | None] = [None]
         if loss.requires_grad:
+            _refuse_reentrant_checkpoints(loss)
             slopes = torch.autograd.grad(loss, [point], allow_unused=True)
     slope = slopes[0]
     if slope is None:
