@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -83,11 +84,11 @@ class SharpnessAwareMinimization(SharingPlugin):
         self.perturb: Perturb = one_of("perturb", perturb, get_args(Perturb))
         self.start = real_number("start", start, at_least=0, below=1, hint="it is a fraction of the run")
         self.every_n_steps = whole_number("every_n_steps", every_n_steps)
-        self._rise: Tensor | None = None
+        self._rises: list[Tensor] = []  # of the last step that was perturbed
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
-        self._rise = None
+        self._rises = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -108,7 +109,7 @@ class SharpnessAwareMinimization(SharingPlugin):
         due = trainer.global_step % self.every_n_steps == 0 and fraction_of_run(trainer) >= self.start
         changes = super().changes_this_step(trainer) and due
         if changes:
-            self._rise = None
+            self._rises = []
         return changes
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
@@ -128,14 +129,14 @@ class SharpnessAwareMinimization(SharingPlugin):
         with perturbed(weights, directions):
             del directions
             rise = again()
-        self._rise = rise if self._rise is None else self._rise + rise
+        self._rises.append(rise)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._rise is not None and writes_logs_now(trainer):
-            pl_module.log("sam/rise", self._rise, on_step=True, on_epoch=False, sync_dist=True)
+        if self._rises and writes_logs_now(trainer):
+            pl_module.log("sam/rise", torch.stack(self._rises).mean(), on_step=True, on_epoch=False, sync_dist=True)
 
     def _perturbed(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
         """The weights to perturb, asked in each step: layers are frozen and unfrozen during a run."""

@@ -72,23 +72,17 @@ def test_each_micro_batch_has_its_own_weights_in_each_pass_over_it(of):
     assert len(by_bias.unique()) == (16 if of == "micro_batch" else 4)
 
 
-class Kept(tiny.TinyClassifier):
-    """Keeps the inputs of each forward."""
-
-    def __init__(self):
-        super().__init__(dropout=0.0)
-        self.inputs = []
-
-    def forward(self, inputs):
-        self.inputs.append(inputs.detach().clone())
-        return super().forward(inputs)
-
-
 def test_an_attack_is_by_the_plain_loss():
     """Where z is negative the gradient of the weighted loss would lower it."""
-    module = Kept()
-    fit(MultiplicativeNoise(3.0), AdversarialTraining(0.2), module=module, limit_train_batches=1)
-    clean, *_, attacked = module.inputs
+    seen = []
+
+    class Keeps(tiny.TinyClassifier):
+        def forward(self, inputs):
+            seen.append(inputs.detach().clone())
+            return super().forward(inputs)
+
+    fit(MultiplicativeNoise(3.0), AdversarialTraining(0.2), module=Keeps(dropout=0.0), limit_train_batches=1)
+    clean, *_, attacked = seen
     fresh, targets = tiny.TinyClassifier(dropout=0.0).double(), next(iter(tiny.loader(48, batch_size=16)))[1]
     inputs = clean.clone().requires_grad_()
     cross_entropy(fresh(inputs), targets).backward()

@@ -252,7 +252,8 @@ def test_the_step_on_a_quadratic_is_the_closed_form():
     assert abs(float(one.w.detach())) == pytest.approx(0.3 * 2 * 0.05 / (2 - 0.3 * 2), rel=1e-9)
 
 
-def test_what_is_logged_is_the_rise_of_the_loss():
+@pytest.mark.parametrize("m", [None, 8])
+def test_what_is_logged_is_the_mean_rise_of_the_loss_over_the_step(m):
     seen = []
 
     class Sees(Normed):
@@ -261,10 +262,12 @@ def test_what_is_logged_is_the_rise_of_the_loss():
             seen.append(float(loss.detach()))
             return loss
 
-    trainer, _ = fit(SharpnessAwareMinimization(0.1), module=Sees(), max_epochs=1, limit_train_batches=1)
-    first, second = seen
-    assert float(trainer.callback_metrics["sam/rise"]) == pytest.approx(second - first)
-    assert second > first
+    options = {"max_epochs": 1, "limit_train_batches": 2, "accumulate_grad_batches": 2}
+    trainer, _ = fit(SharpnessAwareMinimization(0.1, m=m), module=Sees(), **options)
+    pairs = zip(seen[:2], seen[2:], strict=True) if m is None else (seen[:2], seen[2:])
+    rises = [second - first for first, second in pairs]
+    assert float(trainer.callback_metrics["sam/rise"]) == pytest.approx(sum(rises) / 2)
+    assert min(rises) > 0
 
 
 def test_the_rise_of_the_last_perturbed_step_is_logged_where_lightning_logs(tmp_path):

@@ -162,6 +162,7 @@ def test_a_part_can_be_named():
     assert tiny.same(tiny.state_of(named), tiny.state_of(fit(StabilityTraining(0.5, 1.0))[1]))
 
 
+@pytest.mark.filterwarnings("ignore:It is recommended to use `self.log")
 def test_under_ddp_the_scores_are_those_of_the_module_and_not_its_loss():
     expected = tiny.state_of(fit(StabilityTraining(0.5, 1.0))[1])
     try:
