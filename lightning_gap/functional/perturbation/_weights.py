@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from .._loss_surface import _refuse_reentrant_checkpoints
 from .._uninterrupted import uninterrupted_exit
@@ -120,6 +122,50 @@ def unchanged(tensors: Sequence[Tensor]) -> Iterator[None]:
         yield
     finally:
         write(tensors, originals)
+
+
+class BeforeSteps:
+    """Weights and their optimizer as they are now, to go back to after steps that have failed halfway.
+
+    It holds one more copy of the weights, and one of the optimizer's state.
+
+    Attributes:
+        values: The copies of the weights.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], optimizer: Optimizer) -> None:
+        self.values = [weight.detach().clone() for weight in weights]
+        self._weights, self._optimizer = list(weights), optimizer
+        self._state = _copied(dict(optimizer.state))
+        self._settings = [
+            _copied({name: value for name, value in group.items() if name != "params"})
+            for group in optimizer.param_groups
+        ]
+
+    def put_back(self) -> None:
+        """Let weights and optimizer be as they were, bit for bit; once."""
+        write(self._weights, self.values)
+        self._optimizer.state.clear()
+        self._optimizer.state.update(self._state)
+        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)  # some optimizers count their steps there
+
+
+@uninterrupted_exit
+def back_on_error(before: BeforeSteps) -> Iterator[None]:
+    """Put weights and optimizer back where the block fails, or is interrupted; Ctrl-C waits until that is done."""
+    try:
+        yield
+    except BaseException:
+        before.put_back()
+        raise
+
+
+def _copied(value: Any) -> Any:
+    """A deep copy whose keys, weights among them, are the same objects."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def write(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:

@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .._validation import instance, real_number, refusal, whole_number
-from ._weights import checked_gradients, checked_loss, checked_tensors, checked_weights, matched, unchanged
+from ._weights import (
+    BeforeSteps,
+    back_on_error,
+    checked_gradients,
+    checked_loss,
+    checked_tensors,
+    checked_weights,
+    matched,
+    unchanged,
+)
 
 
 def proximal_gradient(
@@ -57,7 +66,8 @@ def conservative_step(
 
     Every inner step costs one gradient. Whether the optimizer's moments live on from one batch to the next, which the
     paper does not say, is the caller's choice: pass the same optimizer, or a new one for each batch. Learning-rate
-    schedules count batches, not inner steps.
+    schedules count batches, not inner steps. If a pass fails or is interrupted, weights and optimizer are put back to
+    where the batch began; in memory there are a copy of the weights, ``w_k``, and one of the optimizer's state.
 
     Args:
         loss_fn: Returns the scalar loss of one batch at the current weights; called once for each inner step.
@@ -93,17 +103,18 @@ def conservative_step(
     listed = checked_weights(weights)
     kept = checked_tensors("buffers", buffers)
     _check_optimizer(optimizer, listed)
-    anchor = [weight.detach().clone() for weight in listed]
+    before = BeforeSteps(listed, optimizer)
     first, trained = None, [weight for weight in listed if weight.requires_grad]
-    for step in range(inner_steps):
-        with unchanged(kept if step else []):
-            loss = checked_loss(loss_fn)
-            for weight in trained:
-                weight.grad = None
-            loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
-        proximal_gradient(listed, anchor, [weight.grad for weight in listed], strength)
-        optimizer.step()
-        first = loss.detach() if first is None else first
+    with back_on_error(before):
+        for step in range(inner_steps):
+            with unchanged(kept if step else []):
+                loss = checked_loss(loss_fn)
+                for weight in trained:
+                    weight.grad = None
+                loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
+            proximal_gradient(listed, before.values, [weight.grad for weight in listed], strength)
+            optimizer.step()
+            first = loss.detach() if first is None else first
     assert first is not None
     return first
 
