@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional._validation import one_of, seed_number, whole_number
 from ..trainer.averaged_weights import averaged_modules, run_after_averaging
-from ..trainer.processes import uses_sync_batch_norm
-from ..trainer.refusals import refuse_sharded_weights
+from ..trainer.processes import shares_batch_statistics
+from ..trainer.refusals import refuse_lazy_layers, refuse_sharded_weights
 from ._arguments import check_batches, optional_function
 from ._callback import GapCallback
 from ._evaluations import LossFunction
@@ -85,11 +85,7 @@ class RecomputeBatchNorm(GapCallback):
         super().begin_fit(trainer, module)
         run_of(trainer).claim(trainer, self, "recompute the running statistics")
         refuse_sharded_weights(trainer, self)
-        if uses_sync_batch_norm(trainer):
-            raise ValueError(
-                "RecomputeBatchNorm deals the batches out to the processes, which sync_batchnorm=True would let wait "
-                "for each other; use Trainer(sync_batchnorm=False)"
-            )
+        _refuse_shared_statistics(trainer)
         run_after_averaging(trainer, self)
         self._draw, self._statistics, self._has_tried = {}, None, False
 
@@ -159,6 +155,8 @@ class RecomputeBatchNorm(GapCallback):
         return self._statistics
 
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:
+        _refuse_shared_statistics(trainer)  # once more: configure_model makes layers after begin_fit
+        refuse_lazy_layers(module, self)
         check_measurable(module, self.loss_fn)
         layers = [part for part in module.modules() if isinstance(part, _BatchNorm)]
         if not any(layer.running_mean is not None for layer in layers):
@@ -175,6 +173,14 @@ class RecomputeBatchNorm(GapCallback):
 
     def _end_with_exact_statistics(self, trainer: Trainer, module: LightningModule) -> None:
         self._gathered.replace(trainer, module, self._trained, also_in=averaged_modules(trainer))
+
+
+def _refuse_shared_statistics(trainer: Trainer) -> None:
+    if shares_batch_statistics(trainer):
+        raise ValueError(
+            "RecomputeBatchNorm deals the batches out to the processes, which sync_batchnorm=True, or SyncBatchNorm "
+            "layers, would let wait for each other; use Trainer(sync_batchnorm=False) and BatchNorm layers"
+        )
 
 
 def _checked_every(every: Any) -> Every:

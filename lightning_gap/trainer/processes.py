@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn import SyncBatchNorm
 
 from ..functional import _processes
 from . import _private
@@ -89,3 +90,9 @@ def wraps_module(trainer: Trainer) -> bool:
 def uses_sync_batch_norm(trainer: Trainer) -> bool:
     """Whether the Trainer will turn BatchNorm layers into SyncBatchNorm."""
     return _private.layer_sync(trainer) is not None
+
+
+def shares_batch_statistics(trainer: Trainer) -> bool:
+    """Whether BatchNorm layers gather their statistics from all processes: the Trainer's doing, or the module's own."""
+    by_hand = any(isinstance(layer, SyncBatchNorm) for layer in trainer.lightning_module.modules())
+    return uses_sync_batch_norm(trainer) or (by_hand and trainer.world_size > 1)

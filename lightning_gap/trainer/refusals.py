@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from .callbacks import callbacks_of, is_lightnings
-from .processes import uses_sync_batch_norm
+from .processes import shares_batch_statistics
 
 
 def refuse_other_batch_sizes(trainer: Trainer, callback: Callback) -> None:
@@ -43,10 +43,10 @@ def refuse_manual_optimization(trainer: Trainer, callback: Callback) -> None:
 
 def refuse_sync_batch_norm(trainer: Trainer, argument: str) -> None:
     """Raise if BatchNorm would gather its statistics from all processes, which measure different batches."""
-    if uses_sync_batch_norm(trainer):
+    if shares_batch_statistics(trainer):
         raise ValueError(
-            f"{argument} cannot be measured under sync_batchnorm=True, where each batch has the statistics of all "
-            "processes; use batch_norm='running'"
+            f"{argument} cannot be measured under sync_batchnorm=True, or with SyncBatchNorm layers, where each batch "
+            "has the statistics of all processes; use batch_norm='running'"
         )
 
 

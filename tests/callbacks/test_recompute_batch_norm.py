@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import tiny
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as lightnings
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
@@ -348,6 +349,23 @@ def test_sync_batch_norm_is_refused_with_what_to_do():
             )
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_sync_batch_norm_layers_made_by_hand_are_refused_on_several_processes_alone():
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(tiny.TinyClassifier())
+    with mock.patch.object(Trainer, "world_size", 2):  # refused in setup, before the two would speak
+        refused(RecomputeBatchNorm(), "SyncBatchNorm layers.*use.* BatchNorm layers", module=synchronised)
+
+
+@pytest.mark.filterwarnings("ignore:A layer with UninitializedParameter")
+def test_lazy_layers_are_refused_by_name():
+    class Lazy(tiny.TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(8, 16), nn.LazyBatchNorm1d(), nn.Linear(16, 3))
+
+    with pytest.raises(ValueError, match=r"RecomputeBatchNorm .*net\.1\.weight of Lazy is lazy.*run one batch"):
+        fit(RecomputeBatchNorm(), module=Lazy())
 
 
 @pytest.mark.parametrize(
