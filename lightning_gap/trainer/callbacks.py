@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning.pytorch import Callback, Trainer
 
 from ._private import state_key as state_key
@@ -25,6 +27,8 @@ def is_lightnings(thing: object, name: str) -> bool:
 
 
 def accumulation_scheduled(trainer: Trainer) -> list[int]:
-    """The factors of Lightning's own schedule of the accumulation, where the Trainer has one."""
+    """The factors of Lightning's own schedule of the accumulation that this run comes to, where the Trainer has one."""
     schedules = (other for other in callbacks_of(trainer) if is_lightnings(other, "GradientAccumulationScheduler"))
-    return [factor for schedule in schedules for factor in schedule.scheduling.values()]  # type: ignore[attr-defined]
+    by_epoch = (item for schedule in schedules for item in schedule.scheduling.items())  # type: ignore[attr-defined]
+    last = trainer.max_epochs if trainer.max_epochs not in (None, -1) else math.inf
+    return [factor for epoch, factor in by_epoch if epoch < last]

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from pytorch_optimizer import SAM
 from torch import nn
@@ -15,8 +15,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_gap import (
+    AdaptiveBatchSize,
+    AdversarialTraining,
     BatchSizeScheduler,
     ExactAccumulation,
+    GradientPenalty,
     ResumableLoader,
     ResumeExactly,
     SharpnessAwareMinimization,
@@ -339,6 +342,41 @@ def test_m_follows_a_batch_that_grows():
     fit(SharpnessAwareMinimization(0.1, m=8), BatchSizeScheduler(growth, max_micro_batch=8), precision="32-true")
     with pytest.raises(ValueError, match=r"m=16.*8 or 32"):
         fit(SharpnessAwareMinimization(0.1, m=16), BatchSizeScheduler(growth, max_micro_batch=8))
+
+
+@pytest.mark.parametrize(("m", "told"), [(24, "step"), (8, "micro_batch")])
+def test_m_follows_lightnings_own_schedule_of_the_accumulation(m, told):
+    schedule = GradientAccumulationScheduler({0: 3, 2: 5})  # an epoch that does not come
+    _, found = fit(SharpnessAwareMinimization(0.2, m=m), ExactAccumulation(), schedule)
+    torch.testing.assert_close(found, by_hand(rho=0.2, m=told), rtol=1e-12, atol=1e-13)
+    with pytest.raises(ValueError, match=r"m=24.*8 or 40"):
+        fit(SharpnessAwareMinimization(0.2, m=24), GradientAccumulationScheduler({0: 3, 1: 5}))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        lambda: GradientAccumulationScheduler({0: 1, 1: 4}),
+        lambda: BatchSizeScheduler({0: 8, 1: 32}, max_micro_batch=8),
+    ],
+    ids=["Lightning's", "ours"],
+)
+def test_m_beside_a_plugin_that_will_see_another_gradient_is_refused_before_the_first_step(sizes):
+    """In the first epoch a micro-batch is the whole step."""
+    module, told = Normed(), r"m=8.*of a micro-batch, AdversarialTraining that of a step, with 4 batches of 8"
+    before = tiny.state_of(module)
+    with pytest.raises(ValueError, match=told):
+        fit(SharpnessAwareMinimization(m=8), AdversarialTraining(0.1), sizes(), module=module, precision="32-true")
+    assert tiny.same(tiny.state_of(module), before)
+    fit(SharpnessAwareMinimization(m=8), GradientPenalty(0.1, m=8), sizes(), precision="32-true")
+
+
+def test_m_of_a_batch_whose_size_is_decided_during_the_run_is_refused_at_the_start():
+    module = Normed()
+    before = tiny.state_of(module)
+    with pytest.raises(ValueError, match=r"m=8 samples .*decided as it goes; leave m out, or .*BatchSizeScheduler"):
+        fit(SharpnessAwareMinimization(m=8), AdaptiveBatchSize(8, 32), module=module, precision="32-true")
+    assert tiny.same(tiny.state_of(module), before)
 
 
 @pytest.mark.parametrize(
