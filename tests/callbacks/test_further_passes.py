@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from lightning.pytorch import Callback
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import spectral_norm
 
-from lightning_gap import BatchSizeScheduler, ExactAccumulation, SharpnessAwareMinimization
+from lightning_gap import ExactAccumulation, SharpnessAwareMinimization
 from lightning_gap.callbacks._plugin import Plugin
 
 
@@ -204,9 +205,15 @@ def test_what_cannot_be_passed_over_twice_is_told_of_before_the_plugin_begins():
 
 
 def test_plugins_that_come_to_see_different_gradients_are_refused_then():
-    grows = BatchSizeScheduler({0: 8, 1: 16}, max_micro_batch=8)
+    """Where the user's own callback accumulates, of which nothing is known before."""
+
+    class Accumulates(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            trainer.accumulate_grad_batches = 1 + trainer.current_epoch
+
+    options = {"module": tiny.TinyClassifier(), "samples": 48, "max_epochs": 3}
     with pytest.raises(ValueError, match=r"Passes those of each step and SharpnessAwareMinimization .*micro-batch"):
-        fit(Passes(), SharpnessAwareMinimization(m=8), grows, module=tiny.TinyClassifier(), samples=48, max_epochs=3)
+        fit(Passes(), SharpnessAwareMinimization(m=8), Accumulates(), **options)
 
 
 def test_ctrl_c_while_a_pass_ends_leaves_the_module_as_the_first_pass_did(monkeypatch):
