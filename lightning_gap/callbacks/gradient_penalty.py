@@ -28,7 +28,8 @@ class GradientPenalty(SharingPlugin):
             0.1 at a rate of 0.8, one eighth of the rate; the implicit term of descent at a rate is half the rate.
         m: Samples whose gradient is penalised together: the whole batch by default, else those of a process or of a
             micro-batch, as in `SharpnessAwareMinimization`. Geiping et al. use 128 of 50,000, and 32.
-        length: Euclidean norm of the step over which the difference is taken; 0.01 in their code.
+        length: Euclidean norm of the step over which the difference is taken; 0.01 in their code. The error is in
+            proportion to it in smooth networks; ReLU networks differ from ``exact`` at any length.
         exact: Whether ``H g`` is exact: needs a loss that can be differentiated twice, and about two passes more.
 
     Raises:
