@@ -50,8 +50,8 @@ def ascent_direction(
             and 1.0.
         adaptive: Whether e follows the size of each weight: for all weights, as in Kwon et al.'s equations, or one
             bool for each. Their code adapts weights and the scales of norm layers, and no biases: pass for instance
-            ``[name.endswith("weight") for name, _ in model.named_parameters()]``. A tensor alone does not tell a bias
-            from the scale of a norm layer.
+            ``["bias" not in name.rpartition(".")[2] for name, _ in model.named_parameters()]``. A tensor alone does not
+            tell a bias from the scale of a norm layer.
         norm: ``"l2"`` for one ball over all tensors, ``"max"`` for the box.
         eta: Added to ``|w|`` where ``adaptive``, so that a weight of zero moves too. Kwon et al.'s class has 0.01,
             their CIFAR runs 0. No effect without ``adaptive``.
