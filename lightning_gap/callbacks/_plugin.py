@@ -17,7 +17,8 @@ from ..trainer.refusals import (
     refuse_static_graph,
 )
 from ._callback import GapCallback
-from ._extra_pass import Again, ExtraPasses, Sees
+from ._extra_pass import ExtraPasses
+from ._gradient_change import Again, Sees
 from ._run import run_of
 
 
@@ -53,7 +54,8 @@ class Plugin(GapCallback, ABC):
             pl_module: Its module.
             again: Makes the gradients anew, at the weights as they are then, by another pass over the same batches:
                 with the same random numbers, and such that only the first pass counts for everything else: buffers,
-                metrics and what is logged are as it left them. Gives the rise of the loss against the first pass.
+                attributes, metrics and what is logged are as it left them. What objects of the user's own count, they
+                count in each pass. Gives the rise of the loss against the first pass.
         """
 
     def changes_this_step(self, trainer: Trainer) -> bool:

@@ -20,7 +20,8 @@ from ..trainer.callbacks import accumulation_scheduled, callbacks_of
 from ..trainer.processes import sum_over_processes
 from ..trainer.resume import SavedEpoch, fix_resume_progress
 from ._accumulation import SampleWeightedAccumulation
-from ._extra_pass import ExtraPasses, GradientChange
+from ._extra_pass import ExtraPasses
+from ._gradient_change import GradientChange
 from ._hyperparameter_factors import HyperparameterFactors
 from ._sample_counter import Count
 from ._unscaled import UnscaledUpdates

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 
 from ..trainer.callbacks import accumulation_scheduled
-from ._extra_pass import GradientChange, Sees
+from ._gradient_change import GradientChange, Sees
 from ._plugin import Plugin
 from ._run import run_of
 

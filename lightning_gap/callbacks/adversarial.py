@@ -13,7 +13,7 @@ from ..functional._validation import one_of, real_number, refusal, seed_number, 
 from ..functional.perturbation.adversarial import adversarial_inputs
 from ..trainer.logs import writes_logs_now
 from ..trainer.optimizers import trained_weights
-from ._extra_pass import Again, Loss
+from ._gradient_change import Again, Loss
 from ._inputs import inputs_of, with_other_inputs
 from ._plugin import Plugin
 from ._run import run_of
@@ -75,6 +75,10 @@ class AdversarialTraining(Plugin):
         self.seed = seed_number("seed", seed)
         self._rise: Tensor | None = None
 
+    def changes_this_step(self, trainer: Trainer) -> bool:
+        self._rise = None
+        return super().changes_this_step(trainer)
+
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
         weights, run = list(trained_weights(trainer, pl_module).values()), run_of(trainer)
         clean = [None if weight.grad is None or not self.clean else weight.grad.clone() for weight in weights]
@@ -98,7 +102,8 @@ class AdversarialTraining(Plugin):
                 run.attacks = False
             return with_other_inputs(batch, self.inputs, found)
 
-        self._rise = again(attacked)
+        rise = again(attacked)
+        self._rise = rise if self._rise is None else self._rise  # not at perturbed weights, where it is attacked again
         for weight, gradient in zip(weights, clean, strict=True):
             if gradient is not None and weight.grad is not None:
                 weight.grad.mul_(1 - self.clean).add_(gradient, alpha=self.clean)

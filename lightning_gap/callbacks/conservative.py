@@ -12,7 +12,7 @@ from ..functional.perturbation._weights import BeforeSteps, back_on_error
 from ..functional.perturbation.proximal import proximal_gradient
 from ..trainer.optimizers import trained_weights
 from ..trainer.state import is_of
-from ._extra_pass import Again
+from ._gradient_change import Again
 from ._plugin import Plugin
 from ._undisturbed import silenced
 

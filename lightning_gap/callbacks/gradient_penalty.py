@@ -12,7 +12,7 @@ from torch import Tensor
 from ..functional._validation import flag, real_number, whole_number
 from ..functional.perturbation.gradient_penalty import finite_difference_penalty, loss_with_hessian_product
 from ..trainer.optimizers import trained_weights
-from ._extra_pass import Again
+from ._gradient_change import Again
 from ._sharing import SharingPlugin
 
 

@@ -14,7 +14,7 @@ from ..functional.perturbation.sharpness_aware import ascent_direction, perturbe
 from ..trainer.logs import writes_logs_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import comes_to, fraction_of_run, has_an_end
-from ._extra_pass import Again
+from ._gradient_change import Again
 from ._sharing import SharingPlugin
 
 Norm = Literal["l2", "max"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..functional._validation import real_number, seed_number, whole_number
 from ..functional.perturbation.adversarial import stability_loss
 from ..trainer.logs import writes_logs_now
-from ._extra_pass import Again, Loss
+from ._gradient_change import Again, Loss
 from ._inputs import inputs_of, with_other_inputs
 from ._module_part import checked_name, module_part, name_of_part, watch_outputs
 from ._plugin import Plugin
@@ -71,7 +71,7 @@ class StabilityTraining(Plugin):
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
         seen: list[Any] = []
-        found: list[Tensor] = []
+        found: dict[int | None, Tensor] = {}  # by batch, in the first pass; others may follow at perturbed weights
 
         def scores() -> Tensor:
             if len(seen) != 1 or not isinstance(seen[0], Tensor) or not seen[0].requires_grad:
@@ -90,15 +90,16 @@ class StabilityTraining(Plugin):
             generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same when resumed, or taken once more
             noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float32).to(inputs)
             loss_of(with_other_inputs(batch, self.inputs, inputs + self.sigma * noise))
-            found.append(stability_loss(clean, scores()))
-            return loss + self.strength / trainer.accumulate_grad_batches * found[-1]
+            divergence = stability_loss(clean, scores())
+            found.setdefault(run_of(trainer).repeated, divergence.detach())
+            return loss + self.strength / trainer.accumulate_grad_batches * divergence
 
         end_watching = watch_outputs(trainer, pl_module, self.outputs, seen.append)
         try:
             again(other_loss=stabilised)
         finally:
             end_watching()
-        self._divergence = torch.stack([each.detach() for each in found]).mean()
+        self._divergence = torch.stack(list(found.values())).mean()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

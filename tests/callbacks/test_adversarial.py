@@ -190,3 +190,15 @@ def test_inputs_that_cannot_be_attacked_are_refused_before_the_first_step(argume
 def test_arguments_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=rf"^{list(arguments)[-1]} must"):
         AdversarialTraining(**arguments)
+
+
+def test_beside_sharpness_aware_minimization_the_rise_is_that_of_the_attack_alone():
+    rises = []
+    for plugins in ([], [SharpnessAwareMinimization(1.0)]):
+        torch.manual_seed(0)
+        trainer = tiny.trainer(
+            AdversarialTraining(0.2), *plugins, max_epochs=1, limit_train_batches=1, log_every_n_steps=1
+        )
+        trainer.fit(tiny.TinyClassifier(dropout=0.0), tiny.loader(16, batch_size=16))
+        rises.append(float(trainer.callback_metrics["adversarial/rise"]))
+    assert rises[0] == rises[1] > 0
