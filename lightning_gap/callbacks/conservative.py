@@ -43,13 +43,13 @@ class ConservativeTraining(Plugin):
 
     decides_training = ("strength", "inner_steps", "keep_moments")
     stands_alone = True
+    _before: BeforeSteps | None = None  # of the batch at hand, until Lightning has counted its step
+    _steps = 0
 
     def __init__(self, strength: float = 1e-3, *, inner_steps: int = 3, keep_moments: bool = True) -> None:
         self.strength = real_number("strength", strength, at_least=0)
         self.inner_steps = whole_number("inner_steps", inner_steps)
         self.keep_moments = flag("keep_moments", keep_moments)
-        self._before: BeforeSteps | None = None  # of the batch at hand, until Lightning has counted its step
-        self._steps = 0
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)

@@ -225,7 +225,7 @@ def test_list_names_every_recipe_data_set_and_regime(capsys):
     ("args", "message"),
     [
         (["compare", "f3", "small"], "unknown recipe 'f3'; did you mean 'f2' or 'f1'"),
-        (["compare", "f1", "smal"], "unknown regime 'smal'; did you mean 'small'?"),
+        (["compare", "f1", "smal"], "unknown regime 'smal'; did you mean 'small' or"),
         (["compare", "f1", "small", "--data", "minst"], "unknown data set 'minst'; did you mean 'mnist'"),
         (["compare", "f1", "small", "small"], "regimes must name each regime once, got small 2 times"),
         (["compare", "f1", "small", "--trials", "0"], "trials must be at least 1, got 0"),

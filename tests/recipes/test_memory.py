@@ -5,17 +5,18 @@ import sys
 
 import pytest
 
-COUNT = """
-import platform, resource, sys
-import torch
-from lightning_gap.recipes.runner.memory import keep_freed_memory
+from lightning_gap.recipes.runner import memory
 
+COUNT = """
+import platform, resource, runpy, sys
+
+one = b"1"
 if sys.argv[1] == "kept":
-    keep_freed_memory()
-torch.ones(16_000_000)  # 64 MB
+    runpy.run_path(sys.argv[2])["keep_freed_memory"]()
+one * 64_000_000
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    torch.ones(16_000_000)
+    one * 64_000_000
 pages = 64_000_000 / resource.getpagesize()
 print(platform.libc_ver()[0], (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / pages)
 """
@@ -25,7 +26,7 @@ print(platform.libc_ver()[0], (resource.getrusage(resource.RUSAGE_SELF).ru_minfl
 def test_kept_memory_is_used_again_without_new_pages():
     found = {}
     for how in ("kept", "plain"):
-        command = [sys.executable, "-W", "ignore", "-c", COUNT, how]
+        command = [sys.executable, "-c", COUNT, how, memory.__file__]
         library, faults = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         found[how] = float(faults)
     if library == "glibc":
