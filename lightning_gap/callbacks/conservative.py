@@ -73,6 +73,7 @@ class ConservativeTraining(Plugin):
                 proximal_gradient(weights, self._before.values, gradients, self.strength)
                 if not left or not all(gradient is None or gradient.isfinite().all() for gradient in gradients):
                     return  # Lightning takes the last step; where float16 has overflowed its scaler skips that one
+                del gradients  # a copy of the weights, which the next pass has no need of
                 with silenced(pl_module):
                     pl_module.on_before_optimizer_step(optimizer)
                     pl_module.configure_gradient_clipping(
