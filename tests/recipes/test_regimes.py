@@ -385,7 +385,7 @@ def whole(tmp_path_factory):
         ("growing", 3, 1),
         ("piggyback", 1, 0),  # and of the epoch before the switch
         ("piggyback", 3, 0),
-        ("sqrt-lr", 1, 1),
+        pytest.param("sqrt-lr", 1, 1, marks=pytest.mark.slow),
         ("longer", 9, 1),
     ],
 )
@@ -403,7 +403,10 @@ def test_a_run_cut_inside_an_epoch_resumes_to_the_same_weights_and_result(name, 
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
-@pytest.mark.parametrize(("name", "epoch", "batch"), [("small", 2, 5), ("growing", 1, 2), ("ghost-lr", 3, 1)])
+@pytest.mark.parametrize(
+    ("name", "epoch", "batch"),
+    [pytest.param("small", 2, 5, marks=pytest.mark.slow), ("growing", 1, 2), ("ghost-lr", 3, 1)],
+)
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_run_saved_by_the_clock_resumes_inside_its_epoch(name, epoch, batch, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SAVED_EVERY", timedelta(microseconds=1))
