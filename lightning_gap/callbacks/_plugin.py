@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from ..trainer.logs import writes_logs_now
 from ..trainer.optimizers import has_optimizer, trained_weights
 from ..trainer.refusals import (
     refuse_lazy_layers,
@@ -62,6 +64,10 @@ class Plugin(GapCallback, ABC):
         """Whether `change_gradient` is asked in the step that begins; else this plugin costs nothing."""
         return True
 
+    def values_to_log(self) -> dict[str, Tensor]:
+        """What is logged of a step, by key; asked where Lightning writes the logs."""
+        return {}
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         refuse_manual_optimization(trainer, self)
@@ -108,6 +114,14 @@ class Plugin(GapCallback, ABC):
             if self.sees != "step":
                 refuse_static_graph(trainer, self, self.sees.replace("_", "-"))
             run.extra_passes = ExtraPasses(trainer, run.gradient_changes, run.accumulation)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if writes_logs_now(trainer):
+            for key, value in self.values_to_log().items():
+                pl_module.log(key, value, on_step=True, on_epoch=False, sync_dist=True)
 
     def end_fit(self, trainer: Trainer) -> None:
         run = run_of(trainer)

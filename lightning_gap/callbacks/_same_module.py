@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ..trainer.closures import times_written
+
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
@@ -72,8 +74,7 @@ class Unwritten:
                 )
 
     def _fingerprint(self, weight: Tensor) -> tuple[int, int, float]:
-        version = 0 if weight.is_inference() else int(weight._version)
-        return version, _place(weight), _sum(weight) if self._by_value else 0.0
+        return times_written(weight), _place(weight), _sum(weight) if self._by_value else 0.0
 
 
 def _own_attributes(part: nn.Module) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..functional._validation import one_of, real_number, refusal, seed_number, whole_number
 from ..functional.perturbation.adversarial import adversarial_inputs
-from ..trainer.logs import writes_logs_now
 from ..trainer.optimizers import trained_weights
+from ..trainer.state import generator_at
 from ._gradient_change import Again, Loss
 from ._inputs import inputs_of, with_other_inputs
 from ._plugin import Plugin
@@ -82,8 +82,7 @@ class AdversarialTraining(Plugin):
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
         weights, run = list(trained_weights(trainer, pl_module).values()), run_of(trainer)
         clean = [None if weight.grad is None or not self.clean else weight.grad.clone() for weight in weights]
-        place = (self.seed, trainer.global_step, trainer.global_rank)
-        generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same when resumed, or taken once more
+        generator = generator_at(self.seed, trainer.global_step, trainer.global_rank)
 
         def attacked(batch: Any, loss: Loss) -> Any:
             run.attacks = True
@@ -108,12 +107,8 @@ class AdversarialTraining(Plugin):
             if gradient is not None and weight.grad is not None:
                 weight.grad.mul_(1 - self.clean).add_(gradient, alpha=self.clean)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._rise is not None and writes_logs_now(trainer):
-            pl_module.log("adversarial/rise", self._rise, on_step=True, on_epoch=False, sync_dist=True)
+    def values_to_log(self) -> dict[str, Tensor]:
+        return {} if self._rise is None else {"adversarial/rise": self._rise}
 
 
 def _positive(name: str, value: Any) -> Channels:

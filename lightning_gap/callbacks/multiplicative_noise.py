@@ -13,6 +13,7 @@ from ..functional._validation import real_number, seed_number
 from ..functional.perturbation.loss_noise import noise_weights
 from ..trainer.progress import number_in_run
 from ..trainer.refusals import refuse_manual_optimization
+from ..trainer.state import generator_at
 from ._callback import GapCallback
 from ._module_part import checked_name, module_part, name_of_part, watch_outputs
 from ._run import run_of
@@ -70,8 +71,7 @@ class MultiplicativeNoise(GapCallback):
                 )
             if outputs.requires_grad:
                 self._has_weighed = True
-                place = (self.seed, number_in_run(trainer, run.repeated), trainer.global_rank)
-                generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same in each pass over a batch
+                generator = generator_at(self.seed, number_in_run(trainer, run.repeated), trainer.global_rank)
                 wide = torch.promote_types(outputs.dtype, torch.float32)  # not the default, which backward may not have
                 z = noise_weights(len(outputs), self.sigma, generator=generator, dtype=wide, device=outputs.device)
                 z = z.to(outputs.dtype).view(-1, *[1] * (outputs.ndim - 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,7 +11,6 @@ from torch import Tensor
 from ..functional._validation import flag, one_of, real_number, whole_number
 from ..functional.parameter_groups import NORMALISATION, _is_bias
 from ..functional.perturbation.sharpness_aware import ascent_direction, perturbed
-from ..trainer.logs import writes_logs_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import comes_to, fraction_of_run, has_an_end
 from ._gradient_change import Again
@@ -131,12 +130,8 @@ class SharpnessAwareMinimization(SharingPlugin):
             rise = again()
         self._rises.append(rise)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._rises and writes_logs_now(trainer):
-            pl_module.log("sam/rise", torch.stack(self._rises).mean(), on_step=True, on_epoch=False, sync_dist=True)
+    def values_to_log(self) -> dict[str, Tensor]:
+        return {"sam/rise": torch.stack(self._rises).mean()} if self._rises else {}
 
     def _perturbed(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
         """The weights to perturb, asked in each step: layers are frozen and unfrozen during a run."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..functional._validation import real_number, seed_number, whole_number
 from ..functional.perturbation.adversarial import stability_loss
-from ..trainer.logs import writes_logs_now
+from ..trainer.state import generator_at
 from ._gradient_change import Again, Loss
 from ._inputs import inputs_of, with_other_inputs
 from ._module_part import checked_name, module_part, name_of_part, watch_outputs
@@ -71,7 +71,7 @@ class StabilityTraining(Plugin):
 
     def change_gradient(self, trainer: Trainer, pl_module: LightningModule, again: Again) -> None:
         seen: list[Any] = []
-        found: dict[int | None, Tensor] = {}  # by batch, in the first pass; others may follow at perturbed weights
+        found: dict[int, Tensor] = {}  # by batch, in the first pass; others may follow at perturbed weights
 
         def scores() -> Tensor:
             if len(seen) != 1 or not isinstance(seen[0], Tensor) or not seen[0].requires_grad:
@@ -86,12 +86,13 @@ class StabilityTraining(Plugin):
 
         def stabilised(loss: Tensor, batch: Any, loss_of: Loss) -> Tensor:
             clean, inputs = scores(), inputs_of(batch, self.inputs)
-            place = (self.seed, trainer.global_step, trainer.global_rank, run_of(trainer).repeated)
-            generator = torch.Generator().manual_seed(hash(place) % 2**63)  # the same when resumed, or taken once more
+            number = run_of(trainer).repeated
+            assert number is not None  # in a further pass
+            generator = generator_at(self.seed, trainer.global_step, trainer.global_rank, number)
             noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float32).to(inputs)
             loss_of(with_other_inputs(batch, self.inputs, inputs + self.sigma * noise))
             divergence = stability_loss(clean, scores())
-            found.setdefault(run_of(trainer).repeated, divergence.detach())
+            found.setdefault(number, divergence.detach())
             return loss + self.strength / trainer.accumulate_grad_batches * divergence
 
         end_watching = watch_outputs(trainer, pl_module, self.outputs, seen.append)
@@ -101,9 +102,5 @@ class StabilityTraining(Plugin):
             end_watching()
         self._divergence = torch.stack(list(found.values())).mean()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._divergence is not None and writes_logs_now(trainer):
-            pl_module.log("stability/divergence", self._divergence, on_step=True, on_epoch=False, sync_dist=True)
+    def values_to_log(self) -> dict[str, Tensor]:
+        return {} if self._divergence is None else {"stability/divergence": self._divergence}

@@ -33,7 +33,7 @@ class MicroBatch:
         self.before: Any = None
         self.loss: Tensor | None = None
         self._make, self._arguments, self._optimizer = make, arguments, optimizer
-        self._versions = [(tensor, _version(tensor)) for tensor in _tensors(self.batch)]
+        self._versions = [(tensor, times_written(tensor)) for tensor in _tensors(self.batch)]
 
     @property
     def batch(self) -> Any:
@@ -88,7 +88,7 @@ class MicroBatch:
         Raises:
             ValueError: If one of the batch's tensors was written to or taken out since.
         """
-        now = [(tensor, _version(tensor)) for tensor in _tensors(self.batch)]
+        now = [(tensor, times_written(tensor)) for tensor in _tensors(self.batch)]
         same = len(now) == len(self._versions) and all(
             one is other and version == before
             for (one, version), (other, before) in zip(now, self._versions, strict=True)
@@ -164,6 +164,6 @@ def _tensors(batch: Any) -> list[Tensor]:
     return found
 
 
-def _version(tensor: Tensor) -> int:
+def times_written(tensor: Tensor) -> int:
     """How often it was written to; torch does not count it for tensors made in inference mode."""
     return 0 if tensor.is_inference() else int(tensor._version)

@@ -255,8 +255,8 @@ def test_the_step_on_a_quadratic_is_the_closed_form():
     assert abs(float(one.w.detach())) == pytest.approx(0.3 * 2 * 0.05 / (2 - 0.3 * 2), rel=1e-9)
 
 
-@pytest.mark.parametrize("m", [None, 8])
-def test_what_is_logged_is_the_mean_rise_of_the_loss_over_the_step(m):
+def sees_losses():
+    """A module, and the list that gets the loss of each of its passes."""
     seen = []
 
     class Sees(Normed):
@@ -265,8 +265,14 @@ def test_what_is_logged_is_the_mean_rise_of_the_loss_over_the_step(m):
             seen.append(float(loss.detach()))
             return loss
 
+    return Sees(), seen
+
+
+@pytest.mark.parametrize("m", [None, 8])
+def test_what_is_logged_is_the_mean_rise_of_the_loss_over_the_step(m):
+    module, seen = sees_losses()
     options = {"max_epochs": 1, "limit_train_batches": 2, "accumulate_grad_batches": 2}
-    trainer, _ = fit(SharpnessAwareMinimization(0.1, m=m), module=Sees(), **options)
+    trainer, _ = fit(SharpnessAwareMinimization(0.1, m=m), module=module, **options)
     pairs = zip(seen[:2], seen[2:], strict=True) if m is None else (seen[:2], seen[2:])
     rises = [second - first for first, second in pairs]
     assert float(trainer.callback_metrics["sam/rise"]) == pytest.approx(sum(rises) / 2)
@@ -274,17 +280,10 @@ def test_what_is_logged_is_the_mean_rise_of_the_loss_over_the_step(m):
 
 
 def test_the_rise_of_the_last_perturbed_step_is_logged_where_lightning_logs(tmp_path):
-    seen = []
-
-    class Sees(Normed):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            seen.append(float(loss.detach()))
-            return loss
-
+    module, seen = sees_losses()
     options = {"every_n_steps": 2, "start": 0.3}
     logger = CSVLogger(tmp_path)
-    fit(SharpnessAwareMinimization(0.1, **options), module=Sees(), max_epochs=1, log_every_n_steps=2, logger=logger)
+    fit(SharpnessAwareMinimization(0.1, **options), module=module, max_epochs=1, log_every_n_steps=2, logger=logger)
     with open(logger.experiment.metrics_file_path) as file:
         logged = {int(row["step"]): float(row["sam/rise"]) for row in csv.DictReader(file) if row["sam/rise"]}
     # Six steps: the third and the fifth are perturbed; the second, the fourth and the sixth are logged.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from .. import _private
 
 random_states: Callable[[], dict[str, Any]] = _private.collect_random_states
@@ -13,6 +15,11 @@ random_states: Callable[[], dict[str, Any]] = _private.collect_random_states
 
 set_random_states: Callable[[dict[str, Any]], None] = _private.set_random_states
 """Put the generators in these states."""
+
+
+def generator_at(*place: int) -> torch.Generator:
+    """A generator for one place in a run: the same numbers when it is resumed, or when a pass is taken once more."""
+    return torch.Generator().manual_seed(hash(place) % 2**63)
 
 
 @contextmanager
