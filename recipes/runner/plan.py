@@ -34,6 +34,8 @@ class Run:
         seed: Of initial weights and data order.
         folder: Where it keeps its checkpoints, final weights and result.
         title: Names it to people.
+        logs: Where its TensorBoard logs go.
+        kept_epochs: Epochs after which its weights are kept too, 0 for the initial ones; see `kept_weights`.
     """
 
     regime: str
@@ -41,6 +43,8 @@ class Run:
     seed: int
     folder: Path
     title: str
+    logs: Path
+    kept_epochs: tuple[int, ...] = ()
 
     @property
     def result(self) -> Path:
@@ -93,6 +97,7 @@ class Plan:
                 settings.seed + trial - 1,
                 self.output / "runs" / name / f"trial-{trial}",
                 f"{name}, trial {trial} of {settings.trials}" if several else name,
+                self.output / "tensorboard" / name / f"trial-{trial}",
             )
             for trial in range(1, settings.trials + 1)
             for name in settings.regimes

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
-import warnings
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import replace
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from threading import Thread
+from functools import partial
 
 import torch
 from rich.console import Console
 
 from .memory import keep_freed_memory
 from .plan import OUTPUT, Plan, Run
-from .quiet import spoken_plainly
 from .results_folder import claim_folder, release_folder
 from .run_result import RunResult
 from .settings import Settings
-from .stopping import handled
+from .side_by_side import Task, finish, processes
 from .table import show_results
 from .training import CannotStartError, train
 from .watch import is_first_process, progress_bar
@@ -102,42 +95,18 @@ def _one_by_one(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:
 
 
 def _side_by_side(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:
-    """Each in one of as many processes as were asked for; they end with the block, or with this process."""
-    spawn, workers = get_context("spawn"), plan.settings.workers
-    reader, writer = spawn.Pipe(duplex=False)  # its other end closes with the block, or with this process
-    with reader, ProcessPoolExecutor(workers, spawn, _start_worker, (plan.settings, reader)) as pool, writer:
-        with handled(signal.SIGINT, signal.SIG_IGN):  # in the workers, whom Ctrl-C reaches too: they end with us
-            training = {pool.submit(_train_in_worker, run): run for run in runs}
-        try:
-            for done in as_completed(training):
-                for text in done.result():
-                    warnings.warn(text, stacklevel=1)  # of several workers once
-                yield training[done]
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                f"one of workers={workers} was killed, perhaps for want of memory; use fewer, and resume with --resume"
-            ) from error
+    """Each in one of as many processes as were asked for."""
+    settings, by_name = plan.settings, {run.title: run for run in runs}
+    tasks = [Task(run.title, partial(_train_in_worker, settings, run)) for run in runs]
+    with processes(settings.workers, settings.threads) as pool:
+        for task in finish(tasks, pool):
+            yield by_name[str(task.name)]
 
 
 _plan_of_worker: list[Plan] = []
 
 
-def _start_worker(settings: Settings, parent: Connection) -> None:
-    Thread(target=_end_with, args=(parent,), daemon=True).start()
-    keep_freed_memory()
-    torch.set_num_threads(settings.threads or 1)
-    with spoken_plainly():
+def _train_in_worker(settings: Settings, run: Run) -> None:
+    if not _plan_of_worker:
         _plan_of_worker.append(Plan.of(settings))
-
-
-def _end_with(parent: Connection) -> None:
-    with suppress(EOFError, OSError):
-        parent.recv_bytes()
-    os._exit(1)
-
-
-def _train_in_worker(run: Run) -> list[str]:
-    """Train a run; what there was to warn of."""
-    with spoken_plainly(), warnings.catch_warnings(record=True) as told:
-        train(_plan_of_worker[0], run, progress_bar(shown=False))
-    return [str(warning.message) for warning in told]
+    train(_plan_of_worker[0], run, progress_bar(shown=False))

@@ -17,6 +17,7 @@ from torch.distributed import barrier, is_available, is_initialized, new_group
 from ..evaluation import measure, ready_to_measure
 from ..recipe_check import in_one_line
 from .checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
+from .kept_weights import KeepWeights
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
 from .trainer import make_trainer
@@ -55,13 +56,12 @@ def _train(plan: Plan, run: Run, watch: Watch, newest: Path | None) -> None:
     data = plan.data(recipe, run.seed)
     initial = [weight.detach().clone() for weight in recipe.parameters()]
     saving = savers(run.folder, recipe.epochs) if settings.trainer.get("enable_checkpointing", True) else []
+    keeping = [KeepWeights(run.folder, run.kept_epochs)] if run.kept_epochs else []
     trainer = make_trainer(
         settings.trainer,
         epochs=recipe.epochs,
-        callbacks=[watch, *plan.monitors(recipe), *saving],
-        logger=TensorBoardLogger(
-            plan.output / "tensorboard", run.regime, version=f"trial-{run.trial}", default_hp_metric=False
-        ),
+        callbacks=[watch, *plan.monitors(recipe), *keeping, *saving],
+        logger=TensorBoardLogger(run.logs, name="", version="", default_hp_metric=False),
     )
     write_whole_files(trainer)
     trainer.fit(recipe, data, ckpt_path=newest)

@@ -1,0 +1,1 @@
+"""Tables and figures with their terms, as a page for people and as files for programs."""

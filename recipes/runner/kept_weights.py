@@ -1,0 +1,45 @@
+"""Weights that a run keeps along the way, for what is measured of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..recipe import Recipe
+
+
+def kept_weights(folder: Path, epoch: int) -> Path:
+    """The file of the network's `state_dict` after an epoch; epoch 0 is before the first step."""
+    return folder / f"weights-{epoch}.pt"
+
+
+class KeepWeights(Callback):
+    """Keep a recipe's network after chosen epochs, all or nothing.
+
+    Args:
+        folder: Of the run.
+        epochs: Numbers of epochs done, 0 for the initial weights.
+    """
+
+    def __init__(self, folder: Path, epochs: Iterable[int]) -> None:
+        self.folder, self.epochs = folder, frozenset(epochs)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._keep(trainer, pl_module, 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._keep(trainer, pl_module, trainer.current_epoch + 1)
+
+    def _keep(self, trainer: Trainer, recipe: LightningModule, epoch: int) -> None:
+        if epoch not in self.epochs or not trainer.is_global_zero:
+            return
+        assert isinstance(recipe, Recipe)
+        file = kept_weights(self.folder, epoch)
+        partial = file.with_suffix(".partial")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(recipe.network.state_dict(), partial)
+        partial.replace(file)

@@ -1,0 +1,62 @@
+"""What is measured of finished runs, kept beside them, so that it is not measured twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .notes import versions
+from .run_store import RunSpec, RunStore, digest, write_whole
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Something measured of finished runs, kept beside them.
+
+    Attributes:
+        name: What it is, in a word or two.
+        of: The runs.
+        by: A function of a module: it takes the `TrainedRun`s and the options, and returns what JSON can hold.
+        options: What else it depends on.
+        cost: Beside an epoch of training.
+    """
+
+    name: str
+    of: tuple[RunSpec, ...]
+    by: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cost: float = 1.0
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What it depends on."""
+        by = f"{self.by.__module__}.{self.by.__qualname__}"
+        return {"by": by, "of": [spec.name for spec in self.of], "options": dict(self.options)}
+
+    def file(self, store: RunStore) -> Path:
+        """Where it is kept."""
+        return store.folder / "measured" / f"{self.name}-{self.of[0].name}-{digest(self.described)}.json"
+
+    def make(self, store: RunStore) -> None:
+        """Measure and keep; nothing if it is there."""
+        file = self.file(store)
+        if file.exists():
+            return
+        found = self.by(*(store.trained(spec) for spec in self.of), **self.options)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({"measured": self.described, "versions": versions(), "found": found}, indent=1))
+
+    def load(self, store: RunStore) -> Any:
+        """What was found.
+
+        Raises:
+            ValueError: If the file cannot be read.
+        """
+        file = self.file(store)
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))["found"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(file)!r} cannot be read ({error}); delete it to measure again") from error

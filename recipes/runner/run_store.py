@@ -1,0 +1,223 @@
+"""A folder of runs, each found again by what its numbers depend on, so that no run is made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..catalogue import bundled
+from ..datasets import ClassificationData
+from ..evaluation import ready_to_measure
+from ..recipe import Recipe
+from .kept_weights import kept_weights
+from .notes import versions
+from .plan import Plan, Run
+from .run_result import WEIGHTS, RunResult
+from .settings import Settings
+from .trainer import check_trainer
+from .training import train
+from .watch import progress_bar
+
+SPEC = "run.json"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, by all that its numbers depend on but the versions of the libraries and the make of the processor.
+
+    Attributes:
+        recipe: Its class.
+        regime: A key of its ``regimes``.
+        data: A key of its ``data_sets``.
+        seed: Of the initial weights and the order of the samples.
+        changed: Hyperparameters that differ from those for this data set.
+        trainer: Arguments of the Trainer.
+        kept_epochs: Epochs after which the weights are kept too, 0 for the initial ones. The same run, whatever it
+            keeps.
+    """
+
+    recipe: type[Recipe]
+    regime: str
+    data: str
+    seed: int
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    kept_epochs: tuple[int, ...] = ()
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All of them."""
+        defaults = {name: found.default for name, found in signature(self.recipe).parameters.items()}
+        del defaults["regime"]
+        return {**defaults, **self.recipe.data_sets[self.data], **self.changed}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What its numbers depend on, as JSON holds it."""
+        found = {
+            "recipe": f"{self.recipe.__module__}.{self.recipe.__name__}",
+            "regime": self.regime,
+            "data": self.data,
+            "seed": self.seed,
+            "hyperparameters": self.hyperparameters,
+            "trainer": dict(self.trainer),
+        }
+        return dict(json.loads(json.dumps(found)))
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others; the name of its folder."""
+        return f"{self.network}-{self.data}-{self.regime}-{self.seed}-{digest(self.described)}"
+
+    @property
+    def network(self) -> str:
+        """The recipe as the command line has it; of an experiment's own recipe the class's name."""
+        name = self.recipe.__module__.rpartition(".")[2].replace("_", "-")
+        return name if name in bundled() else self.recipe.__name__.lower()
+
+    def with_seed(self, seed: int) -> RunSpec:
+        """The same with another seed."""
+        return replace(self, seed=seed)
+
+
+def digest(described: Any) -> str:
+    """Ten hexadecimal digits that tell what can be written as JSON from everything else."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The runs in a folder.
+
+    Args:
+        folder: Holds a folder for each run, and one for what was measured of them.
+        data_dir: Holds the files of the data sets.
+        download: Whether to download what is not there.
+    """
+
+    folder: Path
+    data_dir: Path
+    download: bool = False
+
+    def run_folder(self, spec: RunSpec) -> Path:
+        """Where a run is, or would be."""
+        return self.folder / "runs" / spec.name
+
+    def is_finished(self, spec: RunSpec) -> bool:
+        """Whether a run is done, and has kept what is asked for.
+
+        Raises:
+            ValueError: If the folder of this name holds another run, or a result that cannot be read.
+        """
+        folder = self.run_folder(spec)
+        if not (folder / SPEC).exists():
+            return False
+        try:
+            there = json.loads((folder / SPEC).read_text(encoding="utf-8"))["run"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(folder / SPEC)!r} cannot be read ({error}); delete that folder") from error
+        if there != spec.described:
+            raise ValueError(f"{str(folder)!r} holds another run than its name says; delete or rename that folder")
+        run = self._run(spec)
+        if not run.result.exists():
+            return False
+        RunResult.load(run.result, self._settings(spec).epsilon)
+        return (folder / WEIGHTS).exists() and all(kept_weights(folder, e).exists() for e in spec.kept_epochs)
+
+    def make(self, spec: RunSpec, bar: Any = None) -> None:
+        """Train a run, or continue it; nothing if it is finished.
+
+        Args:
+            spec: The run.
+            bar: Shows its progress; nothing is shown by default.
+        """
+        if self.is_finished(spec):
+            return
+        folder = self.run_folder(spec)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"run": spec.described, "versions": versions()}, indent=1)
+        write_whole(folder / SPEC, text)
+        train(self.plan(spec), self._run(spec), progress_bar(shown=False) if bar is None else bar)
+
+    def plan(self, spec: RunSpec) -> Plan:
+        """What `train` takes; and what can be checked before."""
+        return Plan(self._settings(spec), spec.recipe, check_trainer(spec.trainer))
+
+    def trained(self, spec: RunSpec) -> TrainedRun:
+        """A finished run, to be measured."""
+        plan = self.plan(spec)
+        return TrainedRun(spec, self.run_folder(spec), plan, RunResult.load(self._run(spec).result, _EPSILON))
+
+    def _settings(self, spec: RunSpec) -> Settings:
+        return Settings(
+            recipe=spec.network,
+            regimes=(spec.regime,),
+            data=spec.data,
+            data_dir=self.data_dir,
+            download=self.download,
+            seed=spec.seed,
+            trainer=spec.trainer,
+            epsilon=_EPSILON,
+            output=self.folder,
+            hyperparameters=spec.hyperparameters,
+        )
+
+    def _run(self, spec: RunSpec) -> Run:
+        folder = self.run_folder(spec)
+        return Run(spec.regime, 1, spec.seed, folder, spec.name, folder / "tensorboard", spec.kept_epochs)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run: its result, its weights, its data.
+
+    Attributes:
+        spec: What was asked for.
+        folder: What it left.
+        plan: Makes its recipe and data.
+        result: What was seen of it, and what its final weights measure.
+    """
+
+    spec: RunSpec
+    folder: Path
+    plan: Plan
+    result: RunResult
+
+    def state(self, epoch: int | None = None) -> dict[str, Tensor]:
+        """`state_dict` of the network after an epoch that was kept, by default the last."""
+        file = self.folder / WEIGHTS if epoch is None else kept_weights(self.folder, epoch)
+        return dict(torch.load(file, map_location=self.plan.device, weights_only=True))
+
+    def recipe(self, epoch: int | None = None) -> Recipe:
+        """With the weights after an epoch, ready to be measured."""
+        recipe = self.plan.recipe(self.spec.regime, self.spec.seed)
+        recipe.network.load_state_dict(self.state(epoch))
+        ready_to_measure(recipe, self.plan.device)
+        return recipe
+
+    def data(self, recipe: nn.Module) -> ClassificationData[Any]:
+        """The samples, in the order of its seed."""
+        assert isinstance(recipe, Recipe)
+        return self.plan.data(recipe, self.spec.seed)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """All or nothing.
+
+    Raises:
+        OSError: If it cannot be written, for instance because the disk is full; what was there is as it was.
+    """
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+_EPSILON = (1e-3, 5e-4)
