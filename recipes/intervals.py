@@ -52,8 +52,8 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
         denominators: The same seeds. Where their own interval covers zero, the ratio has no interval: its ends are NaN.
 
     Example:
-        >>> [round(end, 3) for end in ratio_interval([1.0, 2.2, 2.8], [2.0, 4.1, 6.0])]
-        [0.496, 0.31, 0.682]
+        >>> [round(end, 3) for end in ratio_interval([2.0, 2.7, 2.9], [4.0, 5.1, 6.0])]
+        [0.503, 0.445, 0.592]
     """
     n = len(numerators)
     if n != len(denominators):

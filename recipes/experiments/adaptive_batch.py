@@ -10,24 +10,32 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from lightning_gap import AdaptiveBatchSize, GhostBatchNormSwap, LearningRateScaling
-from lightning_gap.logging import mean_and_std
 
+from ..datasets import DATASETS
 from ..evaluation import evaluate
 from ..f1 import F1
 from ..recipe import Recipe
-from .experiment import Experiment, Results, train
+from ..reports.parts import Chart, Numbers, Part, Table
+from ..runner.measurement import Measurement
+from ..runner.quiet import spoken_plainly
+from ..runner.trainer import make_trainer
+from .experiment import Experiment, Findings
+from .scales import Choice
 
 Row = dict[str, float]
-SAMPLES_BETWEEN_TESTS, SAMPLES = 15_000, 60_000
+Rows = list[Row]
+Results = dict[str, dict[int, Rows]]
 TARGETS = (97.5, 98.0, 98.2)  # test accuracies, percent
 COLOURS = {
     "fixed-32": "tab:blue",
@@ -36,13 +44,19 @@ COLOURS = {
     "inside-epochs-sqrt-lr": "tab:purple",
     "fixed-256": "tab:gray",
 }
+EPOCHS = 8
 HYPERPARAMETERS: dict[str, Any] = {
-    "epochs": 8,
+    "epochs": EPOCHS,
     "small_batch_size": 32,
     "large_batch_size": 2048,  # as far as the test may grow it
     "ghost_batch_size": 16,
     "optimizer": "adam",
     "learning_rate": 1e-3,
+}
+SCALES: dict[str, dict[str, Any]] = {
+    "tiny": {"data": "digits", "every_n_samples": 700, "changed": {"inputs": 64, "width": 32, "large_batch_size": 256}},
+    "small": {"data": "mnist", "every_n_samples": 15_000, "changed": {}},
+    "paper": {"data": "mnist", "every_n_samples": 15_000, "changed": {}},  # the paper's is logistic regression
 }
 
 
@@ -99,7 +113,7 @@ class Trace(Callback):
     """Test accuracy, batch size and what the test asks for, each time that a number of samples has passed."""
 
     every_n_samples: int
-    rows: list[Row] = field(default_factory=list)
+    rows: Rows = field(default_factory=list)
     samples: int = 0
     steps: int = 0
     evaluating: float = 0.0
@@ -131,64 +145,100 @@ class Trace(Callback):
             self.rows.append(row | asked)
 
 
-def measure(run: str, seed: int, data_dir: Path, **changed: Any) -> list[Row]:
-    """One row for each evaluation.
+def traced(data_dir: Path, *, run: str, seed: int, data: str, every_n_samples: int, changed: Mapping[str, Any]) -> Rows:
+    """Train a run, and give a row for each evaluation.
 
     Args:
+        data_dir: Folder with the data's files.
         run: A regime of `AdaptiveF1`.
         seed: Seed of the first weights and of the order of the samples.
-        data_dir: Folder with MNIST's files.
-        changed: Overrides of ``HYPERPARAMETERS``; or every_n_samples, between two evaluations.
+        data: Name of the data set.
+        every_n_samples: Samples between two evaluations.
+        changed: Overrides of ``HYPERPARAMETERS``.
     """
-    trace = Trace(changed.pop("every_n_samples", SAMPLES_BETWEEN_TESTS))
-    hyperparameters: Mapping[str, Any] = {**HYPERPARAMETERS, **changed}
-    train(lambda: AdaptiveF1(run, **hyperparameters), seed, data_dir, trace, log_every_n_steps=10)
+    trace = Trace(every_n_samples)
+    torch.manual_seed(seed)
+    recipe = AdaptiveF1(run, **{**HYPERPARAMETERS, **changed})
+    with spoken_plainly():
+        # Where ghosts have the size of the small batch, they are meant to be that batch.
+        warnings.filterwarnings("ignore", message=".*plain BatchNorm")
+        trainer = make_trainer({"log_every_n_steps": 10}, epochs=recipe.epochs, callbacks=[trace], logger=None)
+        trainer.fit(recipe, DATASETS[data](recipe, data_dir=data_dir, seed=seed))
     return trace.rows
 
 
-def reached(rows: list[Row], target: float) -> Row | None:
+def trace(choice: Choice, run: str, seed: int) -> Measurement:
+    """Of a regime and a seed."""
+    return Measurement(f"trace-{run}", (), traced, {"run": run, "seed": seed, **SCALES[choice.scale]}, cost=8)
+
+
+def needs(choice: Choice) -> Iterator[Measurement]:
+    for seed in choice.seeds_or(2):
+        for run in COLOURS:
+            yield trace(choice, run, seed)
+
+
+def show(choice: Choice, found: Findings) -> Iterator[Part]:
+    results = {run: {seed: found[trace(choice, run, seed)] for seed in choice.seeds_or(2)} for run in COLOURS}
+    yield from tables(results)
+    yield Chart(
+        "Batch sizes and accuracy",
+        figure(results),
+        "Batch size and the size asked for along the epochs; test accuracy against epochs and against steps.",
+        "Mean and range over the seeds.",
+    )
+
+
+def reached(rows: Rows, target: float) -> Row | None:
     """The first evaluation with this accuracy."""
     return next((row for row in rows if row["test_accuracy"] >= target), None)
 
 
-def table(results: Results) -> str:
+def tables(results: Results) -> Iterator[Table]:
     """The ends of the runs, then what each accuracy took; means only where all seeds got there."""
-    lines = ["| regime | seeds | steps | last batch | asked for | test %, last epoch | best test % | seconds |"]
-    lines.append("|" + "---|" * 8)
+    head = ["regime", "steps", "last batch", "asked for", "test accuracy %, last epoch", "best", "seconds"]
+    rows = []
     for regime, trials in results.items():
         ends = [rows[-1] for rows in trials.values()]
-        last_epoch = [rows[-(SAMPLES // SAMPLES_BETWEEN_TESTS) :] for rows in trials.values()]
-        cells = [
-            regime,
-            f"{len(ends)}",
-            mean_and_std([end["steps"] for end in ends]),
-            mean_and_std([end["batch_size"] for end in ends]),
-            mean_and_std([end["wanted"] for end in ends]) if "wanted" in ends[0] else "",
-            mean_and_std([statistics.fmean(row["test_accuracy"] for row in rows) for rows in last_epoch], 2),
-            mean_and_std([max(row["test_accuracy"] for row in rows) for rows in trials.values()], 2),
-            mean_and_std([end["seconds"] for end in ends]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| test % | regime | seeds there | steps | thousand samples | seconds | steps of fixed-32 over its |"]
-    lines.append("|" + "---|" * 7)
+        last_epoch = [[row for row in rows if row["samples"] > 7 / 8 * rows[-1]["samples"]] for rows in trials.values()]
+        rows.append(
+            (
+                regime,
+                Numbers(tuple(end["steps"] for end in ends), 0),
+                Numbers(tuple(end["batch_size"] for end in ends), 0),
+                Numbers(tuple(end["wanted"] for end in ends), 0) if "wanted" in ends[0] else "",
+                Numbers(tuple(statistics.fmean(row["test_accuracy"] for row in rows) for rows in last_epoch)),
+                Numbers(tuple(max(row["test_accuracy"] for row in rows) for rows in trials.values())),
+                Numbers(tuple(end["seconds"] for end in ends), 0),
+            )
+        )
+    yield Table("Ends of the runs", head, rows)
+    head = [
+        "test accuracy %, regime",
+        "seeds there",
+        "steps",
+        "thousand samples",
+        "seconds",
+        "steps, fixed-32 over its",
+    ]
+    reaching = []
     for target, (regime, trials) in itertools.product(TARGETS, results.items()):
         first = {seed: reached(rows, target) for seed, rows in trials.items()}
         there = [row for row in first.values() if row]
-        cells = [f"{target}", regime, f"{len(there)} of {len(first)}"]
+        cells: list[str | Numbers] = [f"{target}, {regime}", f"{len(there)} of {len(first)}"]
         if len(there) == len(first):
             base = {seed: reached(rows, target) for seed, rows in results.get("fixed-32", {}).items()}
             pairs = [(base.get(seed), row) for seed, row in first.items()]
-            ratios = [small["steps"] / row["steps"] for small, row in pairs if small and row]
             cells += [
-                mean_and_std([row["steps"] for row in there]),
-                mean_and_std([row["samples"] / 1000 for row in there]),
-                mean_and_std([row["seconds"] for row in there]),
-                " ".join(f"{ratio:.1f}" for ratio in ratios),
+                Numbers(tuple(row["steps"] for row in there), 0),
+                Numbers(tuple(row["samples"] / 1000 for row in there), 0),
+                Numbers(tuple(row["seconds"] for row in there), 0),
+                Numbers(tuple(small["steps"] / row["steps"] for small, row in pairs if small and row), 1),
             ]
         else:
             cells += ["-"] * 4
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        reaching.append(cells)
+    yield Table("What an accuracy took", head, reaching)
 
 
 def figure(results: Results) -> Figure:
@@ -198,7 +248,7 @@ def figure(results: Results) -> Figure:
     for regime, trials in results.items():
         colour = COLOURS[regime]
         columns = list(zip(*trials.values(), strict=True))  # the rows of all seeds, evaluation by evaluation
-        epochs = [rows[0]["samples"] / SAMPLES for rows in columns]
+        epochs = [EPOCHS * row[0]["samples"] / columns[-1][0]["samples"] for row in columns]
         for rows in trials.values():
             sizes.plot(epochs, [row["batch_size"] for row in rows], color=colour, linewidth=1.1)
             if "wanted" in rows[0]:
@@ -212,10 +262,10 @@ def figure(results: Results) -> Figure:
     sizes.set(yscale="log", xlabel="epochs", ylabel="batch size (dotted: what the test asks for)")
     sizes.set_yticks([32, 64, 128, 256, 512, 1024], labels=["32", "64", "128", "256", "512", "1024"])
     sizes.minorticks_off()
-    by_epoch.set(xlabel="epochs", ylabel="test accuracy (%)", ylim=(95.5, 98.8))
-    by_step.set(xlabel="optimizer steps", xscale="log", ylim=(95.5, 98.8))
+    by_epoch.set(xlabel="epochs", ylabel="test accuracy (%)")
+    by_step.set(xlabel="optimizer steps", xscale="log")
     by_epoch.legend(frameon=False, loc="lower right", fontsize="small")
     return canvas
 
 
-EXPERIMENT = Experiment(tuple(COLOURS), (0, 1), measure, table, figure)
+EXPERIMENT = Experiment("Byrd et al. (2012): a batch size chosen by the norm test", (), needs, show)

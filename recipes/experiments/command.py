@@ -1,13 +1,11 @@
-"""The command `lightning-gap experiment`: make the runs of a table or figure, and show it."""
+"""The command `lightning-gap reproduce`: make the runs of tables and figures, and show them in one report."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -15,61 +13,116 @@ from ..lookup import lookup
 from ..runner.options import Parser
 from . import experiments
 
-_PROGRAM = "lightning-gap experiment"
+if TYPE_CHECKING:
+    from ..reports.parts import Report
+    from ..runner.reproduce import Work
+
+_PROGRAM = "lightning-gap reproduce"
+_SCALES = ("tiny", "small", "paper")
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Train what the file of results does not hold yet, print the table and draw the figure.
-
-    Returns:
-        The exit status.
-    """
-    name, *options = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if name in ("-h", "--help"):
-        print(f"usage: {_PROGRAM} NAME [options]; {_PROGRAM} NAME --help tells them\n")
-        print("\n".join(f"  {known:16} {summary}" for known, summary in experiments().items()))
+def main(words: Sequence[str]) -> int:
+    """Make what the output folder does not hold yet, and write the report; the exit status."""
+    if not words or words[0] in ("-h", "--help"):
+        _parser().print_help()
+        print("\nexperiments:\n" + "\n".join(f"  {name:20} {summary}" for name, summary in experiments().items()))
         return 0
-    module = import_module(f".{lookup('experiment', name, experiments()).replace('-', '_')}", __package__)
-    if hasattr(module, "COMMAND"):  # a comparison, which takes the options of one
-        from ..runner.cli import main as run_command
+    given = _parser().parse_args(list(words))
+    for name in given.experiments:
+        lookup("experiment", name, experiments())
+    _check_lists(given)
+    lookup("scale", given.scale, _SCALES)
+    from rich.console import Console
 
-        return run_command([*module.COMMAND, *options])
-    return _run(name, module, options)
+    from ..runner.quiet import spoken_plainly
+    from ..runner.results_folder import locked
 
-
-def _run(name: str, module: Any, words: Sequence[str]) -> int:
-    import torch
-
-    from .experiment import ResultsFile, perform
-
-    experiment = module.EXPERIMENT
-    parser = Parser(prog=f"{_PROGRAM} {name}", description=module.__doc__)
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="Folder with the data's files.")
-    parser.add_argument(
-        "--out", type=Path, help="JSON file; what it holds is not made again. results/NAME.json by default."
-    )
-    parser.add_argument("--figure", type=Path, help="PNG file to draw.")
-    parser.add_argument("--runs", type=str, nargs="+", default=list(experiment.runs), help="Runs to make now.")
-    parser.add_argument(
-        "--seeds", type=NonNegativeInt, nargs="+", default=list(experiment.seeds), help="Seeds to make them with."
-    )
-    parser.add_argument(
-        "--threads", type=PositiveInt, default=1, help="CPU threads; sums round otherwise with another number."
-    )
-    positional = {"run", "seed", "data_dir", "changed"}
-    own = [argument for argument in signature(experiment.measure).parameters if argument not in positional]
-    parser.add_function_arguments(experiment.measure, skip=positional)  # type: ignore[arg-type] # a callable
-    given = parser.parse_args(list(words))
-    for run in given.runs:
-        lookup("run", run, experiment.runs)
-    if given.figure and experiment.figure is None:
-        raise ValueError(f"figure={str(given.figure)!r}: {name} draws none; leave it out")
-    options = {argument: given[argument] for argument in own if given[argument] != parser.get_default(argument)}
-    settings = {argument: value for argument, value in options.items() if not isinstance(value, Path)}  # nor where to
-    torch.set_num_threads(given.threads)
-    file = ResultsFile(given.out or Path("results") / f"{name}.json", settings)
-    results = perform(experiment, file, given.data_dir, runs=given.runs, seeds=given.seeds, options=options)
-    print(experiment.table(results))
-    if given.figure:
-        experiment.figure(results).savefig(given.figure, dpi=130)
+    with spoken_plainly():
+        work, chapters = _planned(given)
+        console = Console(highlight=False)
+        if given.dry_run:
+            work.print(console)
+            return 0
+        with locked(given.output):
+            work.check()
+            work.make(console, given.workers, given.threads)
+            _show(console, given, work, chapters)
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=_PROGRAM, description="Make the runs of a paper's tables and figures, and show them.")
+    parser.add_argument("experiments", type=str, nargs="+", help="Names of experiments.")
+    parser.add_argument(
+        "--scale", type=str, default="small", help="tiny: seconds; small: hours on two cores; paper: as in the papers."
+    )
+    parser.add_argument("--networks", type=str, nargs="+", help="Of the experiments' networks those to make.")
+    parser.add_argument("--seeds", type=NonNegativeInt, nargs="+", help="In place of those of the scale.")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="Folder with the data sets' files.")
+    parser.add_argument("--download", action="store_true", help="Download data sets that are not there.")
+    parser.add_argument(
+        "--output", type=Path, default=Path("results"), help="Folder of runs and report; what it holds is used again."
+    )
+    parser.add_argument("--workers", type=PositiveInt, default=1, help="Runs that train side by side.")
+    parser.add_argument(
+        "--threads", type=PositiveInt, default=1, help="CPU threads of each; sums round otherwise with another number."
+    )
+    parser.add_argument("--dry_run", action="store_true", help="Print what would be made and what it costs.")
+    return parser
+
+
+def _check_lists(given: Any) -> None:
+    for option in ("experiments", "networks", "seeds"):
+        values = given[option] or []
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"{option} must name each once, got {twice[0]} {values.count(twice[0])} times")
+    if given.output.exists() and not given.output.is_dir():
+        raise NotADirectoryError(f"output={str(given.output)!r} is no folder; choose another --output")
+
+
+def _planned(given: Any) -> tuple[Work, dict[str, tuple[Any, Any]]]:
+    """What is to be made, and each experiment with its part by its name."""
+    from ..runner.reproduce import Work
+    from ..runner.run_store import RunStore
+    from .scales import Choice
+
+    needs, chapters = list[Any](), dict[str, tuple[Any, Any]]()
+    for name in given.experiments:
+        experiment = import_module(f".{name.replace('-', '_')}", __package__).EXPERIMENT
+        networks = [network for network in experiment.networks if given.networks is None or network in given.networks]
+        if experiment.networks and not networks:
+            raise ValueError(
+                f"networks={' '.join(given.networks)}: {name} has none of them; it has {', '.join(experiment.networks)}"
+            )
+        choice = Choice(given.scale, tuple(networks), None if given.seeds is None else tuple(given.seeds))
+        needs += experiment.needs(choice)
+        chapters[name] = experiment, choice
+    for network in given.networks or []:
+        lookup("network of these experiments", network, {n for found, _ in chapters.values() for n in found.networks})
+    return Work.of(RunStore(given.output, given.data_dir, given.download), needs), chapters
+
+
+def _show(console: Any, given: Any, work: Work, chapters: dict[str, tuple[Any, Any]]) -> None:
+    from ..reports import write_report
+
+    report = made_report(given, work, chapters)
+    for file in write_report(report, given.output / "report"):
+        console.print(f"Written: {file}", soft_wrap=True)
+
+
+def made_report(given: Any, work: Work, chapters: dict[str, tuple[Any, Any]]) -> Report:
+    """All chapters, with their terms."""
+    from ..reports.parts import Chapter, Report
+    from ..runner.notes import versions
+    from .experiment import Findings
+    from .terms import terms_of
+
+    found = Findings(work.store)
+    shown = [
+        Chapter(name, experiment.title, tuple(experiment.show(choice, found)), terms_of(experiment, choice))
+        for name, (experiment, choice) in chapters.items()
+    ]
+    terms = {"scale": given.scale, "threads of a run": f"{given.threads}", "versions": versions()}
+    runs = {spec.name: work.store.run_folder(spec) for spec in work.runs}
+    return Report(f"Reproduced at scale {given.scale}: {', '.join(chapters)}", shown, terms, runs)

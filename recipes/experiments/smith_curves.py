@@ -8,27 +8,24 @@ changes nothing and shows what the milestones are worth. Cost of a run: two minu
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from matplotlib.figure import Figure
 
 from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap
-from lightning_gap.logging import mean_and_std
 
-from ..evaluation import evaluate
 from ..f1 import F1
-from ..gap import Gap
 from ..recipe import Recipe
 from ..regimes import growing
-from .experiment import Experiment, Results, train
+from ..reports.parts import Chart, Numbers, Part, Remark, Table
+from ..runner.measurement import Measurement
+from ..runner.run_store import RunSpec
+from .experiment import Experiment, Findings
+from .measures import by_epoch
+from .scales import Choice
 
 COLOURS = {"constant": "tab:gray", "decay": "tab:blue", "hybrid": "tab:orange", "growth": "tab:green"}
 HYPERPARAMETERS: dict[str, Any] = {
@@ -41,7 +38,23 @@ HYPERPARAMETERS: dict[str, Any] = {
     "learning_rate": 0.1,
     "learning_rate_steps": {5: 1 / 5, 10: 1 / 25, 13: 1 / 125},  # the paper's factor
 }
-FIRST = min(HYPERPARAMETERS["learning_rate_steps"])  # up to which all runs of a seed are alike
+SCALES: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny": (
+        "digits",
+        {
+            "inputs": 64,
+            "width": 32,
+            "epochs": 6,
+            "small_batch_size": 32,
+            "large_batch_size": 160,
+            "ghost_batch_size": 32,
+            "learning_rate_steps": {2: 1 / 5, 4: 1 / 25},
+        },
+    ),
+    "small": ("mnist", {}),
+    "paper": ("mnist", {}),  # the paper's network is a wide ResNet
+}
+Results = dict[str, dict[int, list[dict[str, float]]]]  # a row for each epoch, by schedule and seed
 
 
 def constant(recipe: Recipe) -> list[Callback]:
@@ -75,79 +88,65 @@ class SmithF1(F1):
     regimes: ClassVar = {"constant": constant, "decay": decay, "hybrid": hybrid, "growth": growth}
 
 
-@dataclass
-class Curve(Callback):
+def run(choice: Choice, schedule: str, seed: int) -> RunSpec:
+    """With the weights after every epoch."""
+    data, changed = SCALES[choice.scale]
+    changed = {**HYPERPARAMETERS, **changed}
+    return RunSpec(SmithF1, schedule, data, seed, changed, kept_epochs=tuple(range(changed["epochs"] + 1)))
+
+
+def curve(spec: RunSpec) -> Measurement:
     """Losses and test accuracy after each epoch, in evaluation mode."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    began: float = field(default_factory=time.perf_counter)
-    evaluating: float = 0.0
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        started = time.perf_counter()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        pl_module.eval()
-        test_loss, accuracy = evaluate(pl_module, data.evaluation("test", 10_000))
-        train_loss, _ = evaluate(pl_module, [data.train[torch.arange(min(10_000, len(data.train)))]])
-        pl_module.train()
-        self.evaluating += time.perf_counter() - started
-        self.rows.append(
-            {
-                "test_accuracy": 100 * accuracy,
-                "test_loss": test_loss,
-                "train_loss": train_loss,
-                "updates": trainer.global_step,
-                "seconds": time.perf_counter() - self.began - self.evaluating,
-            }
-        )
+    return Measurement("by-epoch", (spec,), by_epoch, {"epochs": list(spec.kept_epochs[1:])})
 
 
-def measure(run: str, seed: int, data_dir: Path, **changed: Any) -> list[dict[str, float]]:
-    """One row for each epoch.
-
-    Args:
-        run: A regime of `SmithF1`.
-        seed: Seed of the first weights and of the order of the samples.
-        data_dir: Folder with MNIST's files.
-        changed: Overrides of ``HYPERPARAMETERS``.
-    """
-    curve = Curve()
-    train(lambda: SmithF1(run, **{**HYPERPARAMETERS, **changed}), seed, data_dir, curve)
-    return curve.rows
+def needs(choice: Choice) -> Iterator[Measurement]:
+    for seed in choice.seeds_or(3):
+        for schedule in COLOURS:
+            yield curve(run(choice, schedule, seed))
 
 
-def table(results: Results) -> str:
+def show(choice: Choice, found: Findings) -> Iterator[Part]:
+    specs = {name: {seed: run(choice, name, seed) for seed in choice.seeds_or(3)} for name in COLOURS}
+    results = {name: {seed: found[curve(spec)] for seed, spec in own.items()} for name, own in specs.items()}
+    seconds = {name: [found[spec].seconds for spec in own.values()] for name, own in specs.items()}
+    first = min(specs["decay"][choice.seeds_or(3)[0]].hyperparameters["learning_rate_steps"])
+    yield from tables(results, seconds, first)
+    yield Chart(
+        "Curves",
+        figure(results, specs["decay"][choice.seeds_or(3)[0]].hyperparameters["learning_rate_steps"]),
+        "Test accuracy and training loss of the schedules, against epochs and against optimizer steps.",
+        "Mean and range over the seeds; dotted: the milestones.",
+    )
+
+
+def tables(results: Results, seconds: Mapping[str, Sequence[float]], first: int) -> Iterator[Part]:
     """How far the curves are from that of `decay` after the first milestone, beside how far its seeds are apart."""
     decay, decay_loss = curves(results, "decay", "test_accuracy"), curves(results, "decay", "train_loss")
-    lines = [
-        "| schedule | seeds | updates | seconds | test % at the end | training loss at the end "
-        "| test minus decay, points | largest difference of means | of one seed | training loss over decay's, % |",
-        "|" + "---|" * 10,
-    ]
-    for run in results:
-        mine, loss = curves(results, run, "test_accuracy"), curves(results, run, "train_loss")
-        both = [seed for seed in mine if seed in decay]
-        apart = differences((decay[seed], mine[seed]) for seed in both)
+    head = ["schedule", "optimizer steps", "seconds", "test accuracy %, end", "training loss, end"]
+    head += ["test minus decay, points", "largest difference of means", "of one seed", "training loss over decay's, %"]
+    rows = []
+    for name in results:
+        mine, loss = curves(results, name, "test_accuracy"), curves(results, name, "train_loss")
+        apart = differences(((decay[seed], mine[seed]) for seed in mine), first)
         means = [statistics.fmean(epoch) for epoch in zip(*apart, strict=True)]
-        pairs = [zip(decay_loss[seed][FIRST:], loss[seed][FIRST:], strict=True) for seed in both]
+        pairs = [zip(decay_loss[seed][first:], loss[seed][first:], strict=True) for seed in mine]
         ratios = [statistics.geometric_mean(b / a for a, b in pair) for pair in pairs]
-        cells = [
-            run,
-            f"{len(mine)}",
-            f"{next(iter(curves(results, run, 'updates').values()))[-1]:.0f}",
-            mean_and_std([curve[-1] for curve in curves(results, run, "seconds").values()]),
-            mean_and_std([curve[-1] for curve in mine.values()], 2),
-            mean_and_std([curve[-1] for curve in loss.values()], 5),
-        ]
-        if both:
-            cells += [
-                interval([statistics.fmean(each) for each in apart]),
+        rows.append(
+            (
+                name,
+                f"{next(iter(curves(results, name, 'step').values()))[-1]:.0f}",
+                Numbers(tuple(seconds[name]), 0),
+                Numbers(tuple(values[-1] for values in mine.values())),
+                Numbers(tuple(values[-1] for values in loss.values()), 5),
+                Numbers(tuple(statistics.fmean(each) for each in apart), 3, differences=True),
                 f"{max(map(abs, means)):.2f}",
                 f"{max(abs(point) for each in apart for point in each):.2f}",
-                interval([100 * (ratio - 1) for ratio in ratios]),
-            ]
-        lines.append(f"| {' | '.join([*cells, *['-'] * (10 - len(cells))])} |")
-    return "\n".join([*lines, "", between_seeds(decay), f"Alike to the bit before: {alike(results)}"])
+                Numbers(tuple(100 * (ratio - 1) for ratio in ratios), 2, differences=True),
+            )
+        )
+    yield Table("Schedules", head, rows, "Differences from the first milestone on, mean over the epochs.")
+    yield Remark(f"{between_seeds(decay, first)} Alike to the bit before: {alike(results, first)}.")
 
 
 def curves(results: Results, run: str, key: str) -> dict[int, list[float]]:
@@ -155,70 +154,56 @@ def curves(results: Results, run: str, key: str) -> dict[int, list[float]]:
     return {seed: [row[key] for row in rows] for seed, rows in results.get(run, {}).items()}
 
 
-def differences(pairs: Iterable[tuple[list[float], list[float]]]) -> list[list[float]]:
+def differences(pairs: Iterable[tuple[list[float], list[float]]], first: int) -> list[list[float]]:
     """Of curves, from the first milestone on."""
-    return [[b - a for a, b in zip(one[FIRST:], other[FIRST:], strict=True)] for one, other in pairs]
+    return [[b - a for a, b in zip(one[first:], other[first:], strict=True)] for one, other in pairs]
 
 
-def interval(sample: Sequence[float]) -> str:
-    """Mean and 95 % interval by Student's t; the mean alone of one value.
-
-    Example:
-        >>> interval([1.0, 2.0, 3.0])
-        '+2.000 (-0.484 to +4.484)'
-    """
-    gap = Gap(tuple(sample))
-    mean, half = gap.mean, gap.half_width
-    if math.isnan(half):
-        return f"{mean:+.3f}"
-    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
-
-
-def between_seeds(decay: dict[int, list[float]]) -> str:
+def between_seeds(decay: dict[int, list[float]], first: int) -> str:
     """How far the seeds of one schedule are apart after the first milestone."""
-    apart = differences(itertools.combinations(decay.values(), 2))
+    apart = differences(itertools.combinations(decay.values(), 2), first)
     if not apart:
-        return f"{len(decay)} seeds of decay: nothing to tell of the distance between two"
-    spreads = [statistics.stdev(epoch) for epoch in zip(*decay.values(), strict=True)][FIRST:]
+        return f"{len(decay)} seed of decay: nothing to tell of the distance between two."
+    spreads = [statistics.stdev(epoch) for epoch in zip(*decay.values(), strict=True)][first:]
     largest = max(abs(point) for each in apart for point in each)
     return (
-        f"Two seeds of decay from epoch {FIRST + 1} on: at most {largest:.2f} "
-        f"points apart; standard deviation between seeds {statistics.fmean(spreads):.3f} (mean over the epochs)"
+        f"Two seeds of decay from epoch {first + 1} on: at most {largest:.2f} "
+        f"points apart; standard deviation between seeds {statistics.fmean(spreads):.3f} (mean over the epochs)."
     )
 
 
-def alike(results: Results) -> bool:
+def alike(results: Results, first: int) -> bool:
     """Whether all schedules of a seed have the same rows before the first milestone."""
-    keys = ("test_accuracy", "test_loss", "train_loss", "updates")
+    keys = ("test_accuracy", "test_loss", "train_loss", "step")
     early: dict[int, set[str]] = {}
     for trials in results.values():
         for seed, rows in trials.items():
-            early.setdefault(seed, set()).add(str([[row[key] for key in keys] for row in rows[:FIRST]]))
+            early.setdefault(seed, set()).add(str([[row[key] for key in keys] for row in rows[:first]]))
     return all(len(different) == 1 for different in early.values())
 
 
-def figure(results: Results) -> Figure:
-    """Test accuracy and training loss, against epochs and against updates: mean and range over the seeds."""
+def figure(results: Results, milestones: Iterable[int]) -> Figure:
+    """Test accuracy and training loss, against epochs and against optimizer steps: mean and range over the seeds."""
     canvas = Figure(figsize=(9.5, 6.5), layout="constrained")
     axes = canvas.subplots(2, 2, sharey="row")
-    for column, axis in enumerate(("epoch", "updates")):
+    for column, axis in enumerate(("epoch", "step")):
         for ax, key in zip(axes[:, column], ("test_accuracy", "train_loss"), strict=True):
             for run in results:
                 by_epoch = list(zip(*curves(results, run, key).values(), strict=True))
-                updates = next(iter(curves(results, run, "updates").values()))
-                x = range(1, len(by_epoch) + 1) if axis == "epoch" else updates
+                steps = next(iter(curves(results, run, "step").values()))
+                x = range(1, len(by_epoch) + 1) if axis == "epoch" else steps
                 mean = list(map(statistics.fmean, by_epoch))
                 ax.plot(x, mean, color=COLOURS[run], marker="o", markersize=2.5, linewidth=1.2, label=run)
                 low, high = list(map(min, by_epoch)), list(map(max, by_epoch))
                 ax.fill_between(x, low, high, color=COLOURS[run], alpha=0.15, linewidth=0)
             if axis == "epoch":
-                for milestone in HYPERPARAMETERS["learning_rate_steps"]:
+                for milestone in milestones:
                     ax.axvline(milestone + 0.5, color="0.6", linewidth=0.8, linestyle=":")
-        axes[1, column].set(xlabel="epochs" if axis == "epoch" else "updates", yscale="log")
-    axes[0, 0].set(ylabel="test accuracy (%)", ylim=(96.4, 98.9))
+        axes[1, column].set(xlabel="epochs" if axis == "epoch" else "optimizer steps", yscale="log")
+    axes[0, 0].set(ylabel="test accuracy (%)")
     axes[1, 0].set(ylabel="training loss")
     axes[0, 0].legend(frameon=False, loc="lower right")
     return canvas
 
 
-EXPERIMENT = Experiment(tuple(COLOURS), (0, 1, 2), measure, table, figure)
+EXPERIMENT = Experiment("Smith et al. (2018), Figure 5: decay the learning rate or grow the batch", (), needs, show)

@@ -26,7 +26,11 @@ _COMMANDS = {
     "compare": "Train several regimes from the same weights and compare them.",
     "advise": "Measure a recipe's gradient noise and advise a batch size.",
     "copy": "Write a recipe's file into a folder, to be edited and run.",
-    "experiment": "Make the runs of a paper's table or figure and show it.",
+    "reproduce": "Make the runs of papers' tables and figures, and show them in a report.",
+}
+_ON_STOP = {
+    "advise": "stopped; nothing is kept",
+    "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
 }
 
 
@@ -67,17 +71,17 @@ def main(args: Sequence[str] | None = None) -> int:
         if status is None:
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            told = "stopped; nothing is kept" if command == "advise" else kept(plan)
+            told = _ON_STOP.get(command) or kept(plan)
             print(f"lightning-gap {command}: {told}", file=sys.stderr)
         return status
 
 
 def _do(command: str, words: list[str]) -> int:
-    """List, copy, or make an experiment."""
-    if command == "experiment":
-        from ..experiments.command import main as make_experiment
+    """List, copy, or reproduce."""
+    if command == "reproduce":
+        from ..experiments.command import main as reproduce
 
-        return make_experiment(words)
+        return reproduce(words)
     parser = Parser(prog=f"lightning-gap {command}", description=_COMMANDS[command])
     optional = "?" if command == "list" else None
     parser.add_argument("recipe", nargs=optional, type=str, help="Recipe, as `lightning-gap list` names it.")

@@ -12,7 +12,7 @@ from ..recipe import Recipe
 
 
 def kept_weights(folder: Path, epoch: int) -> Path:
-    """The file of the network's `state_dict` after an epoch; epoch 0 is before the first step."""
+    """The file of the network's `state_dict` after an epoch, and the steps up to there; epoch 0 is before the first."""
     return folder / f"weights-{epoch}.pt"
 
 
@@ -41,5 +41,5 @@ class KeepWeights(Callback):
         file = kept_weights(self.folder, epoch)
         partial = file.with_suffix(".partial")
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(recipe.network.state_dict(), partial)
+        torch.save({"network": recipe.network.state_dict(), "step": trainer.global_step}, partial)
         partial.replace(file)

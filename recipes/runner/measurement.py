@@ -18,8 +18,9 @@ class Measurement:
 
     Attributes:
         name: What it is, in a word or two.
-        of: The runs.
-        by: A function of a module: it takes the `TrainedRun`s and the options, and returns what JSON can hold.
+        of: The runs, one or several; none of a measurement that trains on its own.
+        by: A function of a module that returns what JSON can hold. It takes the `TrainedRun`s, or where there are none
+            the folder of the data, and the options.
         options: What else it depends on.
         cost: Beside an epoch of training.
     """
@@ -38,14 +39,16 @@ class Measurement:
 
     def file(self, store: RunStore) -> Path:
         """Where it is kept."""
-        return store.folder / "measured" / f"{self.name}-{self.of[0].name}-{digest(self.described)}.json"
+        words = [self.name, *(spec.name for spec in self.of[:1]), digest(self.described)]
+        return store.folder / "measured" / f"{'-'.join(words)}.json"
 
     def make(self, store: RunStore) -> None:
         """Measure and keep; nothing if it is there."""
         file = self.file(store)
         if file.exists():
             return
-        found = self.by(*(store.trained(spec) for spec in self.of), **self.options)
+        of: list[Any] = [store.trained(spec) for spec in self.of] or [store.data_dir]
+        found = self.by(*of, **self.options)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({"measured": self.described, "versions": versions(), "found": found}, indent=1))
 

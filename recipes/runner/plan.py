@@ -162,7 +162,7 @@ def make_plan(settings: Settings) -> Plan:
     output = settings.output or _default_output(settings, processes)
     plan = replace(plan, settings=replace(settings, threads=threads, output=output))
     try:
-        _check(plan)
+        check_plan(plan)
     except ValueError as error:
         if settings.recipe.endswith(".py"):
             raise ValueError(f"recipe={settings.recipe!r}: {error}") from error
@@ -170,7 +170,13 @@ def make_plan(settings: Settings) -> Plan:
     return plan
 
 
-def _check(plan: Plan) -> None:
+def check_plan(plan: Plan) -> None:
+    """Refuse what cannot be trained: a batch, a ghost or a network that does not fit the data, callbacks that clash.
+
+    Raises:
+        ValueError: Names what does not fit.
+        OSError: If the data set's files are not there or cannot be read.
+    """
     settings, processes = plan.settings, plan.trainer.world_size
     with torch.random.fork_rng(devices=[]):
         users = instantiated(settings.trainer).get("callbacks", [])

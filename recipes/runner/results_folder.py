@@ -39,15 +39,7 @@ def claim_folder(plan: Plan) -> Iterator[dict[str, Any]]:
     """
     folder, config = plan.output, _plain(plan)
     _check_contents(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a", encoding="utf-8") as lock:
-        try:
-            _lock(lock)
-        except OSError as error:
-            raise BlockingIOError(
-                f"output={str(folder)!r} cannot be locked, as if another command works in it ({error.strerror}); let "
-                "that end first, or choose another --output"
-            ) from error
+    with locked(folder):
         _check_contents(plan)  # which another command may have changed in between
         if plan.settings.resume:
             config |= _regimes_and_trials(folder / CONFIG, config)
@@ -59,6 +51,25 @@ def claim_folder(plan: Plan) -> Iterator[dict[str, Any]]:
         if plan.settings.recipe.endswith(".py"):
             shutil.copyfile(plan.settings.recipe, folder / FILE)
         yield config
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there, so that no other command works in it.
+
+    Raises:
+        BlockingIOError: If another command does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a", encoding="utf-8") as lock:
+        try:
+            _lock(lock)
+        except OSError as error:
+            raise BlockingIOError(
+                f"output={str(folder)!r} cannot be locked, as if another command works in it ({error.strerror}); let "
+                "that end first, or choose another --output"
+            ) from error
+        yield
 
 
 def release_folder(plan: Plan) -> None:

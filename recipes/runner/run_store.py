@@ -151,10 +151,13 @@ class RunStore:
         """What `train` takes; and what can be checked before."""
         return Plan(self._settings(spec), spec.recipe, check_trainer(spec.trainer))
 
+    def result(self, spec: RunSpec) -> RunResult:
+        """What a finished run found."""
+        return RunResult.load(self._run(spec).result, _EPSILON)
+
     def trained(self, spec: RunSpec) -> TrainedRun:
         """A finished run, to be measured."""
-        plan = self.plan(spec)
-        return TrainedRun(spec, self.run_folder(spec), plan, RunResult.load(self._run(spec).result, _EPSILON))
+        return TrainedRun(spec, self.run_folder(spec), self.plan(spec), self.result(spec))
 
     def _settings(self, spec: RunSpec) -> Settings:
         return Settings(
@@ -193,8 +196,11 @@ class TrainedRun:
 
     def state(self, epoch: int | None = None) -> dict[str, Tensor]:
         """`state_dict` of the network after an epoch that was kept, by default the last."""
-        file = self.folder / WEIGHTS if epoch is None else kept_weights(self.folder, epoch)
-        return dict(torch.load(file, map_location=self.plan.device, weights_only=True))
+        return dict(self._load(self.folder / WEIGHTS) if epoch is None else self._kept(epoch)["network"])
+
+    def step(self, epoch: int) -> int:
+        """Optimizer steps taken after an epoch that was kept."""
+        return int(self._kept(epoch)["step"])
 
     def recipe(self, epoch: int | None = None) -> Recipe:
         """With the weights after an epoch, ready to be measured."""
@@ -207,6 +213,12 @@ class TrainedRun:
         """The samples, in the order of its seed."""
         assert isinstance(recipe, Recipe)
         return self.plan.data(recipe, self.spec.seed)
+
+    def _kept(self, epoch: int) -> Any:
+        return self._load(kept_weights(self.folder, epoch))
+
+    def _load(self, file: Path) -> Any:
+        return torch.load(file, map_location=self.plan.device, weights_only=True)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -1,0 +1,169 @@
+"""What experiments measure of finished runs, each in its own terms; all of it can be written as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_gap import weight_distance
+from lightning_gap.functional import (
+    BatchNormMode,
+    DatasetLoss,
+    UndefinedSharpnessError,
+    batch_statistics,
+    epsilon_name,
+    sharpness_profile,
+    subspace_sharpness,
+)
+
+from ..evaluation import as_the_weights_are, evaluate, evaluated_with
+from ..runner.run_store import TrainedRun
+
+EPSILONS = (1e-3, 5e-4)
+MODES: tuple[BatchNormMode, ...] = ("batch", "running")  # the authors' networks always have the statistics of a batch
+
+
+def full_sharpness(run: TrainedRun, *, method: Any, max_iterations: int = 10) -> dict[str, dict[str, float]]:
+    """Metric 2.1 in the full space by BatchNorm mode and epsilon, in percent.
+
+    Args:
+        run: The run; its recipe's ``sharpness_samples`` in chunks of ``evaluation_chunk``.
+        method: Maximiser.
+        max_iterations: Of L-BFGS-B.
+    """
+
+    def measured(loss: DatasetLoss, weights: list[nn.Parameter]) -> dict[str, float]:
+        found = sharpness_profile(loss, weights, EPSILONS, method=method, max_iterations=max_iterations)
+        return {epsilon_name(result.epsilon): result.percent for result in found}
+
+    return _in_each_mode(run, measured)
+
+
+def random_subspace_sharpness(run: TrainedRun, *, method: Any, draws: int = 5) -> dict[str, dict[str, float]]:
+    """The same in random subspaces of 100 dimensions, entries of unit variance: mean over draws."""
+
+    def measured(loss: DatasetLoss, weights: list[nn.Parameter]) -> dict[str, float]:
+        return {
+            epsilon_name(epsilon): subspace_sharpness(
+                loss, weights, epsilon=epsilon, draws=draws, method=method
+            ).percent
+            for epsilon in EPSILONS
+        }
+
+    return _in_each_mode(run, measured)
+
+
+def by_epoch(run: TrainedRun, *, epochs: Sequence[int], most: int = 10_000) -> list[dict[str, float]]:
+    """Loss and accuracy of both splits after epochs that were kept, BatchNorm as the recipe evaluates it.
+
+    Args:
+        run: The run.
+        epochs: Kept ones.
+        most: Most samples of each split.
+    """
+    rows = []
+    for epoch in epochs:
+        recipe = run.recipe(epoch)
+        data, chunk = run.data(recipe), recipe.evaluation_chunk
+        with evaluated_with(recipe.batch_norm, recipe, lambda: data.evaluation("train", chunk)):  # noqa: B023
+            train = evaluate(recipe, data.evaluation("train", chunk, most))
+            test = evaluate(recipe, data.evaluation("test", chunk, most))
+        rows.append(
+            {
+                "epoch": epoch,
+                "step": run.step(epoch),
+                "train_loss": train[0],
+                "train_accuracy": 100 * train[1],
+                "test_loss": test[0],
+                "test_accuracy": 100 * test[1],
+            }
+        )
+    return rows
+
+
+def sharpness_by_epoch(run: TrainedRun, *, epochs: Sequence[int], batch_norm: BatchNormMode) -> list[dict[str, float]]:
+    """Cross-entropy and sharpness by corner ascent, on the same samples, after epochs that were kept."""
+    rows = []
+    for epoch in epochs:
+        recipe = run.recipe(epoch)
+        loss = _loss(run, recipe, batch_norm)
+        row: dict[str, float] = {"epoch": epoch, "step": run.step(epoch)}
+        try:
+            found = sharpness_profile(loss, list(recipe.parameters()), EPSILONS)
+        except UndefinedSharpnessError:
+            rows.append(row | {"loss": math.nan} | {epsilon_name(e): math.nan for e in EPSILONS})
+            continue
+        rows.append(row | {"loss": found[0].loss} | {epsilon_name(s.epsilon): s.percent for s in found})
+    return rows
+
+
+def distance_by_epoch(run: TrainedRun, *, epochs: Sequence[int]) -> list[dict[str, float]]:
+    """Euclidean distance of the weights from the initial ones after epochs that were kept; epoch 0 must be kept."""
+    initial = list(run.recipe(0).parameters())
+    return [
+        {
+            "epoch": epoch,
+            "step": run.step(epoch),
+            "distance": weight_distance(run.recipe(epoch).parameters(), initial),
+        }
+        for epoch in epochs
+    ]
+
+
+def along_a_path(
+    one: TrainedRun, other: TrainedRun, *, path: str, alphas: Sequence[float]
+) -> dict[str, list[list[float]]]:
+    """Loss and accuracy of both splits between two solutions, BatchNorm by the statistics of each chunk.
+
+    Args:
+        one: At alpha 0.
+        other: At alpha 1.
+        path: "line", or "arc" for ``sin(alpha pi / 2) other + cos(alpha pi / 2) one``.
+        alphas: Where.
+    """
+    recipe = one.recipe()
+    data, chunk, most = one.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
+    start, end = one.state(), other.state()
+    points: dict[str, list[list[float]]] = {"train": [], "test": []}
+    with batch_statistics(recipe):
+        for alpha in alphas:
+            weights = (1 - alpha, alpha) if path == "line" else _on_the_arc(alpha)
+            recipe.network.load_state_dict({name: _mixed(start[name], end[name], weights) for name in start})
+            for split, found in points.items():
+                found.append(list(evaluate(recipe, data.evaluation(split, chunk, most))))
+    return points
+
+
+def _on_the_arc(alpha: float) -> tuple[float, float]:
+    return math.cos(alpha * math.pi / 2), math.sin(alpha * math.pi / 2)
+
+
+def _mixed(start: Tensor, end: Tensor, weights: tuple[float, float]) -> Tensor:
+    return weights[0] * start + weights[1] * end if start.is_floating_point() else start
+
+
+def _in_each_mode(
+    run: TrainedRun, measured: Callable[[DatasetLoss, list[nn.Parameter]], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    recipe = run.recipe()
+
+    def of(mode: BatchNormMode) -> dict[str, float]:
+        try:
+            return measured(_loss(run, recipe, mode), list(recipe.parameters()))
+        except UndefinedSharpnessError:  # of a run that has diverged
+            return {epsilon_name(e): math.nan for e in EPSILONS}
+
+    return {mode: of(mode) for mode in MODES}
+
+
+def _loss(run: TrainedRun, recipe: Any, mode: BatchNormMode) -> DatasetLoss:
+    samples = run.data(recipe).evaluation("train", recipe.evaluation_chunk, recipe.sharpness_samples)
+    return DatasetLoss(recipe, _mean_loss, list(as_the_weights_are(recipe, samples)), batch_norm=mode)
+
+
+def _mean_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return cross_entropy(network(batch[0]), batch[1])

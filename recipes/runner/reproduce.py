@@ -1,0 +1,153 @@
+"""Make what experiments need, side by side and never twice, and show it in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as PrintedTable
+
+from .measurement import Measurement
+from .memory import keep_freed_memory
+from .plan import check_plan
+from .run_store import RunSpec, RunStore
+from .side_by_side import InThisProcess, Pool, Task, finish, processes
+
+_PASSES = {"sam": 2.0, "sam-late": 1.2, "conservative": 2.6, "penalty": 2.0, "adversarial": 2.5}  # beside a plain step
+
+
+@dataclass(frozen=True)
+class Work:
+    """Runs and measurements to be made.
+
+    Attributes:
+        store: Where they are kept.
+        runs: Each once, in the order in which they are made.
+        measurements: Each once.
+    """
+
+    store: RunStore
+    runs: tuple[RunSpec, ...]
+    measurements: tuple[Measurement, ...]
+
+    @classmethod
+    def of(cls, store: RunStore, needs: Iterable[RunSpec | Measurement]) -> Work:
+        """What is needed, a run that is needed twice keeping what either asks for; seed by seed."""
+        runs, measurements = dict[str, RunSpec](), dict[Path, Measurement]()
+        for asked in needs:
+            if isinstance(asked, Measurement):
+                measurements.setdefault(asked.file(store), asked)
+            for spec in asked.of if isinstance(asked, Measurement) else (asked,):
+                kept = sorted({*spec.kept_epochs, *runs.get(spec.name, spec).kept_epochs})
+                runs[spec.name] = replace(spec, kept_epochs=tuple(kept))
+        by_seed = sorted(runs.values(), key=lambda spec: spec.seed)
+        return cls(store, tuple(by_seed), tuple(measurements.values()))
+
+    def check(self) -> None:
+        """Refuse what cannot be trained, before anything is.
+
+        Raises:
+            ValueError: As `make_plan`; or if a folder holds another run than its name says.
+            OSError: If a data set's files are not there or cannot be read.
+        """
+        checked = set[str]()
+        for spec in self.runs:
+            first = spec.with_seed(0).name
+            if not self.store.is_finished(spec) and first not in checked:
+                checked.add(first)
+                check_plan(self.store.plan(spec))
+
+    def tasks(self) -> list[Task]:
+        """What is left to do, a measurement after its runs."""
+        missing = [spec for spec in self.runs if not self.store.is_finished(spec)]
+        measured = [made for made in self.measurements if not made.file(self.store).exists()]
+        names = {spec.name for spec in missing}
+        training = [Task(spec.name, partial(self.store.make, spec), cost=cost(spec)) for spec in missing]
+        measuring = [
+            Task(
+                made.file(self.store).stem,
+                partial(made.make, self.store),
+                frozenset(spec.name for spec in made.of) & names,
+                made.cost,
+            )
+            for made in measured
+        ]
+        return [*training, *measuring]
+
+    def print(self, console: Console) -> None:
+        """What would be made, and what it costs."""
+        left = {task.name: task.cost for task in self.tasks()}
+        table = PrintedTable("run", "epochs", "state")
+        for spec in self.runs:
+            begun = any(self.store.run_folder(spec).glob("epoch=*.ckpt"))
+            state = ("begun" if begun else "to be trained") if spec.name in left else "finished"
+            table.add_row(spec.name, f"{epochs(spec)}", state)
+        console.print(table)
+        runs = [spec for spec in self.runs if spec.name in left]
+        console.print(
+            f"{len(self.runs)} runs, {len(runs)} to be trained for {sum(map(epochs, runs)):,} epochs; "
+            f"{len(self.measurements)} measurements, {len(left) - len(runs)} to be made."
+        )
+        known = [spec for spec in self.runs if spec.name not in left]
+        seconds = self.seconds(runs, known)
+        told = f"about {seconds / 60:.0f} minutes of one worker" if seconds is not None else "not known yet"
+        console.print(f"Training takes {told}, by the finished runs of the same networks.")
+
+    def seconds(self, runs: Sequence[RunSpec], known: Sequence[RunSpec]) -> float | None:
+        """What runs may take, by finished ones of their networks; None where a network has none."""
+        total = 0.0
+        for spec in runs:
+            alike = [other for other in known if (other.network, other.data) == (spec.network, spec.data)]
+            if not alike:
+                return None
+            spent = sum(self.store.result(other).seconds for other in alike)
+            total += spent / sum(map(cost, alike)) * cost(spec)
+        return total
+
+    def make(self, console: Console, workers: int, threads: int) -> None:
+        """Do all that is left.
+
+        Raises:
+            ValueError: If a run cannot begin.
+            ChildProcessError: If a worker is killed.
+        """
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        tasks = self.tasks()
+        kept = len(self.runs) + len(self.measurements) - len(tasks)
+        if kept:
+            console.print(f"{kept} of {len(self.runs) + len(self.measurements)} runs and measurements are there.")
+        with _pool(workers, threads) as pool, _progress(console) as bar:
+            total = bar.add_task("", total=sum(task.cost for task in tasks), tasks=f"0 of {len(tasks)}")
+            for done, task in enumerate(finish(tasks, pool), start=1):
+                bar.update(total, advance=task.cost, tasks=f"{done} of {len(tasks)}")
+                bar.console.print(f"{done} of {len(tasks)}: {task.name}", soft_wrap=True)
+
+
+def epochs(spec: RunSpec) -> int:
+    """Epochs of a run, as its regime has them."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return spec.recipe(spec.regime, **spec.hyperparameters).epochs  # type: ignore[arg-type]
+
+
+def cost(spec: RunSpec) -> float:
+    """In epochs of plain training of its network."""
+    return epochs(spec) * _PASSES.get(spec.regime, 1.0)
+
+
+@contextmanager
+def _pool(workers: int, threads: int) -> Iterator[Pool]:
+    with processes(workers, threads) if workers > 1 else nullcontext(InThisProcess()) as pool:
+        yield pool
+
+
+def _progress(console: Console) -> Progress:
+    """Of all tasks by their cost."""
+    columns = (TextColumn("{task.fields[tasks]}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, speed_estimate_period=24 * 3600)
