@@ -6,7 +6,8 @@ import ast
 from pathlib import Path
 
 _PARTS = {  # every other file is an experiment of its name
-    *("__init__", "command", "experiment", "measures", "published", "scales", "sharpness_tables", "terms")
+    *("__init__", "basin_shape", "command", "experiment", "measures", "paths", "published", "published_curves"),
+    *("remedy_tables", "scales", "sharpness_tables", "terms"),
 }
 
 

@@ -8,6 +8,8 @@ def write_report(report: Report, folder):
         print("##", c.title, c.terms)
         for p in c.parts:
             if hasattr(p, "rows"):
-                print(p.title); print(p.head)
-                for r in p.rows: print([x if isinstance(x,str) else x.text for x in r])
+                print(p.title)
+                print(p.head)
+                for r in p.rows:
+                    print([x if isinstance(x, str) else x.text for x in r])
     return []

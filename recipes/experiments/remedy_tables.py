@@ -1,0 +1,54 @@
+"""Tables of a remedy under the large batch beside the small batch, as in Tables 6 and 7 of Keskar et al. (2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lightning_gap.functional import epsilon_name
+
+from ..reports.parts import Numbers, Published, Table
+from ..runner.run_store import RunSpec
+from .experiment import Findings
+from .measures import EPSILONS
+from .published import Remedy
+from .scales import Choice
+
+
+def remedy_table(
+    choice: Choice,
+    found: Findings,
+    runs: Callable[[str, int], tuple[RunSpec, RunSpec]],
+    paper: Mapping[str, Remedy],
+    title: str,
+) -> Table:
+    """A row for each network.
+
+    Args:
+        choice: What was made.
+        found: Of it.
+        runs: The small batch and the remedy, of a network and a seed.
+        paper: Values by network.
+        title: Heading.
+    """
+    names = [epsilon_name(epsilon) for epsilon in EPSILONS]
+    head = ["network", "test accuracy %, small", "test accuracy %, remedy", "gap to small, points"]
+    head += [f"sharpness of the remedy, {name}" for name in names]
+    rows = list[Sequence[str | Numbers]]()
+    for network in choice.networks:
+        pairs = [runs(network, seed) for seed in choice.seeds_of(network)]
+        small, remedy = ([found[pair[which]] for pair in pairs] for which in (0, 1))
+        theirs = paper[network]
+        gap = tuple(100 * (s.test_accuracy - r.test_accuracy) for s, r in zip(small, remedy, strict=True))
+        rows.append(
+            (
+                network.upper(),
+                Numbers(tuple(100 * run.test_accuracy for run in small), paper=theirs.small),
+                Numbers(tuple(100 * run.test_accuracy for run in remedy), paper=theirs.accuracy),
+                Numbers(gap, paper=Published(round(theirs.small.mean - theirs.accuracy.mean, 3)), differences=True),
+                *(
+                    Numbers(tuple(run.sharpness_batch[name] for run in remedy), 1, theirs.sharpness[epsilon])
+                    for name, epsilon in zip(names, EPSILONS, strict=True)
+                ),
+            )
+        )
+    return Table(title, head, rows, "Sharpness in percent, corner ascent, BatchNorm by the statistics of each chunk.")
