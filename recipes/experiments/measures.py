@@ -13,9 +13,12 @@ from lightning_gap import weight_distance
 from lightning_gap.functional import (
     BatchNormMode,
     DatasetLoss,
+    UndefinedCurvatureError,
     UndefinedSharpnessError,
     batch_statistics,
     epsilon_name,
+    hessian_eigenvalues,
+    sharpness,
     sharpness_profile,
     subspace_sharpness,
 )
@@ -55,6 +58,22 @@ def random_subspace_sharpness(run: TrainedRun, *, method: Any, draws: int = 5) -
         }
 
     return _in_each_mode(run, measured)
+
+
+def other_sharpness(run: TrainedRun) -> dict[str, float]:
+    """Two measures beside Metric 2.1, NaN of a run that has diverged.
+
+    "adaptive": the rise in a box relative to the weights' size alone, at 1e-2, which rescaling does not change, in
+    percent, BatchNorm by the statistics of each chunk; "eigenvalue": the Hessian's largest, running statistics.
+    """
+    recipe = run.recipe()
+    weights = list(recipe.parameters())
+    try:
+        adaptive = sharpness(_loss(run, recipe, "batch"), weights, epsilon=1e-2, relative=True).percent
+        largest = hessian_eigenvalues(_loss(run, recipe, "running"), weights, tolerance=0.01, ends="largest").largest
+    except (UndefinedSharpnessError, UndefinedCurvatureError):
+        return {"adaptive": math.nan, "eigenvalue": math.nan}
+    return {"adaptive": adaptive, "eigenvalue": largest}
 
 
 def by_epoch(run: TrainedRun, *, epochs: Sequence[int], most: int = 10_000) -> list[dict[str, float]]:

@@ -50,6 +50,7 @@ _TINY |= {"sharpness_samples": 200, "evaluation_chunk": 1000, "ghost_batch_size"
 
 SCALES: dict[str, dict[str, Network]] = {
     "tiny": {
+        "digits": Network(F1, "digits", 2, _TINY_F1),
         "f1": Network(F1, "digits", 2, _TINY_F1),
         "f2": Network(F2, "timit-stand-in", 2, {"width": 16, "depth": 1, "epochs": 1, "sharpness_samples": 200}),
         "c1": Network(C1, "cifar10", 2, {**_TINY, "channels": 4, "dense": (16, 8)}),
@@ -58,6 +59,7 @@ SCALES: dict[str, dict[str, Network]] = {
         "c4": Network(C4, "cifar100", 2, {**_TINY, "width": 4, "dense": 16}),
     },
     "small": {
+        "digits": Network(F1, "digits", 10),
         "f1": Network(F1, "mnist", 5, {"epochs": 30}),
         "f2": Network(F2, "timit-stand-in", 3),
         "c1": Network(C1, "cifar10", 5, {**_TEN_THOUSAND, "channels": 16}, _AT_THE_END),
@@ -66,6 +68,7 @@ SCALES: dict[str, dict[str, Network]] = {
         "c4": Network(C4, "cifar100", 3, {**_TEN_THOUSAND, "width": 16}, _AT_THE_END),
     },
     "paper": {
+        "digits": Network(F1, "digits", 10),
         "f1": Network(F1, "mnist", 5),
         "f2": Network(F2, "timit", 5),
         "c1": Network(C1, "cifar10", 5),

@@ -1,0 +1,164 @@
+"""Does the gap close, and does sharpness go when it does? Every remedy on Keskar et al.'s networks.
+
+Ours: nobody has published it. Each remedy's test accuracy beside the small and the large batch, the share of the gap
+that it brings back, how sharp the solution is by four measures, and whether any of them ranks the remedies as the gap
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from ..intervals import ratio_interval
+from ..regimes import REGIMES
+from ..reports.drawing import blank, label, legend_below, look
+from ..reports.parts import Chart, Numbers, Part, Table
+from ..runner.measurement import Measurement
+from ..runner.run_store import RunSpec
+from .experiment import Experiment, Findings
+from .measures import other_sharpness
+from .ranks import rank_table
+from .scales import Choice
+
+_MAIN = ("small", "large", "sqrt-lr", "linear-lr", "ghost", "ghost-lr", "growing", "piggyback", "longer")
+_OF_NETWORK: dict[str, tuple[str, ...]] = {
+    "digits": tuple(name for name in REGIMES if name not in ("augmented", "goyal")),  # images, residual networks
+    "c1": (*_MAIN, "sam", "sam-late", "conservative", "penalty", "adversarial"),
+    "c3": ("small", "large", "ghost-lr", "sam-late"),
+}
+_FEWER = {"longer": 2}  # as long as sixteen others
+SHARPNESS = {
+    "box, batch BN": "Metric 2.1 at 1e-3, corner ascent, the statistics of each chunk",
+    "box, running BN": "the same, running statistics",
+    "adaptive box": "the same in a box relative to |x| alone at 1e-2, the statistics of each chunk",
+    "largest eigenvalue": "of the Hessian, running statistics",
+}
+
+
+def run(choice: Choice, network: str, regime: str, seed: int) -> RunSpec:
+    """Of the experiment."""
+    return choice.run(network, regime, seed)
+
+
+def other(spec: RunSpec) -> Measurement:
+    """The measures of sharpness that a run does not have already."""
+    return Measurement("other-sharpness", (spec,), other_sharpness)
+
+
+def seeds_of(choice: Choice, network: str, regime: str) -> tuple[int, ...]:
+    """Of a regime: fewer of what is as long as many others."""
+    fewer = _FEWER.get(regime) if network != "digits" else None
+    return choice.seeds_of(network)[:fewer]
+
+
+def needs(choice: Choice) -> Iterator[RunSpec | Measurement]:
+    for network in choice.networks:
+        for regime in _OF_NETWORK[network]:
+            for seed in seeds_of(choice, network, regime):
+                yield other(run(choice, network, regime, seed))
+
+
+def show(choice: Choice, found: Findings) -> Iterator[Part]:
+    for network in choice.networks:
+        regimes = _OF_NETWORK[network]
+
+        @cache
+        def accuracy(regime: str) -> dict[int, float]:
+            seeds = seeds_of(choice, network, regime)  # noqa: B023
+            return {seed: 100 * found[run(choice, network, regime, seed)].test_accuracy for seed in seeds}  # noqa: B023
+
+        measured = {regime: _measures(choice, found, network, regime) for regime in regimes}
+        gaps = {regime: _differences(accuracy("small"), accuracy(regime)) for regime in regimes}
+        yield _accuracies(choice, found, network, {regime: accuracy(regime) for regime in regimes})
+        yield _figure(network, gaps, measured)
+        rows: list[Sequence[str | Numbers]] = [
+            (regime, *(Numbers(tuple(values[name].values()), 1) for name in SHARPNESS))
+            for regime, values in measured.items()
+        ]
+        yield Table(f"{network.upper()}: how sharp", ["regime", *SHARPNESS], rows, "Percent; the eigenvalue as it is.")
+        yield from rank_table(network, gaps, measured, SHARPNESS)
+
+
+def _accuracies(
+    choice: Choice, found: Findings, network: str, accuracy: dict[str, dict[int, float]]
+) -> Table:
+    rows = list[Sequence[str | Numbers]]()
+    for regime, own in accuracy.items():
+        gap = _differences(accuracy["small"], own)
+        results = [found[run(choice, network, regime, seed)] for seed in own]
+        share: str | Numbers = "-"
+        if regime not in ("small", "large"):
+            back, whole = _differences(own, accuracy["large"]), _differences(accuracy["small"], accuracy["large"])
+            ratio = ratio_interval(tuple(back.values()), tuple(whole[seed] for seed in back))
+            percent = type(ratio)(*(100 * end for end in ratio))
+            share = Numbers(tuple(100 * back[seed] / whole[seed] for seed in back), 0, interval=percent)
+        rows.append(
+            (
+                regime,
+                Numbers(tuple(own.values())),
+                "-" if regime == "small" else Numbers(tuple(gap.values()), differences=True),
+                share,
+                f"{results[0].steps:,}",
+                Numbers(tuple(100 * result.train_accuracy for result in results)),
+                Numbers(tuple(result.distance for result in results)),
+            )
+        )
+    head = ["regime", "test accuracy %", "gap to small, points", "of large's gap back, %", "optimizer steps"]
+    head += ["training accuracy %", "distance from init"]
+    note = "The share's interval by Fieller's theorem; none where the large batch's own gap may be zero."
+    return Table(f"{network.upper()}: does it close?", head, rows, note)
+
+
+def _measures(choice: Choice, found: Findings, network: str, regime: str) -> dict[str, dict[int, float]]:
+    """Each measure by seed."""
+    values = dict[str, dict[int, float]]({name: {} for name in SHARPNESS})
+    for seed in seeds_of(choice, network, regime):
+        spec = run(choice, network, regime, seed)
+        result, others = found[spec], found[other(spec)]
+        for name, value in zip(
+            SHARPNESS,
+            (result.sharpness_batch["1e-3"], result.sharpness["1e-3"], others["adaptive"], others["eigenvalue"]),
+            strict=True,
+        ):
+            values[name][seed] = value
+    return values
+
+
+def _differences(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
+    """By the seeds that both have."""
+    return {seed: one[seed] - other[seed] for seed in one if seed in other}
+
+
+def _figure(network: str, gaps: dict[str, dict[int, float]], measured: dict[str, dict[str, dict[int, float]]]) -> Chart:
+    figure, (axes,) = blank(4.6)
+    name = next(iter(SHARPNESS))
+    for regime, gap in gaps.items():
+        like = look(regime)
+        own = measured[regime][name]
+        axes.plot(
+            [own[seed] for seed in gap],
+            list(gap.values()),
+            color=like.color,
+            marker=like.marker,
+            linestyle="none",
+            label=regime,
+        )
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    label(axes, "sharpness, Metric 2.1 at 1e-3, batch BN (%)", "gap to the small batch (points)", log="x")
+    legend_below(figure, axes, columns=4)
+    return Chart(
+        f"{network.upper()}: gap against sharpness",
+        figure,
+        "The gap to the small batch against the sharpness of the solution: a mark for each run, by regime.",
+        "If flat minima were what generalises, marks would rise from the lower left to the upper right.",
+    )
+
+
+EXPERIMENT = Experiment(
+    "Does the gap close, and does sharpness go when it does?",
+    tuple(_OF_NETWORK),
+    needs,
+    show,
+    {"settings of the remedies": "their papers' own, none tuned", **SHARPNESS},
+)
