@@ -73,6 +73,10 @@ from .perturbation.sharpness_aware import perturbed as perturbed
 from .perturbation.sharpness_aware import sharpness_aware_gradient as sharpness_aware_gradient
 from .residual import residual_norms as residual_norms
 from .residual import zero_init_residual as zero_init_residual
+from .sharpness.adaptive import LogitsFunction as LogitsFunction
+from .sharpness.adaptive import adaptive_sharpness as adaptive_sharpness
+from .sharpness.adaptive import normalize_logits as normalize_logits
+from .sharpness.adaptive import normalized_logit_loss as normalized_logit_loss
 from .sharpness.average import AverageSharpness as AverageSharpness
 from .sharpness.average import average_sharpness as average_sharpness
 from .sharpness.random_subspace import RandomSubspace as RandomSubspace

@@ -338,7 +338,7 @@ def test_what_cannot_go_together_is_refused():
         SharpnessMonitor(relative=True, subspace=10)
     with pytest.raises(ValueError, match="subspace must be a whole number, at least 1, got 0"):
         SharpnessMonitor(subspace=0)
-    with pytest.raises(ValueError, match="method must be one of 'corner', 'lbfgsb', 'best', got 'adam'"):
+    with pytest.raises(ValueError, match="method must be one of 'corner', 'lbfgsb', 'best', 'apgd', got 'adam'"):
         SharpnessMonitor(method="adam")
 
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .._loss_surface import LossFunction, LossSurface
+from ._auto_pgd import auto_pgd_ascent
 from ._gradient_ascent import Ascent, incremental_ascent, normalized_gradient_ascent, sign_gradient_ascent, signs
 from ._lbfgsb import DidNotStartError, lbfgsb_ascent
 from ._neighbourhood import Neighbourhood
@@ -55,9 +57,9 @@ class Climb:
         place: The neighbourhood.
         epsilon: Its size.
         tally: Where evaluations are counted.
-        quasi_newton: Climb by L-BFGS-B instead of along the gradient.
+        by: How to climb.
         ball: Whether the neighbourhood is a ball.
-        max_evaluations: Most evaluations of one ascent along the gradient, the one at the weights included.
+        max_evaluations: Most evaluations of one ascent, the one at the weights included; L-BFGS-B does not ask.
         max_iterations: Iterations of L-BFGS-B.
         may_not_start: Whether an L-BFGS-B that did not leave its start is no error: another search stands beside it.
     """
@@ -66,7 +68,7 @@ class Climb:
     place: Neighbourhood
     epsilon: float
     tally: Tally
-    quasi_newton: bool
+    by: Literal["corner", "lbfgsb", "apgd"]
     ball: bool
     max_evaluations: int
     max_iterations: int
@@ -78,7 +80,7 @@ class Climb:
     @property
     def from_corner_to_corner(self) -> bool:
         """Whether the signs of a gradient are all that the ascent needs."""
-        return not (self.quasi_newton or self.ball)
+        return self.by == "corner" and not self.ball
 
     def evaluate(self, point: Sequence[Tensor], with_gradient: bool) -> tuple[float, Sequence[Tensor]]:
         """Loss, and its gradient if asked for, at this point."""
@@ -88,7 +90,9 @@ class Climb:
 
     def ascend(self, point: list[Tensor], highest: float, slope: Sequence[Tensor], evaluations: int) -> Ascent:
         """Climb from a point whose loss and gradient are known."""
-        if self.quasi_newton:
+        if self.by == "apgd":
+            return auto_pgd_ascent(self.evaluate, point, highest, slope, evaluations, ball=self.ball)
+        if self.by == "lbfgsb":
             half_widths = self.place.half_widths(self.epsilon)
             try:
                 return lbfgsb_ascent(self.evaluate, half_widths, point, highest, slope, self.max_iterations)

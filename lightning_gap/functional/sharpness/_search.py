@@ -24,6 +24,7 @@ from .result import Method, Searched, Sharpness, Start
 _SEARCHES: dict[Method, tuple[Searched, ...]] = {
     "corner": ("corner",),
     "lbfgsb": ("lbfgsb",),
+    "apgd": ("apgd",),
     "best": ("corner", "lbfgsb", "lbfgsb after corner"),  # of equal ones the first, the cheapest
 }
 
@@ -61,13 +62,13 @@ class Search:
         set_plain(self, relative=flag("relative", self.relative), generator=seeded("generator", self.generator))
         if self.report_on is not None:
             function("report_on", self.report_on, "no arguments")
-        if self.method != "corner":
+        if self.method in ("lbfgsb", "best"):
             require_scipy(f"method={self.method!r}")
         if self.subspace is not None:
             instance("subspace", self.subspace, RandomSubspace, hint="for instance RandomSubspace(100)")
-        if self.norm == "l2" and (self.subspace or self.method != "corner"):
+        if self.norm == "l2" and (self.subspace or self.method in ("lbfgsb", "best")):
             raise ValueError(
-                "norm='l2' goes with method='corner' in the full space; a subspace and L-BFGS-B need a box"
+                "norm='l2' goes with method='corner' or 'apgd' in the full space; a subspace and L-BFGS-B need a box"
             )
         if self.relative and self.subspace:
             raise ValueError("relative=True goes with the full space: in a subspace it does not undo a rescaling")
@@ -144,7 +145,7 @@ class Search:
             place,
             epsilon,
             tally,
-            quasi_newton=searched != "corner",
+            by="lbfgsb" if searched == "lbfgsb after corner" else searched,
             ball=self.norm == "l2",
             max_evaluations=self.max_evaluations,
             max_iterations=self.max_iterations,

@@ -17,8 +17,8 @@ from ._gradient_ascent import Stop
 from ._neighbourhood import Norm
 from .random_subspace import RandomSubspace
 
-Method = Literal["corner", "lbfgsb", "best"]
-Searched = Literal["corner", "lbfgsb", "lbfgsb after corner"]
+Method = Literal["corner", "lbfgsb", "best", "apgd"]
+Searched = Literal["corner", "lbfgsb", "lbfgsb after corner", "apgd"]
 """A single search: "lbfgsb" begins at the weights, "lbfgsb after corner" where corner ascent ended."""
 
 

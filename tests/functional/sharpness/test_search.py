@@ -13,7 +13,7 @@ from lightning_gap.functional import (
 from lightning_gap.functional.sharpness._search import Search
 
 
-@pytest.mark.parametrize("method", ["corner", "lbfgsb", "best"])
+@pytest.mark.parametrize("method", ["corner", "lbfgsb", "best", "apgd"])
 @pytest.mark.parametrize("restarts", [0, 2])
 @pytest.mark.parametrize("subspace", [None, RandomSubspace(4)])
 def test_counted_evaluations_are_real_ones(method, restarts, subspace):
@@ -116,7 +116,7 @@ def test_the_generator_decides_the_random_starts():
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({"method": "adam"}, "method must be one of 'corner', 'lbfgsb', 'best', got 'adam'"),
+        ({"method": "adam"}, "method must be one of 'corner', 'lbfgsb', 'best', 'apgd', got 'adam'"),
         ({"norm": "l1"}, "norm must be one of 'max', 'l2', got 'l1'"),
         ({"max_evaluations": 1}, "max_evaluations must be a whole number, at least 2, got 1"),
         ({"max_evaluations": 7.0}, "max_evaluations must be a whole number, at least 2, got 7.0"),
@@ -124,9 +124,12 @@ def test_the_generator_decides_the_random_starts():
         ({"max_iterations": 0}, "max_iterations must be a whole number, at least 1, got 0"),
         ({"restarts": -1}, "restarts must be a whole number, at least 0, got -1"),
         ({"subspace": 100}, r"subspace must be a RandomSubspace, got 100; for instance RandomSubspace\(100\)"),
-        ({"norm": "l2", "subspace": RandomSubspace(2)}, "norm='l2' goes with method='corner' in the full space"),
-        ({"norm": "l2", "method": "lbfgsb"}, "norm='l2' goes with method='corner' in the full space"),
-        ({"norm": "l2", "method": "best"}, "norm='l2' goes with method='corner' in the full space"),
+        (
+            {"norm": "l2", "subspace": RandomSubspace(2)},
+            "norm='l2' goes with method='corner' or 'apgd' in the full space",
+        ),
+        ({"norm": "l2", "method": "lbfgsb"}, "norm='l2' goes with method='corner' or 'apgd' in the full space"),
+        ({"norm": "l2", "method": "best"}, "norm='l2' goes with method='corner' or 'apgd' in the full space"),
         ({"relative": True, "subspace": RandomSubspace(2)}, "relative=True goes with the full space"),
     ],
 )
