@@ -71,9 +71,11 @@ from .perturbation.proximal import proximal_gradient as proximal_gradient
 from .perturbation.sharpness_aware import ascent_direction as ascent_direction
 from .perturbation.sharpness_aware import perturbed as perturbed
 from .perturbation.sharpness_aware import sharpness_aware_gradient as sharpness_aware_gradient
+from .rank_correlation import GroupCorrelation as GroupCorrelation
+from .rank_correlation import RankCorrelation as RankCorrelation
+from .rank_correlation import rank_correlation as rank_correlation
 from .residual import residual_norms as residual_norms
 from .residual import zero_init_residual as zero_init_residual
-from .sharpness.adaptive import LogitsFunction as LogitsFunction
 from .sharpness.adaptive import adaptive_sharpness as adaptive_sharpness
 from .sharpness.adaptive import normalize_logits as normalize_logits
 from .sharpness.adaptive import normalized_logit_loss as normalized_logit_loss
@@ -81,6 +83,8 @@ from .sharpness.average import AverageSharpness as AverageSharpness
 from .sharpness.average import average_sharpness as average_sharpness
 from .sharpness.random_subspace import RandomSubspace as RandomSubspace
 from .sharpness.result import Sharpness as Sharpness
+from .sharpness.sharp_share import SharpShare as SharpShare
+from .sharpness.sharp_share import sharp_share as sharp_share
 from .sharpness.sharpness import epsilon_name as epsilon_name
 from .sharpness.sharpness import sharpness as sharpness
 from .sharpness.sharpness import sharpness_profile as sharpness_profile
