@@ -125,6 +125,10 @@ class Monitor(GapCallback, ABC):
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Log what is measured only when the run is over."""
 
+    def owes_at_end(self, trainer: Trainer) -> bool:
+        """Whether `finish` is still to come in a run that is resumed from after its last step."""
+        return False
+
     def forget(self) -> None:
         """Let go of what was drawn."""
 
@@ -198,7 +202,8 @@ class Monitor(GapCallback, ABC):
     @final
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that was resumed from after its last step has nothing to train, and Lightning calls no other hook.
-        if self._in_training or self._measured_step in (None, trainer.global_step):
+        measured = self._measured_step in (None, trainer.global_step)
+        if self._in_training or (measured and not self.owes_at_end(trainer)):
             return
         trainer.strategy.model_to_device()
         self.draw(trainer, pl_module)

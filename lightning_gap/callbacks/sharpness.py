@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from ..functional._validation import flag
+from ..functional._validation import flag, whole_number
+from ..functional.sharpness._lbfgsb import require_scipy
 from ..functional.sharpness._neighbourhood import Norm
 from ..functional.sharpness._search import Search
 from ..functional.sharpness.random_subspace import RandomSubspace
@@ -30,7 +31,6 @@ from ._loss_monitor import LossMonitor
 from ._module_loss import trained_weights
 
 _QUANTILES = {"weight_p05": 0.05, "weight_p50": 0.5, "weight_p95": 0.95}
-_FINAL_SAMPLES = 10_000  # where the value of a well-fitted small-batch solution has settled
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -48,12 +48,16 @@ class SharpnessMonitor(LossMonitor):
 
     Args:
         epsilon: Half-widths of the box, relative to ``|x_i| + 1``. The paper uses 1e-3 and 5e-4.
-        accurate_at_end: Measure at the end of the run also what to publish: the ascent on 10,000 samples and the
-            loss on all training samples, logged as ``sharpness/full_eps1e-3_final`` and ``sharpness/loss_final``.
-            Takes about as long as an epoch, or two.
+        accurate_at_end: Measure at the end of the run also what to publish: by ``method="best"`` (needs SciPy; in a
+            ball by gradient ascent), with the ascent on ``accurate_samples`` and the loss on all training samples.
+            Logged once as ``sharpness/full_eps1e-3_final`` and ``sharpness/loss_final``, not if an exception ends the
+            run; the attribute ``final`` holds the results with their terms. ``max_time_share`` does not limit it, and
+            it takes as long as several epochs: the card has measurements.
+        accurate_samples: Training samples of that ascent.
         samples: Training samples to measure on. On a well-fitted small-batch solution the value settles only at
             about 10,000; keep the number and ``seed`` equal in runs that you compare.
-        method: ``"corner"``, or ``"lbfgsb"``, the paper's (needs SciPy); see `lightning_gap.functional.sharpness`.
+        method: ``"corner"``; ``"lbfgsb"``, the paper's, or ``"best"``, the highest of both (these need SciPy). See
+            `lightning_gap.functional.sharpness`.
         max_evaluations: Most evaluations of the loss for one epsilon.
         subspace: Dimension of the random subspace to seek in, drawn by ``seed``; the paper's has 100. By default the
             full space.
@@ -66,6 +70,10 @@ class SharpnessMonitor(LossMonitor):
     Raises:
         ValueError: If an argument is out of range; before the first step, if no fixed subset can be drawn, the loss
             cannot be measured, the strategy shards the weights, or two monitors log the same key.
+        ImportError: If SciPy is needed and not installed.
+
+    Attributes:
+        final: The results of ``accurate_at_end``, one for each epsilon; empty before the end, or without a value.
 
     Reference:
         Keskar et al. (2017), Metric 2.1 and Figure 6; see `lightning_gap.functional.sharpness`.
@@ -76,6 +84,7 @@ class SharpnessMonitor(LossMonitor):
 
     epsilon: float | tuple[float, ...] = field(default=(1e-3, 5e-4), kw_only=False)
     accurate_at_end: bool = False
+    accurate_samples: int = 10_000  # where the value of a well-fitted small-batch solution has settled
     samples: int = 768
     method: Method = "corner"
     max_evaluations: int = 5
@@ -87,6 +96,8 @@ class SharpnessMonitor(LossMonitor):
         super().__post_init__()
         self._history: list[dict[str, float]] = []
         self._told = False
+        self.final: tuple[Sharpness, ...] = ()
+        self._final_step: int | None = None
 
     def check_arguments(self) -> None:
         super().check_arguments()
@@ -97,6 +108,7 @@ class SharpnessMonitor(LossMonitor):
         if self.data is not None and self.accurate_at_end:
             raise ValueError("accurate_at_end draws from the train loader, and data=... was given; leave one out")
         self.accurate_at_end = flag("accurate_at_end", self.accurate_at_end)
+        self.accurate_samples = whole_number("accurate_samples", self.accurate_samples, unit="samples")
         self.subspace = optional_whole_number("subspace", self.subspace, hint="the paper: 100")
         self._search = Search(
             method=self.method,
@@ -106,6 +118,8 @@ class SharpnessMonitor(LossMonitor):
             norm=self.norm,
         )
         self.max_evaluations, self.relative = self._search.max_evaluations, self._search.relative
+        if self.accurate_at_end and self.norm == "max":
+            require_scipy("accurate_at_end=True", "leave it out")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,7 +134,7 @@ class SharpnessMonitor(LossMonitor):
 
     def begin(self, trainer: Trainer) -> None:
         super().begin(trainer)
-        self._history, self._told = [], False
+        self._history, self._told, self.final, self._final_step = [], False, (), None
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         super().draw(trainer, module)
@@ -130,15 +144,20 @@ class SharpnessMonitor(LossMonitor):
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         if self.accurate_at_end and not is_trial(trainer):
             log_now(trainer, self._final_values(trainer, module))
+            self._final_step = trainer.global_step
         if trainer.is_global_zero and len(self._history) > 1:
             log_figure(trainer.loggers, f"sharpness/against_loss{self.suffix}", self.figure, step=trainer.global_step)
 
+    def owes_at_end(self, trainer: Trainer) -> bool:
+        return self.accurate_at_end and self._final_step != trainer.global_step
+
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"history": [dict(point) for point in self._history]}
+        history = [dict(point) for point in self._history]
+        return super().state_dict() | {"history": history, "final_step": self._final_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._history = list(state_dict["history"])
+        self._history, self._final_step = list(state_dict["history"]), state_dict.get("final_step")
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Sharpness, ...]:
         """Measure now, inside fit; one result for each epsilon, nothing logged.
@@ -147,7 +166,7 @@ class SharpnessMonitor(LossMonitor):
             UndefinedSharpnessError: If the loss at the weights is not finite, or -1 or below.
         """
         with self.undisturbed(trainer, pl_module) as evaluations:
-            return self._profile(evaluations)
+            return self._profile(evaluations, self._search)
 
     def figure(self) -> Any:
         """Sharpness against loss along the run so far, as a matplotlib figure."""
@@ -179,7 +198,7 @@ class SharpnessMonitor(LossMonitor):
         return named
 
     def _final_values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        """The value to publish: ascent on 10,000 samples, loss on all."""
+        """The value to publish: the highest of three ascents on many samples, loss on all."""
         try:
             found = self._attempt(lambda: self._final(trainer, module), trainer, module)
         except NoValueError as error:
@@ -190,12 +209,14 @@ class SharpnessMonitor(LossMonitor):
 
     def _final(self, trainer: Trainer, module: LightningModule) -> list[float]:
         loader = trainer.train_dataloader
-        ascent = self._drawn({"data": (None, loader)}, _FINAL_SAMPLES)["data"]
+        ascent = self._drawn({"data": (None, loader)}, self.accurate_samples)["data"]
+        search = replace(self._search, method="best") if self.norm == "max" else self._search
         with self.undisturbed(trainer, module) as evaluations, reading(loader, "data"):
             everything = lazy_subset(loader, "data", chunk_size=self._chunk_size, seed=self.seed, count=self.count)
-            results = self._profile(evaluations, ascent, everything)
-        self._tell(results)
-        return [*(result.percent for result in results), results[0].loss]
+            search = replace(search, report_on=self.loss(evaluations, everything))
+            self.final = self._profile(evaluations, search, ascent)
+        self._tell(self.final)
+        return [*(result.percent for result in self.final), self.final[0].loss]
 
     def _tell(self, results: tuple[Sharpness, ...]) -> None:
         """Say once what it means that a sharpness is not finite."""
@@ -210,8 +231,7 @@ class SharpnessMonitor(LossMonitor):
             )
 
     def _profile(
-        self, evaluations: Evaluations, ascent: Batches | None = None, report_on: Batches | None = None
+        self, evaluations: Evaluations, search: Search, ascent: Batches | None = None
     ) -> tuple[Sharpness, ...]:
         trainer, weights = evaluations.trainer, trained_weights(evaluations.trainer, evaluations.module)
-        search = replace(self._search, report_on=self.loss(evaluations, report_on) if report_on else None)
         return search.profile(self.loss(evaluations, ascent), weights, self._epsilons, process_group(trainer))

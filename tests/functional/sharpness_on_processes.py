@@ -81,6 +81,8 @@ def measure(group=None):
     found["ball"] = numbers(sharpness(loss(), params, norm="l2", restarts=1, **terms))
     found["relative"] = numbers(sharpness(loss(), params, relative=True, **terms))
     found["lbfgsb"] = numbers(sharpness(loss(), params, method="lbfgsb", subspace=subspace, **terms))
+    found["best"] = numbers(sharpness(loss(), params, method="best", subspace=subspace, **terms))
+    found["apgd"] = numbers(sharpness(loss(), params, method="apgd", norm="l2", **terms))
     found["profile"] = numbers(*sharpness_profile(loss(), params, (0.1, 0.01), process_group=group))
     found["layers"] = numbers(*layer_sharpness(loss(), named, **terms).values())
     found["draws"] = numbers(*subspace_sharpness(loss(), params, subspace=subspace, draws=2, **terms).draws)

@@ -28,6 +28,7 @@ from lightning_gap.functional import (
 RESULTS = {
     *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
     *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
+    *("GroupCorrelation", "RankCorrelation", "SharpShare"),
 }
 TYPES = {"BatchNormMode", "Schedule", "Augmentation"}
 ERRORS = {name for name, value in vars(functional).items() if inspect.isclass(value) and issubclass(value, Exception)}
@@ -43,16 +44,29 @@ MEASURED = {
     "sum_of_products_squared",
 } | {*("small_norm_squared", "large_norm_squared")}
 FAILED, ARRAYS = {"nan", "inf", "minus inf", "numpy nan"}, {"array", "array of one"}
-SERIES = ("steps", "distances", "milestones", "alphas", "values", "sizes", "epsilons", "levels", "ratio")
+SERIES = (
+    "measures",
+    "gaps",
+    "steps",
+    "distances",
+    "milestones",
+    "alphas",
+    "values",
+    "sizes",
+    "epsilons",
+    "levels",
+    "ratio",
+)
 GOOD = {
     **dict.fromkeys(MEASURED, FAILED),
     **dict.fromkeys(SERIES, ARRAYS),
     **{name: {"tensor", "floats"} for name in ("weights", "gradients", "grid")},
     **{name: {*ARRAYS, "floats"} for name in ("dataset", "samples")},
-    "inputs": {"floats"},
+    **{name: {"floats"} for name in ("inputs", "logits")},
 }
 CALLABLE = {
     "loss_fn",
+    "logits_of",
     "gradients_at",
     "report_on",
     "schedule",
@@ -88,6 +102,16 @@ def of_layers():
 def of_groups():
     w = weight()
     return {"loss_fns": [lambda: w.sum()], "params": [w]}
+
+
+def of_logits():
+    batch = (torch.ones(3, 2), torch.zeros(3, dtype=torch.long))
+    return {
+        "module": nn.Linear(2, 4),
+        "logits_of": lambda m, b: (m(b[0]), b[1]),
+        "batches": [batch],
+        "epsilon": 0.1,
+    }
 
 
 def statistics(**needed):
@@ -175,6 +199,7 @@ CALLS = {
         made(functional.SpectralDensity, "density", torch.zeros(1).double(), torch.ones(1).double(), True),
         lambda: {"grid": torch.zeros(3), "width": 0.1},
     ),
+    "adaptive_sharpness": (functional.adaptive_sharpness, of_logits),
     "adversarial_inputs": (functional.adversarial_inputs, of_inputs),
     "along_line": (functional.along_line, line),
     "ascent_direction": (functional.ascent_direction, lambda: pairs(rho=0.1)),
@@ -231,6 +256,8 @@ CALLS = {
         lambda: {"small_norm_squared": 13.0, "large_norm_squared": 4.0, "small_batch_size": 1, "large_batch_size": 4},
     ),
     "noise_weights": (functional.noise_weights, lambda: {"samples": 4, "sigma": 0.5}),
+    "normalize_logits": (functional.normalize_logits, lambda: {"logits": torch.ones(2, 3)}),
+    "normalized_logit_loss": (functional.normalized_logit_loss, lambda: {"logits_of": lambda m, b: (m(b[0]), b[1])}),
     "norm_test": (functional.norm_test, statistics),
     "optimal_learning_rate": (
         functional.optimal_learning_rate,
@@ -249,12 +276,14 @@ CALLS = {
         functional.proximal_gradient,
         lambda: pairs(anchor=[torch.ones(4)], strength=0.1),
     ),
+    "rank_correlation": (functional.rank_correlation, lambda: {"measures": [1.0, 2.0], "gaps": [0.1, 0.2]}),
     "recomputed_statistics": (
         lambda **given: functional.recomputed_statistics(**given).__enter__(),
         lambda: {"module": nn.ReLU(), "run": lambda: None},
     ),
     "residual_norms": (functional.residual_norms, lambda: {"module": BasicBlock(2, 2)}),
     "restore_batch_norm": (functional.restore_batch_norm, lambda: {"module": nn.BatchNorm1d(2)}),
+    "sharp_share": (functional.sharp_share, lambda: of_weights(radius=0.1)),
     "sharpness": (functional.sharpness, of_weights),
     "sharpness_aware_gradient": (functional.sharpness_aware_gradient, lambda: of_one_weight(rho=0.1)),
     "sharpness_profile": (functional.sharpness_profile, lambda: of_weights(epsilons=(0.1,))),

@@ -40,7 +40,7 @@ def lbfgsb_ascent(
 
     Raises:
         ImportError: If SciPy is not installed.
-        UndefinedSharpnessError: If L-BFGS-B did not leave its start though the corner that the gradient names is
+        DidNotStartError: If L-BFGS-B did not leave its start though the corner that the gradient names is
             higher; its value would say "flat" and mean nothing.
     """
     require_scipy()
@@ -86,16 +86,20 @@ def lbfgsb_ascent(
         if corner == math.inf:
             return Ascent(corner, place, "loss not finite", 1)
         if corner > start:
-            raise UndefinedSharpnessError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
+            raise DidNotStartError(f"L-BFGS-B did not leave its start ({found.message}); use method='corner'")
     return Ascent(highest, best, "iterations used up" if found.nit >= iterations else "converged")
 
 
-def require_scipy() -> None:
+class DidNotStartError(UndefinedSharpnessError):
+    """L-BFGS-B stopped where it began, though there is a higher point."""
+
+
+def require_scipy(argument: str = "method='lbfgsb'", otherwise: str = "use method='corner'") -> None:
     """Raise the one error that says what to do if SciPy is not installed."""
     try:
         import scipy.optimize  # noqa: F401
     except ImportError as error:
-        raise ImportError("method='lbfgsb' needs SciPy; install scipy, or use method='corner'") from error
+        raise ImportError(f"{argument} needs SciPy; install scipy, or {otherwise}") from error
 
 
 class _NotFinite(Exception):

@@ -17,7 +17,9 @@ from ._gradient_ascent import Stop
 from ._neighbourhood import Norm
 from .random_subspace import RandomSubspace
 
-Method = Literal["corner", "lbfgsb"]
+Method = Literal["corner", "lbfgsb", "best", "apgd"]
+Searched = Literal["corner", "lbfgsb", "lbfgsb after corner", "apgd"]
+"""A single search: "lbfgsb" begins at the weights, "lbfgsb after corner" where corner ascent ended."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class Sharpness:
         relative: Whether the size of each coordinate is relative to ``|x_i|`` alone.
         subspace: The random subspace; None for the full space.
         method: What sought the maximum.
-        evaluations: Evaluations of the loss, with or without gradient, the one at the weights included; two halves of
-            it are one. Not those of the loss to report.
+        found_by: Which search found it: with "best" the highest of "corner", "lbfgsb" and "lbfgsb after corner"; with
+            the others the method itself.
+        evaluations: Evaluations of the loss by all searches, with or without gradient, the one at the weights included;
+            two halves of it are one. Not those of the loss to report.
         gradients: Those of them with gradient.
         stopped_because: What ended the search.
         at_bound: Share of the coordinates at the wall of the box; in a ball, 1 if the point lies on its surface.
@@ -71,6 +75,7 @@ class Sharpness:
     relative: bool
     subspace: RandomSubspace | None
     method: Method
+    found_by: Searched
     evaluations: int
     gradients: int
     stopped_because: Stop

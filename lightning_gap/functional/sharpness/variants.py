@@ -16,7 +16,7 @@ from ._search import Search
 from .average import mean_and_deviation
 from .random_subspace import RandomSubspace
 from .result import Method, Sharpness, Start
-from .sharpness import checked_epsilon, sharpness
+from .sharpness import checked_epsilon
 
 
 def layer_sharpness(
@@ -119,7 +119,7 @@ def subspace_sharpness(
         subspace: Dimension, scale and the first seed; the k-th draw uses seed + k. By default the paper's dimension
             of 100, with entries of unit variance.
         draws: Number of subspaces; all share the loss and the gradient at the weights.
-        method: "lbfgsb", the paper's, is the better one in few dimensions.
+        method: "lbfgsb", the paper's, is a better one than "corner" in few dimensions; "best" is below neither.
         max_evaluations: Most evaluations of "corner" for each draw.
         max_iterations: Iterations of "lbfgsb".
         restarts: Further ascents in each subspace from random points.
@@ -185,6 +185,7 @@ def m_sharpness(
     *,
     epsilon: float = 0.05,
     norm: Norm = "l2",
+    method: Method = "corner",
     max_evaluations: int = 2,
     relative: bool = False,
 ) -> GroupedSharpness:
@@ -196,6 +197,7 @@ def m_sharpness(
         params: Tensors to perturb.
         epsilon: Size of the neighbourhood. Foret et al. use a ball of radius 0.05.
         norm: "l2" for the ball, "max" for a box.
+        method: As in `sharpness`; "lbfgsb" and "best" need a box.
         max_evaluations: Evaluations for each group; 2 is SAM's own single step.
         relative: Relative to ``|x_i|`` alone.
 
@@ -219,10 +221,9 @@ def m_sharpness(
     losses: list[LossFunction] = each(
         "loss_fns", loss_fns, lambda name, loss_fn: function(name, loss_fn, "no arguments")
     )
-    results = [
-        sharpness(fn, params, epsilon=epsilon, norm=norm, max_evaluations=max_evaluations, relative=relative)
-        for fn in losses
-    ]
+    search = Search(method, max_evaluations, relative=relative, norm=norm)
+    size = [checked_epsilon(epsilon)]
+    results = [search.profile(loss_fn, params, size)[0] for loss_fn in losses]
     if not results:
         raise ValueError("loss_fns is empty; pass one loss for each group of samples")
     mean, deviation = mean_and_deviation([r.highest_loss - r.loss for r in results])

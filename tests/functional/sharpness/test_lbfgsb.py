@@ -179,8 +179,9 @@ def test_a_gradient_that_is_not_finite_does_not_reach_scipy(monkeypatch):
 def test_without_scipy_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     x = torch.ones(2, requires_grad=True)
-    with pytest.raises(ImportError, match="method='lbfgsb' needs SciPy; install scipy, or use method='corner'"):
-        sharpness(lambda: x.sum(), [x], method="lbfgsb")
+    for method in ("lbfgsb", "best"):
+        with pytest.raises(ImportError, match=f"method='{method}' needs SciPy; install scipy, or use method='corner'"):
+            sharpness(lambda: x.sum(), [x], method=method)
     assert x.tolist() == [1.0, 1.0]
     assert sharpness(lambda: x.sum(), [x]).percent > 0
 
