@@ -5,18 +5,12 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-_PARTS = {  # every other file is an experiment of its name
-    *("__init__", "basin_shape", "command", "experiment", "measures", "paths", "published", "published_curves"),
-    *("remedy_tables", "scales", "sharpness_tables", "terms"),
-}
-
 
 def experiments() -> dict[str, str]:
     """First line of each experiment's file by its name, read without importing it."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in _PARTS)
+    files = {path: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))}
     return {
-        path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[
-            0
-        ]
-        for path in files
+        path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        for path, text in files.items()
+        if "\nEXPERIMENT = " in text
     }

@@ -80,9 +80,7 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
         yield from rank_table(network, gaps, measured, SHARPNESS)
 
 
-def _accuracies(
-    choice: Choice, found: Findings, network: str, accuracy: dict[str, dict[int, float]]
-) -> Table:
+def _accuracies(choice: Choice, found: Findings, network: str, accuracy: dict[str, dict[int, float]]) -> Table:
     rows = list[Sequence[str | Numbers]]()
     for regime, own in accuracy.items():
         gap = _differences(accuracy["small"], own)

@@ -15,7 +15,7 @@ from .measures import EPSILONS, MODES
 from .published import Row
 from .scales import Choice
 
-METHODS = ("lbfgsb", "corner")
+METHODS = ("lbfgsb", "best")
 _MODES = {"batch": "the statistics of each evaluation chunk", "running": "running statistics"}
 
 
