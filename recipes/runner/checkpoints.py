@@ -47,21 +47,29 @@ class WholeFiles(TorchCheckpointIO):
         Raises:
             OSError: If it cannot be written; what was saved before is as it was.
         """
-        file = Path(path)
         if storage_options is not None or "://" in str(path):  # of a callback of the user's
             super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        partial = file.with_name(f"{file.name}.partial")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, partial)
-            partial.replace(file)
-        except (OSError, RuntimeError) as error:  # torch's own type, where the disk is full
-            partial.unlink(missing_ok=True)
-            raise OSError(
-                f"the checkpoint {str(file)!r} cannot be written ({in_one_line(error)}); make room, and resume with "
-                "--resume"
-            ) from error
+        else:
+            save_whole(checkpoint, Path(path))
+
+
+def save_whole(content: Any, file: Path) -> None:
+    """Save with torch, all or nothing.
+
+    Raises:
+        OSError: If it cannot be written; what was saved before is as it was.
+    """
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, partial)
+        partial.replace(file)
+    except (OSError, RuntimeError) as error:  # torch's own type, where the disk is full
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{str(file)!r} cannot be written ({in_one_line(error)}); make room, and resume with --resume, or "
+            "with the same command of reproduce"
+        ) from error
 
 
 def write_whole_files(trainer: Trainer) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..recipe import Recipe
+from .checkpoints import save_whole
 
 
 def kept_weights(folder: Path, epoch: int) -> Path:
@@ -38,8 +38,5 @@ class KeepWeights(Callback):
         if epoch not in self.epochs or not trainer.is_global_zero:
             return
         assert isinstance(recipe, Recipe)
-        file = kept_weights(self.folder, epoch)
-        partial = file.with_suffix(".partial")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"network": recipe.network.state_dict(), "step": trainer.global_step}, partial)
-        partial.replace(file)
+        content = {"network": recipe.network.state_dict(), "step": trainer.global_step}
+        save_whole(content, kept_weights(self.folder, epoch))

@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import Progress
@@ -16,7 +15,7 @@ from torch.distributed import barrier, is_available, is_initialized, new_group
 
 from ..evaluation import measure, ready_to_measure
 from ..recipe_check import in_one_line
-from .checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
+from .checkpoints import newest_checkpoint, remove_checkpoints, save_whole, savers, write_whole_files
 from .kept_weights import KeepWeights
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
@@ -84,8 +83,7 @@ def _train(plan: Plan, run: Run, watch: Watch, newest: Path | None) -> None:
             seconds=seconds,
             **measure(recipe, data, initial, settings.epsilon),
         )
-        run.folder.mkdir(parents=True, exist_ok=True)
-        torch.save(recipe.network.cpu().state_dict(), run.folder / WEIGHTS)
+        save_whole(recipe.network.cpu().state_dict(), run.folder / WEIGHTS)
         result.save(run.result)
         remove_checkpoints(run.folder)
 

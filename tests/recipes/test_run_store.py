@@ -1,0 +1,188 @@
+"""Runs that are found again by what their numbers depend on, and what is measured of them."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lightning_gap.functional import weight_distance
+from lightning_gap.recipes import C1, F1
+from lightning_gap.recipes.experiments import measures
+from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.measurement import Measurement
+from lightning_gap.recipes.runner.quiet import spoken_plainly
+from lightning_gap.recipes.runner.run_store import RunSpec, RunStore
+
+SMALL = {"width": 8, "depth": 1, "epochs": 2, "small_batch_size": 256, "sharpness_samples": 64}
+SPEC = RunSpec(F1, "small", "digits", 3, SMALL, kept_epochs=(0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """With one finished run."""
+    made = RunStore(tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("no-data"))
+    make(made)
+    return made
+
+
+def make(store, spec=SPEC):
+    """As the command makes it, which says nothing of a folder that is not empty."""
+    with spoken_plainly():
+        store.make(spec)
+
+
+@pytest.fixture
+def copied(store, tmp_path):
+    """The same in a folder that may be spoilt, which is also to say: moved."""
+    shutil.copytree(store.folder, tmp_path / "moved")
+    return RunStore(tmp_path / "moved", tmp_path)
+
+
+def result_file(store, spec=SPEC):
+    return store.run_folder(spec) / "outcome.json"
+
+
+def without_seconds(file):
+    return json.loads(file.read_text()) | {"seconds": 0}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(SPEC, regime="large"),
+        replace(SPEC, seed=4),
+        replace(SPEC, data="mnist"),
+        replace(SPEC, changed={**SMALL, "epochs": 3}),
+        replace(SPEC, changed={**SMALL, "learning_rate": 0.1}),
+        replace(SPEC, trainer={"precision": "64-true"}),
+        RunSpec(C1, "small", "cifar10", 3),
+    ],
+)
+def test_whatever_changes_the_numbers_changes_the_name(other):
+    assert other.name != SPEC.name
+
+
+def test_what_does_not_change_the_numbers_does_not_change_the_name():
+    assert replace(SPEC, kept_epochs=()).name == SPEC.name
+    assert replace(SPEC, changed={**SMALL, "learning_rate": 0.05}).name == SPEC.name  # the recipe's own, on digits
+    assert replace(SPEC, changed=dict(reversed(SMALL.items()))).name == SPEC.name
+
+
+# Runs
+
+
+def test_a_run_is_the_one_that_compare_makes(store, tmp_path):
+    words = [word for name, value in SMALL.items() for word in (f"--{name}", f"{value}")]
+    assert main(["run", "f1", "--regime", "small", "--seed", "3", *words, "--output", str(tmp_path / "run")]) == 0
+    assert without_seconds(tmp_path / "run/runs/small/trial-1/outcome.json") == without_seconds(result_file(store))
+
+
+def test_kept_weights_are_those_of_their_epochs(store):
+    run = store.trained(SPEC)
+    torch.manual_seed(3)
+    initial = F1("small", **SPEC.hyperparameters).network.state_dict()
+    assert all(torch.equal(value, initial[name]) for name, value in run.state(0).items())
+    assert all(torch.equal(value, run.state()[name]) for name, value in run.state(2).items())
+    assert [run.step(epoch) for epoch in (0, 1, 2)] == [0, 5, 10]  # 1,280 training samples
+    moved = weight_distance(run.recipe().parameters(), list(run.recipe(0).parameters()))
+    assert run.result.distance == pytest.approx(moved, rel=1e-6)
+
+
+def test_a_finished_run_is_not_made_again_unless_it_lacks_what_is_asked_for(copied):
+    before = result_file(copied).stat().st_mtime_ns
+    make(copied)
+    assert result_file(copied).stat().st_mtime_ns == before
+    numbers = without_seconds(result_file(copied))
+    (copied.run_folder(SPEC) / "weights-1.pt").unlink()
+    assert copied.is_finished(replace(SPEC, kept_epochs=(0, 2)))
+    assert not copied.is_finished(SPEC)
+    make(copied)
+    assert (copied.run_folder(SPEC) / "weights-1.pt").exists()
+    assert without_seconds(result_file(copied)) == numbers
+
+
+def test_a_run_that_was_cut_off_is_made(copied):
+    numbers = without_seconds(result_file(copied))
+    result_file(copied).unlink()
+    assert not copied.is_finished(SPEC)
+    make(copied)
+    assert without_seconds(result_file(copied)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("run.json", "", r"run\.json.*cannot be read.*delete"),
+        ("run.json", '{"run": {"seed": 9}}', "another run than its name says"),
+        ("outcome.json", '{"steps": 3}', r"outcome\.json.*by this version.*delete"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_and_left(copied, file, text, message):
+    path = copied.run_folder(SPEC) / file
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        make(copied)
+    assert path.read_text() == text
+
+
+def test_a_full_disk_loses_nothing_that_is_finished(copied):
+    """By the limit on a file's size, which fails as a full disk does."""
+    resource = pytest.importorskip("resource")
+    signal = pytest.importorskip("signal")
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    kept = {file: file.read_bytes() for file in copied.run_folder(SPEC).glob("*.*")}
+    other = replace(SPEC, seed=5)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+        with pytest.raises((OSError, ValueError), match=r"weights-0\.pt.*cannot be written.*make room"):
+            make(copied, other)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert {file: file.read_bytes() for file in copied.run_folder(SPEC).glob("*.*")} == kept
+    assert not copied.is_finished(other)
+    make(copied, other)
+    assert copied.is_finished(other)
+
+
+# Measurements
+
+asked = []
+
+
+def note(run, *, factor):
+    """A measurement that tells when it is made."""
+    asked.append(factor)
+    return {"value": factor * run.result.steps}
+
+
+def test_a_measurement_is_made_once_and_again_for_other_options(copied):
+    asked.clear()
+    twice, thrice = (Measurement("steps", (SPEC,), note, {"factor": factor}) for factor in (2, 3))
+    for _ in range(2):
+        twice.make(copied)
+        thrice.make(copied)
+    assert asked == [2, 3]
+    assert (twice.load(copied), thrice.load(copied)) == ({"value": 20}, {"value": 30})
+    twice.file(copied).write_text("{")
+    with pytest.raises(ValueError, match=r"steps-.*cannot be read.*delete it"):
+        twice.load(copied)
+
+
+def test_what_is_measured_by_epoch_ends_with_the_result(store):
+    run = store.trained(SPEC)
+    rows = measures.by_epoch(run, epochs=[1, 2])
+    assert [row["step"] for row in rows] == [5, 10]
+    assert rows[-1]["test_accuracy"] == pytest.approx(100 * run.result.test_accuracy, rel=1e-9)
+    assert rows[-1]["train_loss"] == pytest.approx(run.result.train_loss, rel=1e-6)
+    sharp = measures.sharpness_by_epoch(run, epochs=[2], batch_norm="running")
+    assert sharp[0]["1e-3"] == pytest.approx(run.result.sharpness["1e-3"], rel=1e-9)
+    distances = measures.distance_by_epoch(run, epochs=[0, 2])
+    assert [row["distance"] for row in distances] == [0, pytest.approx(run.result.distance, rel=1e-6)]
+    found = measures.full_sharpness(run, method="corner")
+    assert found["batch"] == pytest.approx(run.result.sharpness_batch, rel=1e-9)
