@@ -18,6 +18,7 @@ from lightning_gap.functional import (
     batch_statistics,
     epsilon_name,
     hessian_eigenvalues,
+    sharp_share,
     sharpness,
     sharpness_profile,
     subspace_sharpness,
@@ -74,6 +75,23 @@ def other_sharpness(run: TrainedRun) -> dict[str, float]:
     except (UndefinedSharpnessError, UndefinedCurvatureError):
         return {"adaptive": math.nan, "eigenvalue": math.nan}
     return {"adaptive": adaptive, "eigenvalue": largest}
+
+
+def share_of_sharp_directions(run: TrainedRun) -> dict[str, float]:
+    """Mean and highest rise of the loss at the distance of the corners of Metric 2.1's box at 1e-3, and their ratio."""
+    recipe = run.recipe()
+    weights = list(recipe.parameters())
+    radius = 1e-3 * math.sqrt(sum(float((w.detach().abs() + 1).square().sum()) for w in weights))
+    try:
+        found = sharp_share(_loss(run, recipe, "batch"), weights, radius=radius)
+    except UndefinedSharpnessError:
+        return dict.fromkeys(("share", "average_rise", "worst_rise", "weights"), math.nan)
+    return {
+        "share": found.share,
+        "average_rise": found.average_rise,
+        "worst_rise": found.worst_rise,
+        "weights": found.weights,
+    }
 
 
 def by_epoch(run: TrainedRun, *, epochs: Sequence[int], most: int = 10_000) -> list[dict[str, float]]:
