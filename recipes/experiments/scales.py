@@ -45,7 +45,7 @@ _TEN_THOUSAND = {  # of CIFAR's 50,000 training images
 }
 _AT_THE_END = {"check_val_every_n_epoch": 20}
 _TINY_F1 = {"width": 32, "depth": 2, "epochs": 6, "sharpness_samples": 200}
-_TINY = {"epochs": 2, "small_batch_size": 50, "large_batch_size": 250, "validation_size": 49_000}
+_TINY = {"epochs": 4, "small_batch_size": 50, "large_batch_size": 250, "validation_size": 49_000}
 _TINY |= {"sharpness_samples": 200, "evaluation_chunk": 1000, "ghost_batch_size": 50}
 
 SCALES: dict[str, dict[str, Network]] = {

@@ -1,93 +1,428 @@
-import json
+"""What experiments ask for, and what they make of what was found; trained in earnest by test_reproduce.py."""
+
+import ast
+import dataclasses
+import inspect
+import math
+import random
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from scipy import stats
 
-from lightning_gap.functional import DatasetLoss, FixedSubset, sharpness_profile, subspace_sharpness
-from lightning_gap.recipes import networks
-from lightning_gap.recipes.datasets import DATASETS
-from lightning_gap.recipes.experiments import adaptive_batch, experiments, keskar_tables, smith_curves
-from lightning_gap.recipes.experiments.command import main
-from lightning_gap.recipes.experiments.experiment import Experiment, ResultsFile, perform
+from lightning_gap.recipes.experiments import basin_shape, experiments, published
+from lightning_gap.recipes.experiments.published_curves import CURVES
+from lightning_gap.recipes.experiments.scales import SCALES, Choice
+from lightning_gap.recipes.reports.parts import Chart, Numbers, Remark, Table
+from lightning_gap.recipes.runner.measurement import Measurement
+from lightning_gap.recipes.runner.run_result import RunResult
+from lightning_gap.recipes.runner.run_store import RunSpec
 
-PUBLISHED = Path(smith_curves.__file__).parent / "results"
-TINY = {"width": 8, "depth": 1}
-
-
-@pytest.fixture
-def mnist(tmp_path):
-    """64 images to train on and 16 to test with, of ten classes that can be told apart."""
-    generator = np.random.default_rng(0)
-    templates = generator.integers(0, 256, (10, 28, 28))
-    held = {}
-    for part, count in (("train", 64), ("test", 16)):
-        labels = generator.integers(0, 10, count)
-        held[f"x_{part}"] = (0.5 * templates[labels] + generator.integers(0, 128, (count, 28, 28))).astype(np.uint8)
-        held[f"y_{part}"] = labels
-    np.savez(tmp_path / "mnist.npz", **held)
-    return tmp_path
+NAMES = sorted(experiments())
 
 
-def published(name):
-    return ResultsFile(PUBLISHED / f"{name}.json").results
+def experiment(name):
+    return import_module(f"lightning_gap.recipes.experiments.{name.replace('-', '_')}").EXPERIMENT
 
 
-def test_every_file_is_an_experiment_with_a_line_of_its_own():
-    assert set(experiments()) == {
-        *("adaptive-batch", "f1-mnist", "keskar-tables", "plugins-c1", "plugins-f1", "smith-curves")
+def choices(name, scale):
+    found = experiment(name)
+    return found, Choice(scale, found.networks)
+
+
+class Found:
+    """Results by a rule of the regime and seed; measurements by name."""
+
+    def __init__(self, accuracy=None, measured=None, **fields):
+        self.accuracy = accuracy or (lambda spec: 0.5)
+        self.measured = measured or {}
+        self.fields = fields
+
+    def __getitem__(self, asked):
+        if isinstance(asked, Measurement):
+            made = self.measured[asked.name]
+            return made(asked) if callable(made) else made
+        values = {
+            "batch_size": 1,
+            "last_batch_size": 1,
+            "epochs": 2,
+            "steps": 10,
+            "learning_rate": 0.1,
+            "train_loss": 0.1,
+            "train_accuracy": 0.9,
+            "test_loss": 0.2,
+            "test_accuracy": self.accuracy(asked),
+            "sharpness": {"1e-3": 10.0, "5e-4": 5.0},
+            "sharpness_batch": {"1e-3": 20.0, "5e-4": 8.0},
+            "distance": 3.0,
+            "seconds": 1.0,
+        }
+        made = {name: value(asked) if callable(value) else value for name, value in self.fields.items()}
+        return RunResult(**{**values, **made})
+
+
+def shown(name, found, *networks, scale="small", seeds=None):
+    made = experiment(name)
+    return list(made.show(Choice(scale, networks or made.networks, seeds), found))
+
+
+def column(table, title):
+    return [row[list(table.head).index(title)] for row in table.rows]
+
+
+# All experiments
+
+
+def test_there_is_an_experiment_for_each_table_and_figure():
+    keskar = {f"keskar-table-{n}" for n in (2, 3, 4, 6, 7)} | {f"keskar-figure-{n}" for n in range(2, 8)}
+    assert keskar | {"keskar-distance", "closes-the-gap"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_asked_for_can_be_made(name, scale):
+    """Each run's recipe can be built as asked; each measurement's function takes its runs and options."""
+    found, choice = choices(name, scale)
+    built = set()
+    for asked in found.needs(choice):
+        specs = (asked,)
+        if isinstance(asked, Measurement):
+            specs = asked.of
+            of = specs or ("data_dir",)
+            inspect.signature(asked.by).bind(*of, **asked.options)
+            assert getattr(import_module(asked.by.__module__), asked.by.__qualname__) is asked.by
+        for spec in specs:
+            assert isinstance(spec, RunSpec)
+            if (key := spec.with_seed(0).name) not in built:
+                built.add(key)
+                with torch.device("meta"):
+                    recipe = spec.recipe(spec.regime, **spec.hyperparameters)
+                assert max(spec.kept_epochs, default=0) <= recipe.epochs
+
+
+def test_the_papers_settings_are_those_of_the_paper_scale():
+    for name in published.TEST_ACCURACY:
+        values = Choice("paper", (name,)).run(name, "small", 0).hyperparameters
+        assert (values["epochs"], values["small_batch_size"], values["optimizer"]) == (100, 256, "adam")
+
+
+def test_the_small_scale_differs_only_where_it_says():
+    """10,000 CIFAR images, 64 against 1,000, narrower; the optimizer and its learning rate are the paper's."""
+    for name in ("c1", "c2", "c3", "c4"):
+        small, paper = (Choice(scale, (name,)).run(name, "small", 0).hyperparameters for scale in ("small", "paper"))
+        differing = {key for key in small if small[key] != paper[key]}
+        width = "channels" if name in ("c1", "c3") else "width"
+        sizes = {"epochs", "small_batch_size", "large_batch_size", "validation_size", "sharpness_samples"}
+        assert differing == sizes | {width}
+
+
+# The paper's numbers
+
+
+def test_published_gaps_are_those_that_the_paper_prints():
+    printed = {"f1": 0.22, "f2": 4.57, "c1": 2.78, "c2": 1.98, "c3": 3.13, "c4": 5.27}
+    for name, row in published.TEST_ACCURACY.items():
+        assert row.small.mean - row.large.mean == pytest.approx(printed[name], abs=5e-3)
+
+
+def test_table_7_repeats_table_2s_small_batch():
+    for name, remedy in published.CONSERVATIVE.items():
+        assert remedy.small.mean == published.TEST_ACCURACY[name].small.mean
+
+
+def test_sharpness_falls_with_epsilon_in_all_cells():
+    for table in (published.SHARPNESS, published.SUBSPACE_SHARPNESS):
+        for name, row in table[1e-3].items():
+            assert row.small.mean > table[5e-4][name].small.mean
+            assert row.large.mean > table[5e-4][name].large.mean > table[5e-4][name].small.mean
+
+
+def test_the_curves_have_25_points_and_their_ends():
+    for curves in CURVES.values():
+        assert {len(values) for values in curves.values()} == {25}
+        assert min(curves["train_loss"]) == curves["train_loss"][16]  # at alpha 1: the large batch fits best
+    assert [CURVES["c1"]["test_accuracy"][i] for i in (8, 16)] == [80.5, 77.3]
+
+
+def test_no_number_of_the_paper_is_typed_twice():
+    """So that none can be corrected in one place alone."""
+    folder = Path(inspect.getfile(published)).parent
+    numbers = {
+        node.value
+        for node in ast.walk(ast.parse((folder / "published.py").read_text()))
+        if isinstance(node, ast.Constant)
     }
-    for name, summary in experiments().items():
-        module = import_module(f"lightning_gap.recipes.experiments.{name.replace('-', '_')}")
-        assert module.__doc__.startswith(summary)
-        assert hasattr(module, "EXPERIMENT") != hasattr(module, "COMMAND")
+    distinct = {number for number in numbers if isinstance(number, float) and number > 20 and number % 1 != 0}
+    for file in folder.glob("keskar_*.py"):
+        typed = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not typed & distinct, file
 
 
-# Smith's curves
+# Tables
 
 
-def smith(run, folder, **changed):
-    settings = {
-        "epochs": 8,
-        "small_batch_size": 8,
-        "large_batch_size": 30,
-        "ghost_batch_size": 4,
-        "learning_rate": 0.01,
-        "learning_rate_steps": {5: 1 / 2, 6: 1 / 4, 7: 1 / 8},
+def test_table_2_has_the_gap_paired_by_seed_beside_the_papers():
+    accuracies = {("small", 0): 0.80, ("small", 1): 0.82, ("large", 0): 0.78, ("large", 1): 0.81}
+    (table,) = shown("keskar-table-2", Found(lambda spec: accuracies[spec.regime, spec.seed]), "c1", seeds=(0, 1))
+    (gap,) = column(table, "gap, points")
+    assert gap.values == pytest.approx((2.0, 1.0))
+    assert gap.paper.mean == 2.78
+    low, high = stats.t.interval(0.95, 1, loc=1.5, scale=stats.sem([2.0, 1.0]))
+    assert (gap.found.low, gap.found.high) == pytest.approx((low, high))
+    (small,) = column(table, "test accuracy %, small")
+    assert (small.values, small.paper.mean, small.paper.deviation) == (pytest.approx((80.0, 82.0)), 80.04, 0.12)
+
+
+@pytest.mark.parametrize("name", ["keskar-table-3", "keskar-table-4"])
+def test_tables_3_and_4_compare_the_logarithm_of_the_ratio(name):
+    def measured(asked):
+        value = {"small": 2.0, "large": 200.0}[asked.of[0].regime] * (1 + asked.of[0].seed)
+        return {mode: {"1e-3": value, "5e-4": value / 4} for mode in ("batch", "running")}
+
+    kind = "sharpness" if name.endswith("3") else "subspace"
+    found = Found(measured={f"{kind}-{method}": measured for method in ("lbfgsb", "best")})
+    tables = shown(name, found, "c1", "c3", seeds=(0, 1))
+    assert len(tables) == 4  # two maximisers, two BatchNorm modes
+    for table in tables:
+        logs = column(table, "log10 large / small, 1e-3")
+        assert [cell.values for cell in logs] == [pytest.approx((2.0, 2.0))] * 2
+        assert all(cell.same_direction for cell in logs)
+        paper = (published.SHARPNESS if kind == "sharpness" else published.SUBSPACE_SHARPNESS)[1e-3]["c1"]
+        assert logs[0].paper.mean == pytest.approx(math.log10(paper.large.mean / paper.small.mean))
+        assert column(table, "large, 5e-4")[1].values == (50.0, 100.0)
+
+
+def test_a_sharpness_of_zero_has_no_logarithm():
+    def measured(asked):
+        value = 0.0 if asked.of[0].regime == "small" else 5.0
+        return {mode: {"1e-3": value, "5e-4": value} for mode in ("batch", "running")}
+
+    found = Found(measured={f"sharpness-{method}": measured for method in ("lbfgsb", "best")})
+    table = shown("keskar-table-3", found, "c1", seeds=(0, 1))[0]
+    (cell,) = column(table, "log10 large / small, 1e-3")
+    assert cell.text == "-"
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("keskar-table-6", "augmented"), ("keskar-table-7", "conservative")])
+def test_tables_6_and_7_put_the_remedy_beside_the_small_batch(name, remedy):
+    accuracy = {"small": 0.8, remedy: 0.79}
+    (table,) = shown(name, Found(lambda spec: accuracy[spec.regime] + spec.seed / 1000), "c1", seeds=(0, 1, 2))
+    assert column(table, "gap to small, points")[0].values == pytest.approx((1.0, 1.0, 1.0))
+    assert column(table, "sharpness of the remedy, 1e-3")[0].values == (20.0,) * 3
+    if remedy == "augmented":  # the small batch too
+        runs = list(experiment(name).needs(Choice("small", ("c1",), (0,))))
+        assert [run.hyperparameters["augmentation"] for run in runs] == ["affine", "none"]
+
+
+def test_the_ratio_of_distances_has_fiellers_interval():
+    distance = {"small": (12.0, 13.0, 12.5), "large": (3.0, 3.2, 3.3)}
+    found = Found(distance=lambda spec: distance[spec.regime][spec.seed])
+    (table,) = shown("keskar-distance", found, "f1", seeds=(0, 1, 2))
+    (ratio,) = column(table, "ratio of the means")
+    small, large = map(np.array, (distance["small"], distance["large"]))
+    assert ratio.found.mean == pytest.approx(small.mean() / large.mean())
+    for end in (ratio.found.low, ratio.found.high):  # where a t test of small = end large is just passed
+        assert stats.ttest_1samp(small - end * large, 0).pvalue == pytest.approx(0.05, abs=1e-6)
+
+
+# The gap
+
+
+def test_the_share_brought_back_and_the_ranks():
+    """Regimes whose sharpness by one measure follows the gap, by another goes the other way."""
+    regimes = ("small", "large", "ghost-lr", "sam-late")
+    gap = dict(zip(regimes, (0.0, 4.0, 1.0, 3.0), strict=True))
+    noise = random.Random(0)
+    jitter = {(regime, seed): noise.uniform(-0.1, 0.1) for regime in regimes for seed in range(3)}
+
+    def accuracy(spec):
+        return 0.6 - (gap[spec.regime] + jitter[spec.regime, spec.seed]) / 100
+
+    found = Found(
+        accuracy,
+        {"other-sharpness": lambda asked: {"adaptive": 1.0 + gap[asked.of[0].regime], "eigenvalue": 7.0}},
+        sharpness=lambda spec: {"1e-3": 10 - gap[spec.regime], "5e-4": 1.0},
+        sharpness_batch=lambda spec: {"1e-3": 10 + gap[spec.regime], "5e-4": 1.0},
+    )
+    parts = shown("closes-the-gap", found, "c3")
+    closing, sharp, ranks = (part for part in parts if isinstance(part, Table))
+    share = dict(zip(column(closing, "regime"), column(closing, "of large's gap back, %"), strict=True))["ghost-lr"]
+    own, small, large = (
+        np.array([100 * accuracy(experiment_run(r, s)) for s in range(3)]) for r in ("ghost-lr", "small", "large")
+    )
+    assert share.found.mean == pytest.approx(100 * (own - large).mean() / (small - large).mean())
+    for end in (share.found.low, share.found.high):
+        assert stats.ttest_1samp((own - large) - end / 100 * (small - large), 0).pvalue == pytest.approx(0.05, abs=1e-6)
+    taus = dict(zip(column(ranks, "measure"), column(ranks, "Kendall's tau of the means"), strict=True))
+    assert taus == {
+        "box, batch BN": "1.00",
+        "box, running BN": "-1.00",
+        "adaptive box": "1.00",
+        "largest eigenvalue": "0.00",
     }
-    return smith_curves.measure(run, 0, folder, **{**settings, **TINY, **changed})
+    assert column(sharp, "box, batch BN")[1].values == (14.0,) * 3
 
 
-@pytest.mark.parametrize(
-    ("run", "per_epoch"),
-    [
-        ("constant", [8] * 8),
-        ("decay", [8] * 8),
-        ("hybrid", [8] * 5 + [4] * 3),  # 64 samples in batches of 8, then of 16
-        ("growth", [8] * 5 + [4, 3, 3]),  # of 16, 30 and 30
-    ],
-)
-def test_a_schedule_takes_the_updates_of_its_batches(run, per_epoch, mnist):
-    rows = smith(run, mnist)
-    assert [row["updates"] for row in rows] == np.cumsum(per_epoch).tolist()
+def experiment_run(regime, seed):
+    return Choice("small", ("c3",)).run("c3", regime, seed)
 
 
-def test_schedules_are_alike_up_to_the_first_milestone_and_differ_after_it(mnist):
-    results = {run: {0: smith(run, mnist)} for run in smith_curves.EXPERIMENT.runs}
-    assert smith_curves.alike(results)
-    last = {trials[0][-1]["train_loss"] for trials in results.values()}
-    assert len(last) == 4
-    results["growth"][0][0]["test_loss"] += 1e-9
-    assert not smith_curves.alike(results)
+def test_a_regime_that_diverged_is_left_out_of_the_ranks_and_said():
+    gap = {"small": 0.0, "large": 4.0, "ghost-lr": 1.0, "sam-late": 3.0}
+    found = Found(
+        lambda spec: 0.6 - gap[spec.regime] / 100 - spec.seed / 1000,
+        {"other-sharpness": {"adaptive": 1.0, "eigenvalue": 7.0}},
+        sharpness_batch=lambda spec: {"1e-3": math.nan if spec.regime == "large" else gap[spec.regime], "5e-4": 1.0},
+    )
+    parts = shown("closes-the-gap", found, "c3")
+    assert any(isinstance(part, Remark) and part.text.endswith("diverged: large.") for part in parts)
+
+
+def test_a_regime_with_fewer_seeds_is_paired_by_those_it_has():
+    found = Found(
+        lambda spec: {"small": 0.6, "large": 0.55}.get(spec.regime, 0.58) + spec.seed / 100,
+        {"other-sharpness": {"adaptive": 1.0, "eigenvalue": 7.0}},
+    )
+    closing = next(part for part in shown("closes-the-gap", found, "c1") if isinstance(part, Table))
+    by_regime = dict(zip(column(closing, "regime"), column(closing, "gap to small, points"), strict=True))
+    assert len(by_regime["longer"].values) == 2
+    assert by_regime["longer"].values == pytest.approx((2.0, 2.0))
+    assert len(by_regime["ghost-lr"].values) == 5
+
+
+# Figures
+
+
+def test_figure_2_compares_the_ends_and_the_best_epochs():
+    def curve(asked):
+        spec = asked.of[0]
+        rise = {"small": [50, 62, 60], "large": [40, 55, 58]}[spec.regime]
+        return [
+            {"epoch": e, "step": e, "train_accuracy": 90.0, "test_accuracy": a + spec.seed} for e, a in enumerate(rise)
+        ]
+
+    parts = shown("keskar-figure-2", Found(measured={"by-epoch": curve}), "c1")
+    (table,) = (part for part in parts if isinstance(part, Table))
+    assert column(table, "gap at the end, points")[0].values == (2.0,) * 3
+    assert column(table, "gap with each run at its best epoch")[0].values == (4.0,) * 3
+    assert [part.title for part in parts if isinstance(part, Chart)] == ["C1: accuracy against epochs"]
+
+
+def test_figure_4_reads_off_the_batch_from_which_accuracy_falls():
+    lost = {64: 0.0, 125: 0.0, 250: 0.4, 500: 0.0, 1000: 1.0, 2000: 3.0, 4000: 8.0}
+
+    def accuracy(spec):
+        size = spec.hyperparameters["small_batch_size"]
+        return 0.6 - lost[size] / 100 + 0.0001 * ((spec.seed * 7 + size) % 3)
+
+    parts = shown("keskar-figure-4", Found(accuracy), "c1")
+    (remark,) = (part for part in parts if isinstance(part, Remark))
+    assert "from batch 1,000 on" in remark.text  # 250 is lower too, but 500 is not
+    none = shown("keskar-figure-4", Found(lambda spec: 0.6 + 0.001 * spec.seed), "c1")
+    assert "at no size" in next(part for part in none if isinstance(part, Remark)).text
+
+
+def test_figure_5s_warm_starts_train_the_small_batch_then_the_large_one_afresh():
+    made, choice = experiment("keskar-figure-5"), Choice("small", ("c1",), (0,))
+    warm = [asked for asked in made.needs(choice) if isinstance(asked, RunSpec) and asked.regime.startswith("after")]
+    assert [spec.regime for spec in warm] == ["after-1", "after-2", "after-4", "after-7", "after-12", "after-20"]
+    with torch.device("meta"):
+        recipe = warm[2].recipe(warm[2].regime, **warm[2].hyperparameters)
+    (callback,) = recipe.configure_callbacks()
+    assert (recipe.epochs, recipe.batch_size) == (24, 64)
+    assert (callback.switch_epoch, callback.large_batch_size, callback.optimizer_state) == (4, 1000, "reset")
+
+
+def test_figure_6_compares_at_the_same_loss():
+    """Along curves sharpness = c / loss, in which the logarithm of the ratio is that of the constants."""
+
+    def trace(asked):
+        constant = {"small": 3.0, "large": 30.0}[asked.of[0].regime]
+        return [
+            {"epoch": i, "step": i, "loss": x, "1e-3": constant / x} for i, x in enumerate((2.3, 1.5, 0.7, 0.3, 0.04))
+        ]
+
+    parts = shown("keskar-figure-6", Found(measured={"sharpness-trace": trace}), "c1")
+    (table,) = (part for part in parts if isinstance(part, Table))
+    assert [row[0] for row in table.rows] == ["C1, 2.0", "C1, 1.0", "C1, 0.5", "C1, 0.2", "C1, 0.1"]
+    assert column(table, "log10 large / small")[2].values == pytest.approx((1.0,) * 3)
+    assert column(table, "sharpness %, small")[2].values == pytest.approx((6.0,) * 3)
+
+
+def test_the_shape_of_the_papers_curve():
+    """C1 of the paper: a wide basin at 0, a narrow one at 1, a hump between, a collapse beyond."""
+    alphas = [-1 + i / 8 for i in range(25)]
+    shape = basin_shape.basin_shape(alphas, CURVES["c1"]["train_accuracy"])
+    assert shape.outward_small == pytest.approx(0.625 + 0.125 * (93.4 - 90) / (93.4 - 87.8))
+    assert shape.outward_large < 0.1 < shape.outward_small
+    assert (shape.lowest, shape.lowest_at, shape.beyond) == (81.5, 0.75, 21.5)
+
+
+def test_a_basin_is_measured_between_the_grids_points():
+    alphas = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.25]
+    shape = basin_shape.basin_shape(alphas, [50, 100, 100, 80, 100, 60])
+    assert shape.outward_small == pytest.approx(0.6)  # from 100 at -0.5 to 50 at -1: 90 is passed at -0.6
+    assert shape.inward_small == pytest.approx(0.25)
+    assert shape.outward_large == pytest.approx(0.25 * 10 / 40)
+
+
+def test_an_arc_begins_and_ends_at_the_two_solutions():
+    from lightning_gap.recipes.experiments.measures import _mixed, _on_the_arc
+
+    start, end = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 2.0])
+    assert torch.allclose(_mixed(start, end, _on_the_arc(0.0)), start)
+    assert torch.allclose(_mixed(start, end, _on_the_arc(1.0)), end, atol=1e-6)
+    half = _mixed(start, end, _on_the_arc(0.5))
+    assert torch.allclose(half, torch.tensor([3.0, 2.0]) / math.sqrt(2))
+    assert torch.equal(_mixed(torch.tensor(3), torch.tensor(5), (0.5, 0.5)), torch.tensor(3))  # counts are no weights
+
+
+# Hoffer et al. and Smith et al.
+
+
+def test_a_distance_that_follows_the_logarithm_is_fitted():
+    def trace(asked):
+        slope = 2.0 if "ghost-lr" in asked.of[0].regime else 1.0
+        return [{"epoch": e, "step": 10 * e, "distance": slope * math.log(10 * e) + 3} for e in range(1, 21)]
+
+    parts = shown("hoffer-distance", Found(measured={"distance": trace}))
+    (table,) = (part for part in parts if isinstance(part, Table))
+    slopes = [round(cell.found.mean, 6) for cell in column(table, "slope per e-fold of steps")]
+    assert slopes == [1.0, 1.0, 2.0, 1.0, 2.0]
+    assert all(cell.found.mean == pytest.approx(1) for cell in column(table, "R squared"))
+
+
+def test_all_of_hoffers_corrections_take_the_small_batchs_updates():
+    specs = list(experiment("hoffer-table-1").needs(Choice("small", ("c1",), (0,))))
+    by_regime = {spec.regime: spec for spec in specs}
+    with torch.device("meta"):
+        recipe = by_regime["ghost-lr-longer"].recipe("ghost-lr-longer", **specs[-1].hyperparameters)
+    assert (recipe.epochs, recipe.batch_size) == (math.ceil(20 * 1000 / 64), 1000)
+    swap, scaling = recipe.configure_callbacks()
+    assert (swap.ghost_batch_size, scaling.base_batch_size, recipe.gradient_clip) == (64, 64, 5.0)
+
+
+def test_smiths_schedules_are_alike_up_to_the_first_milestone():
+    from lightning_gap.recipes.experiments import smith_curves
+
+    rows = [{"epoch": e, "step": e, "test_accuracy": 90.0 + e, "test_loss": 1.0, "train_loss": 1.0} for e in range(4)]
+    results = {name: {0: [dict(row) for row in rows]} for name in ("decay", "growth")}
+    assert smith_curves.alike(results, 2)
+    results["growth"][0][3]["test_loss"] = 2.0  # after it they may differ
+    assert smith_curves.alike(results, 2)
+    results["growth"][0][1]["test_loss"] += 1e-9
+    assert not smith_curves.alike(results, 2)
 
 
 @pytest.mark.parametrize("run", ["decay", "hybrid", "growth"])
-def test_the_noise_scale_of_all_schedules_falls_alike(run, mnist):
+def test_the_noise_scale_of_smiths_schedules_falls_alike(run):
     """Learning rate over batch size, which is what Smith et al. keep the same."""
-    recipe = smith_curves.SmithF1(run, **{**smith_curves.HYPERPARAMETERS, **TINY})
+    from lightning_gap.recipes.experiments import smith_curves
+
+    recipe = smith_curves.SmithF1(run, **{**smith_curves.HYPERPARAMETERS, "width": 8, "depth": 1})
     growth = [callback for callback in recipe.configure_callbacks() if hasattr(callback, "schedule")]
     for epoch in (0, 4, 5, 10, 13, 15):
         stage = growth[0].schedule if growth else None
@@ -101,198 +436,8 @@ def test_the_noise_scale_of_all_schedules_falls_alike(run, mnist):
         assert scale == pytest.approx(0.1 / 128 / 5**passed, rel=1e-9)
 
 
-def test_a_curves_row_is_what_the_weights_give(mnist):
-    """Against stock BatchNorm, a loop of torch's own and ghosts that are the batch."""
-    rows = smith("constant", mnist, epochs=1, ghost_batch_size=8, learning_rate_steps={})
-    torch.manual_seed(0)
-    network = networks.F1(width=8, depth=1)
-    data = DATASETS["mnist"](batch_size=8, data_dir=mnist, seed=0)
-    data.setup()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    for inputs, targets in data.train_dataloader():
-        optimizer.zero_grad()
-        cross_entropy(network(inputs), targets).backward()
-        optimizer.step()
-    network.eval()
-    inputs, targets = data.test.whole()
-    scores = network(inputs).detach()
-    assert rows[0]["test_loss"] == pytest.approx(float(cross_entropy(scores, targets)), rel=1e-6)
-    assert rows[0]["test_accuracy"] == 100 * float((scores.argmax(1) == targets).double().mean())
-
-
-# The adaptive batch
-
-
-@pytest.mark.parametrize("run", adaptive_batch.EXPERIMENT.runs)
-def test_a_trace_tells_the_batch_that_was_trained_with(run, mnist):
-    settings = {"epochs": 2, "small_batch_size": 8, "large_batch_size": 32, "ghost_batch_size": 4}
-    rows = adaptive_batch.measure(run, 0, mnist, every_n_samples=32, **settings, **TINY)
-    assert [row["samples"] for row in rows] == sorted(row["samples"] for row in rows)
-    assert (rows[-1]["samples"], rows[0]["batch_size"] >= 8) == (128, True)
-    if run.startswith("fixed"):
-        size = {"fixed-32": 8, "fixed-256": 64}[run]
-        assert [(row["batch_size"], row["steps"]) for row in rows] == [
-            (size, samples // size) for samples in range(max(size, 32), 129, max(size, 32))
-        ]
-    else:
-        assert rows[-1]["wanted"] > 0
-        assert rows[-1]["steps"] <= 16
-
-
-# Keskar et al.'s tables
-
-
-def test_sharpness_is_that_of_the_weights_that_are_kept(mnist, tmp_path):
-    settings = {"samples": 40, "chunk_size": 20, "subspace_samples": 30, "draws": 2}
-    found = keskar_tables.measure(
-        "small", 3, mnist, **settings, weights=tmp_path / "kept", epochs=2, small_batch_size=16, **TINY
-    )
-    assert found.keys() == published("keskar_tables")["small"][0].keys()
-    kept = tmp_path / "kept" / "small-3"
-    assert sorted(file.name for file in kept.iterdir()) == ["epoch-0.pt", "epoch-1.pt", "epoch-2.pt"]
-    network = networks.F1(width=8, depth=1).eval()
-    network.load_state_dict(torch.load(kept / "epoch-2.pt", weights_only=True))
-    data = DATASETS["mnist"](batch_size=16, data_dir=mnist)
-    data.setup()
-    dataset = torch.utils.data.TensorDataset(*data.train.whole())
-
-    def loss(samples, chunk):
-        batches = list(FixedSubset(dataset, samples=samples, chunk_size=chunk))
-        return DatasetLoss(network, lambda net, batch: cross_entropy(net(batch[0]), batch[1]), batches)
-
-    weights = list(network.parameters())
-    full, _ = sharpness_profile(loss(40, 20), weights, (1e-3, 5e-4))
-    assert found["full corner running 1e-3"] == pytest.approx(full.percent, rel=1e-6)
-    assert found["loss running"] == pytest.approx(full.loss, rel=1e-6)
-    drawn = subspace_sharpness(loss(30, 30), weights, epsilon=5e-4, draws=2, method="corner")
-    assert found["subspace corner running 5e-4"] == pytest.approx(drawn.percent, rel=1e-6)
-
-
-# Results that are kept
-
-
-class Counts:
-    """An experiment that notes what it is asked to measure."""
-
-    def __init__(self):
-        self.asked = []
-
-    def measure(self, run, seed, data_dir, *, extra: int = 0):
-        self.asked.append((run, seed))
-        return {"value": 10 * seed + extra}
-
-
-def counting():
-    counts = Counts()
-    return counts, Experiment(("one", "two"), (0, 1), counts.measure, lambda results: str(results))
-
-
-def test_what_a_file_holds_is_not_made_again(tmp_path):
-    counts, experiment = counting()
-    path = tmp_path / "new" / "results.json"
-    for seeds in ([1], [0, 1]):
-        found = perform(experiment, ResultsFile(path), tmp_path, runs=["one", "two"], seeds=seeds, options={})
-    assert counts.asked == [("one", 1), ("two", 1), ("one", 0), ("two", 0)]
-    assert found == {run: {0: {"value": 0}, 1: {"value": 10}} for run in ("one", "two")}
-    assert ResultsFile(path).results == found
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_results_of_other_settings_are_not_mixed(tmp_path):
-    _, experiment = counting()
-    path = tmp_path / "results.json"
-    perform(experiment, ResultsFile(path, {"extra": 3}), tmp_path, runs=["one"], seeds=[0], options={"extra": 3})
-    assert ResultsFile(path, {"extra": 3}).results == {"one": {0: {"value": 3}}}
-    with pytest.raises(ValueError, match=r"out=.*results\.json.*'extra': 3.*choose another file"):
-        ResultsFile(path)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": {}, "results": {"one": {"x": 1}}}'])
-def test_a_file_of_something_else_is_refused_and_left(tmp_path, content):
-    path = tmp_path / "results.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"out=.*results\.json.*choose another file"):
-        ResultsFile(path)
-    assert path.read_text() == content
-
-
-def test_the_published_results_give_the_documents_numbers():
-    smith_table = smith_curves.table(published("smith_curves"))
-    assert "| growth | 3 | 2902 | 108 ± 9 | 98.66 ± 0.03 |" in smith_table
-    assert "+0.000 (-0.011 to +0.011)" in smith_table
-    assert smith_table.endswith("before: True")
-    assert "| inside-epochs | 2 | 2414 ± 9 | 688 ± 57 | 530 ± 23 | 98.54 ± 0.13 |" in adaptive_batch.table(
-        published("adaptive_batch")
-    )
-    assert "| full lbfgsb batch | 1e-3 | 2.866 ± 5.3 | 147.9 ± 1.3e+02 | 51.6 |" in keskar_tables.table(
-        published("keskar_tables")
-    )
-
-
-# The command
-
-
-def shown(name, tmp_path, capsys, *options):
-    """What the command prints of the published results."""
-    path = tmp_path / "results.json"
-    path.write_text((PUBLISHED / f"{name.replace('-', '_')}.json").read_text())
-    assert main([name, "--out", str(path), *options]) == 0
-    return capsys.readouterr().out
-
-
-def test_the_command_prints_the_table_and_draws_the_figure(tmp_path, capsys):
-    before = torch.get_num_threads()
-    try:
-        for name in ("smith-curves", "adaptive-batch"):
-            module = import_module(f"lightning_gap.recipes.experiments.{name.replace('-', '_')}")
-            out = shown(name, tmp_path, capsys, "--figure", str(tmp_path / "figure.png"))
-            assert module.table(published(module.__name__.split(".")[-1])) in out
-            assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-        with pytest.raises(ValueError, match=r"figure=.*keskar-tables draws none"):
-            shown("keskar-tables", tmp_path, capsys, "--figure", str(tmp_path / "none.png"))
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_run_that_cannot_work_leaves_no_file(mnist, tmp_path, capsys, monkeypatch):
-    before = torch.get_num_threads()
-    monkeypatch.setattr(keskar_tables, "EPOCHS", {"small": 1, "large": 1})
-    words = ["keskar-tables", "--data_dir", str(mnist), "--out", str(tmp_path / "results.json")]
-    words += [
-        "--runs",
-        "small",
-        "--seeds",
-        "2",
-        "--draws=1",
-        "--samples=20",
-        "--chunk_size=10",
-        "--subspace_samples=10",
-    ]
-    with pytest.raises(ValueError, match="batch_size must be from 1 to the 64 training samples, got 256"):
-        main(words)  # batches of 256, of 64 samples
-    torch.set_num_threads(before)
-    assert not (tmp_path / "results.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["smith-curve"], "unknown experiment 'smith-curve'; did you mean 'smith-curves'"),
-        (["smith-curves", "--runs", "growth", "grow"], "unknown run 'grow'; did you mean 'growth'"),
-    ],
-)
-def test_an_unknown_name_is_refused_with_the_nearest(words, message):
-    with pytest.raises(ValueError, match=message):
-        main(words)
-
-
-def test_the_list_of_experiments_is_shown_without_a_name(capsys):
-    assert main([]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in experiments())
-
-
-def test_a_results_file_is_plain_json():
-    for path in PUBLISHED.glob("*.json"):
-        held = json.loads(path.read_text())
-        assert held["settings"] == {}
+def test_numbers_of_differences_tell_direction_and_coverage():
+    row = dataclasses.replace(Numbers((1.0, 1.2, 1.4), paper=published.Published(2.0)), differences=True)
+    assert row.same_direction is True
+    assert row.paper_within is False
+    assert Numbers((-1.0, 1.2, 0.3), paper=published.Published(2.0), differences=True).same_direction is None
