@@ -32,18 +32,25 @@ def comparison_report(comparisons: Sequence[Comparison]) -> Report:
     if len(comparisons) > 1:
         chapters.insert(0, side_by_side(comparisons))
     title = comparisons[0].title if len(comparisons) == 1 else f"{len(comparisons)} comparisons of training regimes"
-    runs = {name: path for each in comparisons for name, path in each.runs.items()}
+    named = zip(_names(comparisons), comparisons, strict=True)
+    runs = {f"{name}: {run}": path for name, each in named for run, path in each.runs.items()}
     return Report(title, chapters, {"report by": f"lightning-gap {__version__}"}, runs)
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> Chapter:
     """The gap of each regime, and the share brought back, a pair of columns for each comparison."""
-    names = [each.folder.resolve().name for each in comparisons]
+    names = _names(comparisons)
     head = ["regime", *(f"{name}: {what}" for name in names for what in ("gap, points", "of large's gap back, %"))]
     regimes = list(dict.fromkeys(name for each in comparisons for name in each.results))
     rows = [[regime, *(cell for each in comparisons for cell in _of_gap(each, regime))] for regime in regimes]
     terms = {name: each.title for name, each in zip(names, comparisons, strict=True)} | _TERMS
     return Chapter("all", "The gap in each comparison", [Table("Gap and share brought back", head, rows)], terms)
+
+
+def _names(comparisons: Sequence[Comparison]) -> list[str]:
+    """Those of the folders; their paths where two have the same name."""
+    names = [each.folder.resolve().name for each in comparisons]
+    return [name if names.count(name) == 1 else str(each.folder) for name, each in zip(names, comparisons, strict=True)]
 
 
 def comparison_chapter(comparison: Comparison) -> Chapter:

@@ -73,10 +73,7 @@ class Comparison:
         """Folders of the finished runs by name."""
         first = self.settings["seed"] - 1
         return {
-            f"{self.folder.resolve().name}: {regime}, trial {seed - first}": self.folder
-            / "runs"
-            / regime
-            / f"trial-{seed - first}"
+            f"{regime}, trial {seed - first}": self.folder / "runs" / regime / f"trial-{seed - first}"
             for regime, seeds in self.results.items()
             for seed in seeds
         }
