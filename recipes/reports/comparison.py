@@ -100,15 +100,15 @@ def _parts(comparison: Comparison) -> Iterator[Part]:
 
 
 def _accuracy_table(comparison: Comparison) -> Table:
-    head = ["regime", "seeds", "batch", "steps", "train accuracy, %", "test accuracy, %"]
     shares = len(comparison.gaps) > 1
-    head += ["gap to small, points", "of large's gap back, %"] * shares
+    head = ["regime", "test accuracy, %", *["gap to small, points", "of large's gap back, %"] * shares]
+    head += ["train accuracy, %", "seeds", "batch", "steps"]
     rows = []
     for regime, seeds in comparison.results.items():
-        row: list[Cell] = [regime, f"{len(seeds)}", _seen(comparison, regime, "batch_size")]
-        row += [_seen(comparison, regime, "steps")]
-        row += [_percent(comparison, regime, f"{split}_accuracy") for split in ("train", "test")]
-        rows.append(row + (_of_gap(comparison, regime) if shares else []))
+        row: list[Cell] = [regime, _percent(comparison, regime, "test_accuracy")]
+        row += _of_gap(comparison, regime) if shares else []
+        row += [_percent(comparison, regime, "train_accuracy"), f"{len(seeds)}"]
+        rows.append(row + [_seen(comparison, regime, name) for name in ("batch_size", "steps")])
     return Table("Accuracy and gap", head, rows, "Positive gaps: small tests better." * shares)
 
 

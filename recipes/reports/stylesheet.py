@@ -67,7 +67,8 @@ figcaption { max-width: 46rem; margin-top: .35rem; }
   h1 { font-size: 1.35rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .4rem; }
-  .terms th { width: 35%; }
+  .terms th, .terms td { display: block; width: auto; padding: .25rem 0; }
+  .terms td { border-top: 0; padding-top: 0; }
 }
 @media print {
   :root {
