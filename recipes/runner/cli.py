@@ -1,4 +1,4 @@
-"""The command `lightning-gap`: list what there is, run one regime, compare several, advise, copy, report."""
+"""The command `lightning-gap`: list, run one regime, compare several, advise, copy, report, reproduce."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _COMMANDS = {
 }
 _ON_STOP = {
     "advise": "stopped; nothing is kept",
+    "report": "stopped; nothing is written",
     "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
 }
 
