@@ -24,7 +24,7 @@ SOURCES = ("lightning_gap", "recipes", "benchmarks")
 ORDER = (
     *("functional", "data", "logging", "_state", "private files", "trainer", "callbacks", "public names"),
     *("recipes/networks", "recipes/datasets", "recipes", "recipes/catalogue", "recipes/runner", "recipes/experiments"),
-    "benchmarks",
+    *("recipes/reports", "benchmarks"),
 )
 
 

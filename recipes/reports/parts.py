@@ -66,7 +66,7 @@ class Numbers:
     @property
     def same_direction(self) -> bool | None:
         """Whether a difference has the sign of the paper's; None where there is none, or our interval covers zero."""
-        if self.paper is None or not self.differences or not self.found.sign:
+        if self.paper is None or not self.differences or not self.found.sign or not self.paper.mean:
             return None
         return self.found.sign * self.paper.mean > 0
 
@@ -98,6 +98,22 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.head):
                 raise ValueError(f"a row of {self.title!r} has {len(row)} cells for {len(self.head)} columns: {row}")
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column, whether there are numbers in it, which stand to the right."""
+        return [
+            index > 0 and any(isinstance(row[index], Numbers) or _is_number(str(row[index])) for row in self.rows)
+            for index in range(len(self.head))
+        ]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "").replace(" ", ""))
+    except ValueError:
+        return text == "-"
+    return True
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command `lightning-gap`: list what there is, run one regime, compare several, advise a batch size, copy."""
+"""The command `lightning-gap`: list, run one regime, compare several, advise, copy, report, reproduce."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ _COMMANDS = {
     "compare": "Train several regimes from the same weights and compare them.",
     "advise": "Measure a recipe's gradient noise and advise a batch size.",
     "copy": "Write a recipe's file into a folder, to be edited and run.",
+    "report": "Show what results folders hold on one page, with figures and files.",
     "reproduce": "Make the runs of papers' tables and figures, and show them in a report.",
 }
 _ON_STOP = {
     "advise": "stopped; nothing is kept",
+    "report": "stopped; nothing is written",
     "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
 }
 
@@ -77,7 +79,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _do(command: str, words: list[str]) -> int:
-    """List, copy, or reproduce."""
+    """List, copy, report, or reproduce."""
+    if command == "report":
+        from .reporting import main as report
+
+        return report(words, _COMMANDS[command])
     if command == "reproduce":
         from ..experiments.command import main as reproduce
 

@@ -17,8 +17,9 @@ from .checkpoints import newest_checkpoint
 from .edited_file import edited
 from .plan import Plan
 from .run_result import RESULT, WEIGHTS, RunResult
+from .saved_settings import CONFIG
 
-CONFIG, LOCK, FILE = "config.yaml", ".lock", "recipe.py"
+LOCK, FILE = ".lock", "recipe.py"
 _MAY_CHANGE = {"regimes", "trials", "workers", "data_dir", "download", "num_workers", "output", "resume"}
 _TRAINER_MAY_CHANGE = {"accelerator", "devices", "num_nodes", "strategy"}
 

@@ -63,21 +63,19 @@ def _train_all(plan: Plan, console: Console) -> None:
 
 
 def _whole(plan: Plan, regimes: Sequence[str], trials: int) -> Plan:
-    """All that the folder holds, in as many trials; regimes with fewer are left out of the table."""
-    for number in (trials, plan.settings.trials):
-        found = replace(plan, settings=replace(plan.settings, regimes=tuple(regimes), trials=number))
-        missing = {run.regime for run in found.runs() if not run.result.exists()}
-        if not missing & set(plan.settings.regimes):
-            break
-    left = tuple(name for name in regimes if name not in missing)
+    """All regimes that the folder holds a finished trial of, in as many trials as one has."""
+    found = replace(plan, settings=replace(plan.settings, regimes=tuple(regimes), trials=trials))
+    finished = {run.regime for run in found.runs() if run.result.exists()}
+    left = tuple(name for name in regimes if name in finished)
     return replace(found, settings=replace(found.settings, regimes=left))
 
 
-def _results(plan: Plan) -> dict[str, list[RunResult]]:
-    """The results by regime, one for each trial."""
-    results: dict[str, list[RunResult]] = {name: [] for name in plan.settings.regimes}
+def _results(plan: Plan) -> dict[str, dict[int, RunResult]]:
+    """The results by regime and seed; of a regime with fewer trials fewer."""
+    results: dict[str, dict[int, RunResult]] = {name: {} for name in plan.settings.regimes}
     for run in plan.runs():
-        results[run.regime].append(RunResult.load(run.result, plan.settings.epsilon))
+        if run.result.exists():
+            results[run.regime][run.seed] = RunResult.load(run.result, plan.settings.epsilon)
     return results
 
 

@@ -23,23 +23,26 @@ from lightning_gap.logging.tables import Row, cells
 from ..evaluation import evaluate_along_line, ready_to_measure
 from ..gap import Gap, gaps, recovered, what_to_look_at
 from .notes import table_notes
-from .plan import Plan
+from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
 
-Results = Mapping[str, Sequence[RunResult]]
+Results = Mapping[str, Mapping[int, RunResult]]  # by regime and seed
 
 
 def show_results(console: Console, plan: Plan, results: Results) -> None:
     """Write the table and, of two regimes or more, the figure; print the table and where all of it is."""
-    notes = table_notes(plan)
-    found = gaps({name: [result.test_accuracy for result in trials] for name, trials in results.items()})
+    notes = f"{table_notes(plan)} {fewer_trials(results)}".strip()
+    found = gaps(
+        {name: {seed: result.test_accuracy for seed, result in seeds.items()} for name, seeds in results.items()}
+    )
     shown, table = comparison(results, found, [epsilon_name(e) for e in plan.settings.epsilon])
     title = f"{plan.settings.recipe} on {plan.settings.data}: {', '.join(plan.settings.regimes)}"
     write_csv(plan.output / "table.csv", shown, table)
     write_markdown(plan.output / "table.md", shown, table, title=title, terms=notes)
     written = ["table.csv", "table.md"]
-    if len(results) > 1:
-        written.append(write_figure(plan).name)
+    two = _first_two(plan, results)
+    if two:
+        written.append(write_figure(plan, *two).name)
     _print_on_its_side(console, shown, table)
     console.print(notes)
     sentence = what_to_look_at(found)
@@ -54,12 +57,13 @@ def comparison(results: Results, found: Mapping[str, Gap], epsilons: Sequence[st
     """The columns, and a row for each regime with a number for each trial.
 
     Args:
-        results: By regime, one for each trial.
+        results: By regime and seed.
         found: The gaps of the regimes to ``small``, if that is one of them.
         epsilons: Names of the half-widths of the sharpness box.
     """
     shown = [
         Column("regime", "regime"),
+        Column("trials", "trials"),
         *(Column(key, title) for key, title in _SEEN.items()),
         Column("train_accuracy", "train accuracy %", 2),
         Column("test_accuracy", "test accuracy %", 2),
@@ -71,8 +75,9 @@ def comparison(results: Results, found: Mapping[str, Gap], epsilons: Sequence[st
     ]
     table: list[Row] = []
     for regime, trials in results.items():
-        each = [_numbers(result) for result in trials]
+        each = [_numbers(result) for result in trials.values()]
         row: dict[str, Any] = {key: [numbers[key] for numbers in each] for key in each[0]}
+        row["trials"] = f"{len(each)}"
         row |= {key: ", ".join(dict.fromkeys(f"{number:.6g}" for number in row[key])) for key in _SEEN}
         if regime in found:
             row["gap_to_small"] = list(found[regime].points)
@@ -104,9 +109,22 @@ def _numbers(result: RunResult) -> dict[str, float]:
     return {**vars(result), **percent, **sharpness}
 
 
-def write_figure(plan: Plan) -> Path:
-    """Draw loss and accuracy on the line through the first trial's first two solutions, as PNG and for TensorBoard."""
-    first, second = plan.runs()[:2]
+def fewer_trials(results: Results) -> str:
+    """A sentence on regimes with fewer trials than others; an empty one where all have as many."""
+    most = max(map(len, results.values()))
+    fewer = [f"{name} {len(seeds)}" for name, seeds in results.items() if len(seeds) < most]
+    return f"Of {most} trials some regimes have fewer: {', '.join(fewer)}." * bool(fewer)
+
+
+def _first_two(plan: Plan, results: Results) -> list[Run]:
+    """The runs of the first trial that the first two regimes have both; none where there is no such trial."""
+    names = list(results)[:2]
+    both = [run for run in plan.runs() if run.regime in names and all(run.seed in results[name] for name in names)]
+    return both[:2] if len(names) > 1 else []
+
+
+def write_figure(plan: Plan, first: Run, second: Run) -> Path:
+    """Draw loss and accuracy on the line through the solutions of two runs, as PNG and for TensorBoard."""
     start, end = (
         torch.load(run.folder / WEIGHTS, weights_only=True, map_location=plan.device) for run in (first, second)
     )
