@@ -31,7 +31,7 @@ class ImageNet(FolderData):
             raise FileNotFoundError(
                 f"{lacks(self.data_dir, 'ImageNet')}: make {' and '.join(str(folder / part) for part in missing)}, "
                 "with a folder of images for each class, from the archives of https://image-net.org, which cannot be "
-                "downloaded from here, or pass the --data_dir that holds imagenet; --data digits needs no files"
+                "downloaded from here, or pass the --data_dir that holds imagenet; the data set digits needs no files"
             )
         train, test = FolderImages(folder / "train"), FolderImages(folder / "val")
         alone = sorted(set(train.classes) ^ set(test.classes))

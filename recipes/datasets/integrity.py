@@ -20,7 +20,7 @@ def explained_permissions(data_dir: Path) -> Iterator[None]:
     except PermissionError as error:
         raise PermissionError(
             f"no permission to use {str(error.filename or data_dir)!r}; give this user the permission (chmod, chown) "
-            "or pass another --data_dir; --data digits needs no files"
+            "or pass another --data_dir; the data set digits needs no files"
         ) from None
 
 

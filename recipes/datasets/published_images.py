@@ -55,7 +55,7 @@ class PublishedImages(InMemoryData):
         except (OSError, RuntimeError, HTTPException) as error:
             reason = " ".join(str(error).split())
             raise FileNotFoundError(
-                f"{self.title} cannot be downloaded ({reason}): {self._by_hand()}; --data digits needs no files"
+                f"{self.title} cannot be downloaded ({reason}): {self._by_hand()}; the data set digits needs no files"
             ) from None
         finally:
             socket.setdefaulttimeout(before)
@@ -69,7 +69,7 @@ class PublishedImages(InMemoryData):
             return read_npz(self._archive, (*size, *([channels] if channels > 1 else [])), self.num_classes)
         raise FileNotFoundError(
             f"{lacks(self.data_dir, self.title)}: {self._by_hand()}, pass the --data_dir that holds them, or "
-            "--download to fetch them; --data digits needs no files"
+            "--download to fetch them; the data set digits needs no files"
         )
 
     def _read_split(self, *, train: bool) -> Images:

@@ -65,7 +65,7 @@ class TIMIT(InMemoryData):
             raise FileNotFoundError(
                 f"{lacks(self.data_dir, 'TIMIT')}: put {', '.join(missing)} into {folder}, made with Kaldi from the "
                 "licensed corpus (LDC93S1), which cannot be downloaded, or pass the --data_dir that holds them; "
-                "--data timit-stand-in is synthetic and needs no files"
+                "the data set timit-stand-in is synthetic and needs no files"
             )
         return normalised_frames(_read(folder / "train"), _read(folder / "test"))
 

@@ -191,7 +191,7 @@ def test_a_missing_imagenet_says_where_it_comes_from_and_goes_to(tmp_path, downl
     message = error_of(tmp_path, download=download)
     assert f"{tmp_path / 'imagenet' / 'train'} and {tmp_path / 'imagenet' / 'val'}" in message
     assert "https://image-net.org" in message
-    assert "--data digits needs no files" in message
+    assert "the data set digits needs no files" in message
     (tmp_path / "imagenet" / "train").mkdir(parents=True)
     assert f"make {tmp_path / 'imagenet' / 'val'}," in error_of(tmp_path)
 

@@ -338,7 +338,7 @@ def test_a_missing_mnist_says_which_file_goes_where(tmp_path, found):
     assert "t10k-labels-idx1-ubyte" in message
     for words in (f"into {tmp_path}", "mnist.npz", "--data_dir", "--download"):
         assert words in message
-    assert "--data digits needs no files" in message
+    assert "the data set digits needs no files" in message
 
 
 def test_a_missing_cifar_says_which_file_goes_where(tmp_path):
@@ -440,7 +440,7 @@ def test_a_download_without_a_network_says_what_to_do_by_hand(tmp_path, no_netwo
     assert "cannot be downloaded" in message
     assert "no network" in message
     assert f"into {tmp_path / 'data'}, or {name}.npz" in message
-    assert "--data digits needs no files" in message
+    assert "the data set digits needs no files" in message
 
 
 def test_a_server_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):

@@ -1,0 +1,189 @@
+"""The command reproduce: real runs at the tiny scale, real processes, and what it refuses."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lightning_gap.recipes.experiments import experiments
+from lightning_gap.recipes.experiments.scales import Choice
+from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.reproduce import Work
+from lightning_gap.recipes.runner.results_folder import locked
+from lightning_gap.recipes.runner.run_store import RunStore
+
+COMMAND = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "reproduce"]
+TABLES = ["keskar-table-2", "keskar-distance"]
+TINY = ["--scale", "tiny", "--networks", "f1"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Both tables of F1 on digits, made by the command."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    assert main(["reproduce", *TABLES, *TINY, "--output", str(folder)]) == 0
+    return folder
+
+
+def outcomes(folder):
+    return {
+        file.parent.name: json.loads(file.read_text()) | {"seconds": 0} for file in folder.glob("runs/*/outcome.json")
+    }
+
+
+def times(folder):
+    return {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/outcome.json")}
+
+
+def test_both_tables_share_their_runs_and_one_report(made):
+    assert len(outcomes(made)) == 4  # two batches, two seeds
+    text = (made / "report" / "report.md").read_text()
+    for name in ("Table 2", "distance", "digits", "seeds 0, 1", "scale", "97.81 ± 0.07"):
+        assert name in text
+    html = (made / "report" / "report.html").read_text()
+    assert all(name in html for name in outcomes(made))
+
+
+def test_the_table_says_what_the_runs_found(made):
+    found = outcomes(made)
+    runs = {
+        seed: [Choice("tiny", ("f1",)).run("f1", regime, seed).name for regime in ("small", "large")] for seed in (0, 1)
+    }
+    gaps = [100 * (found[small]["test_accuracy"] - found[large]["test_accuracy"]) for small, large in runs.values()]
+    (file,) = (made / "report").glob("keskar-table-2*.csv")
+    with file.open() as opened:
+        cells = [cell for row in csv.reader(opened) for cell in row]
+    numbers = [float(cell) for cell in cells if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell)]
+    for gap in gaps:
+        assert any(number == pytest.approx(gap, rel=1e-9) for number in numbers)
+
+
+def test_what_is_there_is_used_again_from_a_moved_folder_too(made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path / "moved")
+    before = times(tmp_path / "moved")
+    assert main(["reproduce", "keskar-table-2", *TINY, "--output", str(tmp_path / "moved")]) == 0
+    assert times(tmp_path / "moved") == before
+    assert "4 of 4 runs and measurements are there" in capsys.readouterr().out
+
+
+def test_workers_give_the_same_numbers(made, tmp_path):
+    assert (
+        main(["reproduce", "keskar-table-2", *TINY, "--workers", "2", "--seeds", "0", "--output", str(tmp_path)]) == 0
+    )
+    both = outcomes(tmp_path)
+    assert both
+    assert {name: outcomes(made)[name] for name in both} == both
+
+
+def test_a_dry_run_tells_and_makes_nothing(made, tmp_path, capsys):
+    words = ["reproduce", "keskar-table-2", *TINY, "--dry_run", "--output"]
+    assert main([*words, str(tmp_path / "new")]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 4 to be trained for 24 epochs" in out
+    assert "not known yet" in out
+    assert not (tmp_path / "new").exists()
+    before = sorted(made.rglob("*"))
+    assert main([*words, str(made), "--seeds", "0", "1", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "6 runs, 2 to be trained for 12 epochs" in out
+    assert "minutes of one worker" in out
+    assert sorted(made.rglob("*")) == before
+
+
+def test_two_experiments_that_keep_other_weights_share_a_run():
+    store, choice = RunStore(Path("nowhere"), Path("data")), Choice("small", ("c1",))
+    from lightning_gap.recipes.experiments import keskar_figure_2, keskar_figure_6
+
+    needs = [*keskar_figure_2.EXPERIMENT.needs(choice), *keskar_figure_6.EXPERIMENT.needs(choice)]
+    work = Work.of(store, needs)
+    assert len(work.runs) == 6
+    assert len(work.measurements) == 12
+    assert all({0, 1, 2, 20} <= set(spec.kept_epochs) for spec in work.runs)
+    assert [spec.seed for spec in work.runs] == sorted(spec.seed for spec in work.runs)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["keskar-tabel-2"], r"unknown experiment 'keskar-tabel-2'; did you mean 'keskar-table-2'"),
+        (["keskar-table-2", "--scale", "smal"], r"unknown scale 'smal'; did you mean 'small'"),
+        (["keskar-table-2", "--networks", "f9"], r"networks=f9: keskar-table-2 has none of them; it has f1, f2, c1"),
+        (["keskar-table-2", "--networks", "f1", "f11"], r"unknown network of these experiments 'f11'"),
+        (["keskar-table-2", "--seeds", "0", "1", "0"], r"seeds must name each once, got 0 2 times"),
+        (["keskar-table-2", "keskar-table-2"], r"experiments must name each once, got keskar-table-2 2 times"),
+        (["keskar-table-2", "--seeds", "-1"], r"--seeds.*-1"),
+        (["keskar-table-2", "--workers", "0"], r"--workers.*0"),
+        (
+            ["keskar-table-2", "--scale", "small", "--networks", "c1", "--data_dir", "none"],
+            r"data_dir=.none. does not exist: put cifar-10",
+        ),
+        ([], r""),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(["reproduce", *words])
+    except SystemExit as refused:
+        status = refused.code
+    assert status == (2 if words else 0)
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(tmp_path.rglob("runs"))
+
+
+def test_an_output_that_is_a_file_is_refused_and_left(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["reproduce", "keskar-table-2", *TINY, "--output", str(tmp_path / "file")]) == 2
+    assert re.search("output=.*file.*no folder", capsys.readouterr().err)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_two_commands_on_one_folder_are_refused(tmp_path):
+    with locked(tmp_path):
+        second = subprocess.run(
+            [*COMMAND, "keskar-table-2", *TINY, "--output", tmp_path], capture_output=True, text=True
+        )
+    assert second.returncode == 2
+    assert "another command works in it" in second.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_name_the_experiments_are_told(capsys):
+    assert main(["reproduce"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in experiments())
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_command_continues(number, made, tmp_path):
+    """Stopped after its first run, by force and as by Ctrl-C; then the rest is made, and the first run is not again."""
+    words = ["keskar-table-2", *TINY, "--output", str(tmp_path)]
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not times(tmp_path):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    _, told = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command continues" in told
+    first = times(tmp_path)
+    assert len(first) < 4
+    assert main(["reproduce", *words]) == 0
+    assert first.items() <= times(tmp_path).items()
+    assert outcomes(tmp_path) == outcomes(made)
