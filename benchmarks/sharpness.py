@@ -1,6 +1,6 @@
 """Sharpness and curvature on F1: value, time and memory, beside SciPy's L-BFGS-B and public tools.
 
-    lightning-gap experiment keskar-tables --data_dir DATA_DIR --weights CHECKPOINTS
+    python benchmarks/sharpness_checkpoints.py DATA_DIR CHECKPOINTS
     python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-cpu.md
     python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows '[time, trace]' --allocator keeping
 

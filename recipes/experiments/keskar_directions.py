@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
     needs,
     show,
     {
-        "share": "mean over worst rise at the distance of the corners of Metric 2.1's box at 1e-3: if all sharp directions "
+        "share": "mean over worst rise at the distance of the corners of Metric 2.1's box at 1e-3: if all sharp ones "
         "were as sharp as the worst and the others flat, the share of the sharp ones. The paper does not say how "
         "it counted.",
         "BatchNorm": "by the statistics of each evaluation chunk; dropout off",
