@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
             return 0
         with locked(given.output):
             work.check()
-            work.make(console, given.workers, given.threads)
+            work.make(console, given.workers, given.threads, given.ray)
             _show(console, given, work, chapters)
     return 0
 
@@ -63,7 +63,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--output", type=Path, default=Path("results"), help="Folder of runs and report; what it holds is used again."
     )
-    parser.add_argument("--workers", type=PositiveInt, default=1, help="Runs that train side by side.")
+    parser.add_argument("--workers", type=PositiveInt, help="Runs that train side by side; one by default.")
+    parser.add_argument(
+        "--ray",
+        type=str,
+        help="Address of a Ray cluster to train on: auto, or local for this machine alone. All that it has processors "
+        "for train side by side, or --workers at a time; the folders must be there under the same path.",
+    )
     parser.add_argument(
         "--threads", type=PositiveInt, default=1, help="CPU threads of each; sums round otherwise with another number."
     )
@@ -100,7 +106,7 @@ def _planned(given: Any) -> tuple[Work, dict[str, tuple[Any, Any]]]:
         chapters[name] = experiment, choice
     for network in given.networks or []:
         lookup("network of these experiments", network, {n for found, _ in chapters.values() for n in found.networks})
-    return Work.of(RunStore(given.output, given.data_dir, given.download), needs), chapters
+    return Work.of(RunStore(given.output.absolute(), given.data_dir.absolute(), given.download), needs), chapters
 
 
 def _show(console: Any, given: Any, work: Work, chapters: dict[str, tuple[Any, Any]]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -110,8 +110,14 @@ class Work:
             total += spent / sum(map(cost, alike)) * cost(spec)
         return total
 
-    def make(self, console: Console, workers: int, threads: int) -> None:
+    def make(self, console: Console, workers: int | None, threads: int, ray: str | None = None) -> None:
         """Do all that is left.
+
+        Args:
+            console: For a line on each task.
+            workers: Tasks at a time; one by default, or as many as the cluster can do.
+            threads: CPU threads of each.
+            ray: Address of a cluster.
 
         Raises:
             ValueError: If a run cannot begin.
@@ -123,7 +129,7 @@ class Work:
         kept = len(self.runs) + len(self.measurements) - len(tasks)
         if kept:
             console.print(f"{kept} of {len(self.runs) + len(self.measurements)} runs and measurements are there.")
-        with _pool(workers, threads) as pool, _progress(console) as bar:
+        with _pool(workers, threads, ray) as pool, _progress(console) as bar:
             total = bar.add_task("", total=sum(task.cost for task in tasks), tasks=f"0 of {len(tasks)}")
             for done, task in enumerate(finish(tasks, pool), start=1):
                 bar.update(total, advance=task.cost, tasks=f"{done} of {len(tasks)}")
@@ -141,10 +147,12 @@ def cost(spec: RunSpec) -> float:
     return epochs(spec) * _PASSES.get(spec.regime, 1.0)
 
 
-@contextmanager
-def _pool(workers: int, threads: int) -> Iterator[Pool]:
-    with processes(workers, threads) if workers > 1 else nullcontext(InThisProcess()) as pool:
-        yield pool
+def _pool(workers: int | None, threads: int, ray: str | None) -> AbstractContextManager[Pool]:
+    if ray is not None:
+        from .on_ray import ray_cluster
+
+        return ray_cluster(ray, workers, threads)
+    return nullcontext(InThisProcess()) if workers in (None, 1) else processes(workers, threads)
 
 
 def _progress(console: Console) -> Progress:
