@@ -83,4 +83,7 @@ def test_axes_have_names_and_the_legend_is_outside():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["small"]
     figure.canvas.draw()
+    told = [text.get_text() for text in panels[1].get_yticklabels(which="both") if text.get_text()]
+    assert all(float(text) > 0 for text in told)  # plain numbers, no 2 × 10 with a small 0 above it
+    assert len(told) > 1
     assert legend.get_window_extent().y1 <= min(axes.get_window_extent().y0 for axes in panels)
