@@ -108,7 +108,7 @@ def _table(name: str, table: Table) -> Iterator[str]:
     yield "<tbody>"
     for first, *others in table.rows:
         cells = (f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(others, align[1:], strict=True))
-        yield f'<tr><th scope="row">{_cell(first)}</th>{"".join(cells)}</tr>'
+        yield f'<tr><th scope="row">{_unbroken(_cell(first))}</th>{"".join(cells)}</tr>'
     yield "</tbody>"
     yield "</table>"
     yield "</div>"
@@ -147,6 +147,11 @@ def _runs(runs: Mapping[str, Path], folder: Path) -> Iterator[str]:
 
 def _files(names: Sequence[str]) -> str:
     return '<span class="files">' + ", ".join(f'<a href="{name}">{name}</a>' for name in names) + "</span>"
+
+
+def _unbroken(html: str) -> str:
+    """Text whose words with a hyphen stay on one line, as the names of regimes do."""
+    return re.sub(r"[\w.]+(?:-[\w.]+)+", r'<span class="whole">\g<0></span>', html)
 
 
 def _text(text: str) -> str:

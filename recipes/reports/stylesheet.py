@@ -45,6 +45,7 @@ tbody th { font-weight: 600; }
   position: sticky; left: 0; background: var(--card); min-width: 0; max-width: 40vw;
   border-right: 1px solid var(--line);
 }
+.whole { white-space: nowrap; }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
 small { display: block; font-size: .8rem; line-height: 1.35; color: var(--quiet); }
@@ -67,6 +68,7 @@ figcaption { max-width: 46rem; margin-top: .35rem; }
   h1 { font-size: 1.35rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .4rem; }
+  .scroll th, .scroll td { padding: .35rem .5rem; }
   .terms th, .terms td { display: block; width: auto; padding: .25rem 0; }
   .terms td { border-top: 0; padding-top: 0; }
 }
