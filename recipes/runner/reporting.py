@@ -47,7 +47,11 @@ def main(words: Sequence[str], told: str) -> int:
         from .comparisons import Comparison, resume_command
 
         comparisons = [Comparison.read(folder, found) for folder, found in zip(folders, settings, strict=True)]
-        files = write_report(comparison_report(comparisons), output)
+        report = comparison_report(comparisons)
+        try:
+            files = write_report(report, output)
+        except OSError as error:  # a full disk
+            raise _unwritable(output, error) from error
     for comparison in comparisons:
         print(f"{comparison.title}: {comparison.sentence or f'{len(comparison.runs)} finished runs'}")
         if comparison.unfinished:
@@ -89,14 +93,16 @@ def _claimed(output: Path) -> Iterator[None]:
             pass
     except OSError as error:
         _remove(made)
-        raise type(error)(
-            f"output={str(output)!r} cannot be written to ({error.strerror}); choose another --output"
-        ) from error
+        raise _unwritable(output, error) from error
     try:
         yield
     except BaseException:
         _remove(made)
         raise
+
+
+def _unwritable(output: Path, error: OSError) -> OSError:
+    return OSError(f"output={str(output)!r} cannot be written to ({error.strerror}); choose another --output")
 
 
 def _remove(made: Sequence[Path]) -> None:

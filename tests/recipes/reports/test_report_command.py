@@ -254,6 +254,17 @@ def test_an_output_that_cannot_be_written_to_is_refused_before_any_work(compared
         assert "output" in error
 
 
+def test_a_disk_that_gets_full_is_told_in_one_line_and_nothing_is_left(compared, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    error = refused([compared, "--output", tmp_path / "new" / "out"], capsys)
+    assert repr(str(tmp_path / "new" / "out")) in error
+    assert "No space left on device" in error
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_can_be_refused_is_refused_without_torch(compared, tmp_path):
     code = f"""
 import sys
