@@ -104,8 +104,8 @@ def rank_correlation(
             runs, the series differ in length, or no two runs differ in one of the hyperparameters alone.
 
     Reference:
-        Jiang, Neyshabur, Mobahi, Krishnan and Bengio (2020), section 2.2.1: tau, in which ties count 0, and its
-        granulated form. Dziugaite et al. (2020), section 3: why to report the worst group.
+        Jiang, Neyshabur, Mobahi, Krishnan and Bengio (2020), arXiv 1912.02178: tau, in which ties count 0, and its
+        granulated form. Dziugaite et al. (2020), arXiv 2010.11924: why to report the worst group.
 
     Example:
         >>> found = rank_correlation(

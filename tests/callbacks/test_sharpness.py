@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gap import SharpnessMonitor
-from lightning_gap.functional import DatasetLoss, RandomSubspace, batch_statistics, sharpness
+from lightning_gap.functional import DatasetLoss, RandomSubspace, batch_statistics, normalized_logit_loss, sharpness
 
 
 class Recompute(Callback):
@@ -329,6 +329,24 @@ def test_the_quantiles_of_the_weights_stand_beside_it():
     for name, level in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95)):
         expected = np.quantile(sizes, level, method="inverted_cdf")
         assert float(trainer.callback_metrics[f"sharpness/weight_{name}"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_of_normalised_logits_makes_a_curve_that_larger_logits_do_not_change():
+    def logits_of(module, batch):
+        return module(batch[0]), batch[1]
+
+    loss_fn = normalized_logit_loss(logits_of)
+    scaled = normalized_logit_loss(lambda module, batch: (100 * module(batch[0]), batch[1]))
+    terms = {"relative": True, "samples": 48, "chunk_size": 48}
+    monitors = [SharpnessMonitor(0.01, loss_fn=f, suffix=s, **terms) for f, s in ((loss_fn, "_a"), (scaled, "_b"))]
+    trainer = tiny.trainer(*monitors, max_epochs=1)
+    trainer.fit(tiny.TinyClassifier(), tiny.loader())
+    first, second = (float(trainer.callback_metrics[f"sharpness/relative_eps1e-2_{name}"]) for name in "ab")
+    assert first == pytest.approx(second, rel=1e-3)
+    module = trainer.lightning_module.eval()
+    loss = DatasetLoss(module, loss_fn, [tuple(tiny.dataset().tensors)])
+    by_hand = sharpness(loss, module.parameters(), epsilon=0.01, relative=True, max_evaluations=5)
+    assert first == pytest.approx(by_hand.percent, rel=1e-3)
 
 
 def test_what_cannot_go_together_is_refused():

@@ -15,6 +15,7 @@ from lightning_gap.functional import (
     RandomSubspace,
     average_sharpness,
     layer_sharpness,
+    sharp_share,
     sharpness,
     sharpness_profile,
     subspace_sharpness,
@@ -90,6 +91,8 @@ def measure(group=None):
     model.train()
     average = average_sharpness(loss(), params, directions=3, **terms)
     found["average"] = torch.tensor([average.rise, average.standard_error, average.loss], dtype=torch.float64)
+    share = sharp_share(loss(), params, radius=0.1, directions=3, process_group=group)
+    found["share"] = torch.tensor([share.share, share.average_rise, share.worst_rise], dtype=torch.float64)
     return found
 
 

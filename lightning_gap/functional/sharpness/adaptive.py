@@ -58,7 +58,8 @@ def adaptive_sharpness(
         ValueError: As in `sharpness`; if there is no batch, or ``logits_of`` does not return logits and targets.
 
     Reference:
-        Andriushchenko, Croce, Müller, Hein and Flammarion (2023), sections 2 and 4.
+        Andriushchenko, Croce, Müller, Hein and Flammarion (2023), arXiv 2302.07011. Their Auto-PGD projects onto the
+        ellipsoid in the weights; here it steps and projects in ``d / |w|``, in which the ellipsoid is a ball.
 
     Example:
         >>> import torch
@@ -121,7 +122,7 @@ def normalize_logits(logits: Tensor) -> Tensor:
         ValueError: If ``logits`` is no tensor of floating-point numbers with an axis of classes.
 
     Reference:
-        Andriushchenko et al. (2023), section 4.
+        Andriushchenko et al. (2023), arXiv 2302.07011, whose floor of the norm is the same.
 
     Example:
         >>> import torch

@@ -32,7 +32,8 @@ class SharpShare:
         radius: Of the ball.
         relative: Whether each coordinate of a direction is relative to ``|x_i|``.
         directions: Random directions used, each with both signs.
-        weights: Number of dimensions, n: ``share * weights`` is the number of sharp directions.
+        weights: Number of dimensions, n. Where the loss is quadratic ``share * weights`` is the number of directions,
+            at least 1; less where it rises faster than that in the worst one.
         evaluations: Of the loss.
 
     Example:

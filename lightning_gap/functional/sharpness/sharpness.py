@@ -55,9 +55,9 @@ def sharpness(
             near flat minima, so that it inflates contrasts. In a subspace, few-dimensional and with many maxima, it
             is the better one. "best", for a number to publish, makes three searches and takes the highest: "corner",
             "lbfgsb", and L-BFGS-B from where "corner" ended. So it is never below the other two; the result says in
-            ``found_by`` which it was. It costs about four times as much as "corner" in evaluations. "apgd" is Auto-PGD
-            (Croce and Hein 2020), with which Andriushchenko et al. (2023) measure, in the box and in the ball; give it
-            21 evaluations, a start and 20 steps.
+            ``found_by`` which it was. It takes 4 to 7 times the evaluations. "apgd" is Auto-PGD (Croce and Hein 2020),
+            with which Andriushchenko et al. (2023) measure, in the box and in the ball; give it 21 evaluations, a
+            start and 20 steps.
         max_evaluations: Most evaluations of the loss by "corner" or "apgd", the one at ``params`` included; two halves
             are one. Compare values of one number: with halves a larger one takes another way, and may end lower.
         max_iterations: Iterations of "lbfgsb", in "best" of either one. The paper uses 10.
