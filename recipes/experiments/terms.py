@@ -14,6 +14,8 @@ def terms_of(experiment: Experiment, choice: Choice) -> dict[str, str]:
     terms = {f"network {name}": _network(choice, name) for name in choice.networks}
     return {
         **terms,
+        "accuracy": "of the final weights, dropout off, BatchNorm by the statistics of each evaluation chunk, as the "
+        "authors' networks have it",
         "pairs": "every regime of a seed from the same initial weights, samples in the order of that seed",
         "spread": "± sample standard deviation over seeds; [95 % interval] by Student's t, differences paired by seed",
         **experiment.terms,
