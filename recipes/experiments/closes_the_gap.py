@@ -8,15 +8,14 @@ does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 
-from ..intervals import ratio_interval
 from ..regimes import REGIMES
 from ..reports.drawing import blank, label, legend_below, look
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec
 from .experiment import Experiment, Findings
+from .gap_table import accuracies, differences, gap_table
 from .measures import other_sharpness
 from .ranks import rank_table
 from .scales import Choice
@@ -63,14 +62,14 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     for network in choice.networks:
         regimes = _OF_NETWORK[network]
 
-        @cache
-        def accuracy(regime: str) -> dict[int, float]:
-            seeds = seeds_of(choice, network, regime)  # noqa: B023
-            return {seed: 100 * found[run(choice, network, regime, seed)].test_accuracy for seed in seeds}  # noqa: B023
-
+        results = {
+            regime: {seed: found[run(choice, network, regime, seed)] for seed in seeds_of(choice, network, regime)}
+            for regime in regimes
+        }
+        test = accuracies(results)
         measured = {regime: _measures(choice, found, network, regime) for regime in regimes}
-        gaps = {regime: _differences(accuracy("small"), accuracy(regime)) for regime in regimes}
-        yield _accuracies(choice, found, network, {regime: accuracy(regime) for regime in regimes})
+        gaps = {regime: differences(test["small"], test[regime]) for regime in regimes}
+        yield gap_table(f"{network.upper()}: does it close?", results)
         yield _figure(network, gaps, measured)
         rows: list[Sequence[str | Numbers]] = [
             (regime, *(Numbers(tuple(values[name].values()), 1) for name in SHARPNESS))
@@ -78,34 +77,6 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
         ]
         yield Table(f"{network.upper()}: how sharp", ["regime", *SHARPNESS], rows, "Percent; the eigenvalue as it is.")
         yield from rank_table(network, gaps, measured, SHARPNESS)
-
-
-def _accuracies(choice: Choice, found: Findings, network: str, accuracy: dict[str, dict[int, float]]) -> Table:
-    rows = list[Sequence[str | Numbers]]()
-    for regime, own in accuracy.items():
-        gap = _differences(accuracy["small"], own)
-        results = [found[run(choice, network, regime, seed)] for seed in own]
-        share: str | Numbers = "-"
-        if regime not in ("small", "large"):
-            back, whole = _differences(own, accuracy["large"]), _differences(accuracy["small"], accuracy["large"])
-            ratio = ratio_interval(tuple(back.values()), tuple(whole[seed] for seed in back))
-            percent = type(ratio)(*(100 * end for end in ratio))
-            share = Numbers(tuple(100 * back[seed] / whole[seed] for seed in back), 0, interval=percent)
-        rows.append(
-            (
-                regime,
-                Numbers(tuple(own.values())),
-                "-" if regime == "small" else Numbers(tuple(gap.values()), differences=True),
-                share,
-                f"{results[0].steps:,}",
-                Numbers(tuple(100 * result.train_accuracy for result in results)),
-                Numbers(tuple(result.distance for result in results)),
-            )
-        )
-    head = ["regime", "test accuracy %", "gap to small, points", "of large's gap back, %", "optimizer steps"]
-    head += ["training accuracy %", "distance from init"]
-    note = "The share's interval by Fieller's theorem; none where the large batch's own gap may be zero."
-    return Table(f"{network.upper()}: does it close?", head, rows, note)
 
 
 def _measures(choice: Choice, found: Findings, network: str, regime: str) -> dict[str, dict[int, float]]:
@@ -121,11 +92,6 @@ def _measures(choice: Choice, found: Findings, network: str, regime: str) -> dic
         ):
             values[name][seed] = value
     return values
-
-
-def _differences(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
-    """By the seeds that both have."""
-    return {seed: one[seed] - other[seed] for seed in one if seed in other}
 
 
 def _figure(network: str, gaps: dict[str, dict[int, float]], measured: dict[str, dict[str, dict[int, float]]]) -> Chart:

@@ -129,7 +129,8 @@ class Choice:
             changed: Further hyperparameters that differ.
         """
         found = self.network(network)
-        return RunSpec(found.recipe, regime, found.data, seed, {**_ALL, **found.changed, **changed}, found.trainer, kept)
+        hyperparameters = {**_ALL, **found.changed, **changed}
+        return RunSpec(found.recipe, regime, found.data, seed, hyperparameters, found.trainer, kept)
 
     def epochs(self, network: str) -> int:
         """Of a run of a network, before its regime changes them."""
