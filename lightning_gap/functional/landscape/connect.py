@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, get_args
 
 import torch
@@ -74,7 +74,11 @@ def connect(
     momentum = real_number("momentum", momentum, at_least=0, below=1)
     weight_decay = real_number("weight_decay", weight_decay, at_least=0)
     seed = seed_number("seed", seed)
-    if hasattr(loader, "__array__") or isinstance(loader, Mapping | str | bytes) or not isinstance(loader, Iterable):
+    if (
+        hasattr(loader, "__array__")
+        or isinstance(loader, Mapping | Set | str | bytes)
+        or not isinstance(loader, Iterable)
+    ):
         raise ValueError(refusal("loader", "must give batches, anew for each epoch", loader))
     nodes = _on_the_line(checked_state("start", start), checked_state("end", end), bends)
     curve = WeightCurve(nodes, one_of("kind", kind, get_args(CurveKind)))
