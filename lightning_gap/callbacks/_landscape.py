@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ from ._fixed_subset import Count, fixed_subsets
 from ._landscape_step import Step, evaluating, leave_modes, numbered, size_of, try_out
 from ._module_loss import check_measurable
 from .generalization_gap import AccuracyFunction
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Checkpoint = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -50,8 +47,8 @@ class Landscape:
         """How much higher the loss is between the two than on the line between their losses; see `loss_barrier`."""
         return loss_barrier(self.alphas, self.values[split]["loss"])
 
-    def figure(self, *, ends: tuple[str, str] = ("a", "b"), title: str | None = None) -> Figure:
-        """Loss and accuracy along the path, drawn with matplotlib."""
+    def figure(self, *, ends: tuple[str, str] = ("a", "b"), title: str | None = None) -> Any:
+        """Loss and accuracy along the path, a figure of matplotlib's; see `parametric_figure`."""
         told = ", ".join(f"{name} {value}" for name, value in self.terms.items())
         loss = {split: values["loss"] for split, values in self.values.items()}
         accuracy = {split: values["accuracy"] for split, values in self.values.items() if "accuracy" in values}
