@@ -4,6 +4,7 @@ A name is imported when it is first asked for: the command line then starts with
 """
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .callbacks import SharpnessMonitor as SharpnessMonitor
     from .callbacks import StabilityTraining as StabilityTraining
     from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
+    from .callbacks import landscape as landscape
     from .data import BatchPlan as BatchPlan
     from .data import InMemoryLoader as InMemoryLoader
     from .data import ResumableLoader as ResumableLoader
@@ -65,6 +67,7 @@ __all__ = [
     "SharpnessMonitor",
     "StabilityTraining",
     "WeightDistanceMonitor",
+    "landscape",
     "restore_batch_norm",
     "sharpness",
     "swap_batch_norm",
@@ -79,8 +82,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f".{name}", __name__)
     for package in _PACKAGES if name in __all__ else ():
         found = import_module(f".{package}", __name__)
-        if hasattr(found, name):
-            return getattr(found, name)
+        value = getattr(found, name, None)
+        if value is not None and not isinstance(value, ModuleType):  # functional.landscape is a folder
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

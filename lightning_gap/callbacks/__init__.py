@@ -1,5 +1,6 @@
 """Thin Lightning callbacks over `lightning_gap.functional`: when to call, and where the result goes."""
 
+from ._landscape import landscape as landscape
 from .accumulation import ExactAccumulation as ExactAccumulation
 from .adaptive_batch import AdaptiveBatchSize as AdaptiveBatchSize
 from .adversarial import AdversarialTraining as AdversarialTraining

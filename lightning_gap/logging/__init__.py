@@ -3,6 +3,7 @@
 from .figure_sink import log_figure as log_figure
 from .figures import parametric_figure as parametric_figure
 from .figures import sharpness_figure as sharpness_figure
+from .figures import surface_figure as surface_figure
 from .tables import Column as Column
 from .tables import mean_and_std as mean_and_std
 from .tables import write_csv as write_csv

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ def parametric_figure(
     Args:
         alphas: Positions on the line; 0 and 1 are the two solutions.
         loss: One curve for each split, first solid, second dashed.
-        accuracy: The same, as fractions.
+        accuracy: The same, as fractions; a split may be left out.
         ends: Names of the solutions at alpha 0 and 1.
         title: Heading, with the terms of the evaluation.
 
@@ -41,7 +41,8 @@ def parametric_figure(
     right = left.twinx()
     for style, split in zip(("-", "--"), loss, strict=False):
         left.plot(alphas, loss[split], style, color="tab:blue", label=f"{split} loss")
-        right.plot(alphas, [100 * a for a in accuracy[split]], style, color="tab:red", label=f"{split} accuracy")
+        if split in accuracy:
+            right.plot(alphas, [100 * a for a in accuracy[split]], style, color="tab:red", label=f"{split} accuracy")
     for position, name in zip((0, 1), ends, strict=True):
         left.axvline(position, color="0.6", linewidth=0.8, zorder=0)
         left.annotate(
@@ -53,9 +54,77 @@ def parametric_figure(
     left.set_ylabel("cross-entropy", color="tab:blue")
     right.set_ylabel("accuracy (%)", color="tab:red")
     right.set_ylim(0, 105)
+    right.yaxis.set_visible(bool(accuracy))
     left.set_title(title, fontsize="medium")
-    lines = [*left.get_lines()[:2], *right.get_lines()]
+    lines = [*left.get_lines()[: len(loss)], *right.get_lines()]
     figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+    return figure
+
+
+def surface_figure(
+    steps: tuple[Sequence[float], Sequence[float]],
+    losses: Sequence[Sequence[float]],
+    *,
+    labels: tuple[str, str],
+    title: str,
+    path: Sequence[Sequence[float]] = (),
+) -> Figure:
+    """The loss on a plane of weight space as contour lines, whose levels are logarithmic, and a run in that plane.
+
+    Colours are matplotlib's cividis, which reads the same with and without red-green blindness and in grey.
+
+    Args:
+        steps: Positions along the first axis, n, and along the second, m.
+        losses: (n, m) losses; those that are not finite stay grey.
+        labels: Of the two axes.
+        title: Heading, with the terms of the evaluation.
+        path: Coordinates of a run, (epochs, 2), in order; those of `WeightPlane`. The last is marked by a star.
+
+    Returns:
+        The figure; save it, or hand it to `SummaryWriter.add_figure`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If no loss is finite, or the grid is not that of ``steps``.
+
+    Reference:
+        Li et al. (2018), Figures 1 and 9.
+    """
+    grid = [[value if math.isfinite(value) else math.nan for value in map(float, row)] for row in losses]
+    known = [value for row in grid for value in row if value == value]
+    if len(grid) != len(steps[0]) or any(len(row) != len(steps[1]) for row in grid) or min(map(len, steps)) < 2:
+        raise ValueError(
+            f"losses must be a grid of len(steps[0]) times len(steps[1]) numbers, at least 2 times 2, got {len(grid)} "
+            f"rows for {len(steps[0])} times {len(steps[1])}"
+        )
+    if not known:
+        raise ValueError("losses must not be infinite or NaN everywhere; draw a smaller piece around the solution")
+    figure = _blank(6, 5)
+    axes = figure.subplots()
+    axes.set_facecolor("0.8")
+    columns = [list(column) for column in zip(*grid, strict=True)]  # matplotlib has the first axis across
+    levels, low, high = 12, min(known), max(known)
+    drawn: Any
+    if low > 0 and high > 2 * low:
+        from matplotlib.colors import LogNorm
+
+        chosen = [low * (high / low) ** (k / levels) for k in range(levels + 1)]
+        drawn = axes.contourf(*steps, columns, levels=chosen, norm=LogNorm(low, high), cmap="cividis_r")
+    elif high > low:
+        chosen = [low + (high - low) * k / levels for k in range(levels + 1)]
+        drawn = axes.contourf(*steps, columns, levels=chosen, cmap="cividis_r")
+    else:
+        drawn = axes.pcolormesh(*steps, columns, cmap="cividis_r", shading="nearest")
+    bar = figure.colorbar(drawn, label="loss")
+    if high > low:
+        axes.contour(drawn, colors="0.2", linewidths=0.4)
+        bar.set_ticks(chosen[::3], labels=[f"{level:.3g}" for level in chosen[::3]])
+    if path:
+        xs, ys = ([point[k] for point in path] for k in range(2))
+        axes.plot(xs, ys, marker="o", markersize=3, color="black", markerfacecolor="white", linewidth=1)
+        axes.plot(xs[-1:], ys[-1:], marker="*", markersize=12, color="black", markerfacecolor="white")
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.set_title(title, fontsize="medium")
     return figure
 
 

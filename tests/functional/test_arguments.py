@@ -29,6 +29,7 @@ RESULTS = {
     *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
     *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
     *("GroupCorrelation", "RankCorrelation", "SharpShare"),
+    *("Barrier", "PointValues", "WeightPlane"),
 }
 TYPES = {"BatchNormMode", "Schedule", "Augmentation"}
 ERRORS = {name for name, value in vars(functional).items() if inspect.isclass(value) and issubclass(value, Exception)}
@@ -56,6 +57,10 @@ SERIES = (
     "epsilons",
     "levels",
     "ratio",
+    "losses",
+    "errors",
+    "shape",
+    "ts",
 )
 GOOD = {
     **dict.fromkeys(MEASURED, FAILED),
@@ -75,6 +80,7 @@ CALLABLE = {
     "measure",
     "observe",
     "evaluation_mode",
+    "count",
     "collate_fn",
 }
 
@@ -146,6 +152,14 @@ def line():
     }
 
 
+def of_states(**needed):
+    return {"module": nn.Linear(2, 1, bias=False), **needed}
+
+
+def state(x=1.0, y=0.0):
+    return {"weight": torch.tensor([[x, y]])}
+
+
 def made(kind, method, *needed):
     """A method of a fresh object."""
     return lambda **given: getattr(kind(*needed), method)(**given)
@@ -190,6 +204,10 @@ CALLS = {
             "sum_of_products_squared": 40.0,
         },
     ),
+    "PointValues.grid": (
+        made(functional.PointValues, "grid", {"train": {"loss": [1.0]}}, (1,), 1, ""),
+        lambda: {"split": "train", "name": "loss"},
+    ),
     "RandomSubspace": (RandomSubspace, dict),
     "RatioAverage": (RatioAverage, lambda: {"decay": 0.5}),
     "RatioAverage.update": (made(RatioAverage, "update", 0.5), lambda: {"numerator": 1.0, "denominator": 2.0}),
@@ -200,6 +218,20 @@ CALLS = {
         lambda: {"grid": torch.zeros(3), "width": 0.1},
     ),
     "adaptive_sharpness": (functional.adaptive_sharpness, of_logits),
+    "WeightCurve": (functional.WeightCurve, lambda: {"nodes": [state(), state(2.0)], "kind": "chain"}),
+    "WeightCurve.points": (
+        made(functional.WeightCurve, "points", [state(), state(2.0)], "chain"),
+        lambda: {"ts": [0.5]},
+    ),
+    "WeightCurve.weights_at": (
+        made(functional.WeightCurve, "weights_at", [state(), state(2.0)], "chain"),
+        lambda: {"t": 0.5},
+    ),
+    "WeightPlane.points": (
+        made(functional.WeightPlane, "points", state(), (state(),), ((0.0,),)),
+        lambda: {"steps": [[0.0, 1.0]]},
+    ),
+    "WeightPoints": (functional.WeightPoints, lambda: {"basis": [state()], "coefficients": [[1.0]]}),
     "adversarial_inputs": (functional.adversarial_inputs, of_inputs),
     "along_line": (functional.along_line, line),
     "ascent_direction": (functional.ascent_direction, lambda: pairs(rho=0.1)),
@@ -211,10 +243,25 @@ CALLS = {
     ),
     "cabs": (functional.cabs, lambda: statistics(learning_rate=0.1, loss=1.0)),
     "conservative_step": (functional.conservative_step, of_optimizer),
+    "connect": (
+        functional.connect,
+        lambda: of_states(
+            start=state(), end=state(2.0), loss_fn=lambda m, b: m(b).mean(), loader=[torch.ones(1, 2)], epochs=1
+        ),
+    ),
     "constant_warmup": (functional.constant_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
     "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
     "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
+    "evaluate_points": (
+        functional.evaluate_points,
+        lambda: of_states(
+            points=functional.line_points(state(), state(2.0), [0.0, 1.0]),
+            measure=lambda m, b: m(b).mean(),
+            splits={"train": [torch.ones(1, 2)]},
+        ),
+    ),
     "exact_gradient_penalty": (functional.exact_gradient_penalty, lambda: of_one_weight(strength=0.1)),
+    "filter_normalized_direction": (functional.filter_normalized_direction, of_states),
     "finite_difference_penalty": (
         functional.finite_difference_penalty,
         lambda: pairs(gradients_at=lambda: [torch.ones(4)], strength=0.1),
@@ -234,6 +281,7 @@ CALLS = {
     "hessian_trace": (functional.hessian_trace, of_weights),
     "hessian_vector_product": (functional.hessian_vector_product, lambda: of_weights(vector=[torch.ones(30).double()])),
     "inner_product_test": (functional.inner_product_test, statistics),
+    "instability": (functional.instability, lambda: {"alphas": [0.0, 1.0], "errors": [1.0, 2.0]}),
     "layer_distances": (
         functional.layer_distances,
         lambda: {"weights": {"a.w": torch.ones(2)}, "reference": {"a.w": torch.ones(2)}},
@@ -244,7 +292,13 @@ CALLS = {
         lambda: {"batch_size": 9, "base_batch_size": 3, "noise_scale": 9.0},
     ),
     "learning_rate_scale": (functional.learning_rate_scale, lambda: {"batch_size": 9, "base_batch_size": 3}),
+    "length_weighted_mean": (
+        functional.length_weighted_mean,
+        lambda: of_states(points=functional.line_points(state(), state(2.0), [0.0, 1.0]), values=[0.0, 1.0]),
+    ),
+    "line_points": (functional.line_points, lambda: {"start": state(), "end": state(2.0), "alphas": [0.0]}),
     "log_fit": (functional.log_fit, lambda: {"steps": [1, 2], "distances": [1.0, 2.0]}),
+    "loss_barrier": (functional.loss_barrier, lambda: {"alphas": [0.0, 1.0], "losses": [1.0, 2.0]}),
     "m_sharpness": (functional.m_sharpness, of_groups),
     "next_batch_size": (
         functional.next_batch_size,
@@ -267,6 +321,10 @@ CALLS = {
     "perturbed": (
         lambda **given: functional.perturbed(**given).__enter__(),
         lambda: {"weights": [torch.ones(4)], "directions": [torch.ones(4)]},
+    ),
+    "plane_through": (
+        functional.plane_through,
+        lambda: of_states(first=state(), second=state(2.0), third=state(0.0, 3.0)),
     ),
     "planned_optimizer_steps": (
         functional.planned_optimizer_steps,
@@ -295,7 +353,12 @@ CALLS = {
         lambda: {"logits": torch.ones(4, 5), "noisy_logits": torch.ones(4, 5)},
     ),
     "subspace_sharpness": (functional.subspace_sharpness, lambda: of_weights(subspace=RandomSubspace(2))),
+    "surface_points": (
+        functional.surface_points,
+        lambda: {"centre": state(), "directions": [state()], "steps": [[0.0, 1.0]]},
+    ),
     "swap_batch_norm": (functional.swap_batch_norm, lambda: {"module": nn.BatchNorm1d(2), "ghost_batch_size": 2}),
+    "trajectory_plane": (functional.trajectory_plane, lambda: of_states(states=[state(), state(2.0)])),
     "train_longer": (
         functional.train_longer,
         lambda: {"epochs": 2, "milestones": (1,), "batch_size": 8, "base_batch_size": 4},
@@ -337,7 +400,8 @@ def public(module):
 
 
 def test_every_public_function_is_here():
-    drawn = {"log_figure", "parametric_figure", "sharpness_figure", "write_csv", "write_markdown", "Augmentations"}
+    drawn = {"log_figure", "parametric_figure", "sharpness_figure", "surface_figure", "write_csv", "write_markdown"}
+    drawn |= {"Augmentations"}
     wanted = public(functional) | public(data) | public(logging)
     assert wanted - RESULTS - TYPES - ERRORS - SAME.keys() - drawn == {name for name in CALLS if "." not in name}
 
