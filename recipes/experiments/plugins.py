@@ -1,13 +1,12 @@
 """The training plugins beside a small and a large batch: does any of them close the gap, and what of sharpness?
 
-F1 on MNIST, 12 epochs, and C1; every plugin with its paper's settings, none tuned. Keskar et al. (2017), Table 7, has
+F1 and C1; every plugin with its paper's settings, none tuned. Keskar et al. (2017), Table 7, has
 the small batch and conservative training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..reports.parts import Numbers, Part, Table
 from ..runner.run_result import RunResult
@@ -20,23 +19,17 @@ from .scales import Choice
 REGIMES = ("small", "large", "conservative", "adversarial", "sam", "sam-late", "penalty")
 
 
-def run(choice: Choice, network: str, regime: str, seed: int) -> RunSpec:
-    """F1 with fewer epochs, as many as its large batch needs to fit all training samples."""
-    shorter: dict[str, Any] = {"epochs": 12} if (choice.scale, network) == ("small", "f1") else {}
-    return choice.run(network, regime, seed, **shorter)
-
-
 def needs(choice: Choice) -> Iterator[RunSpec]:
     for network in choice.networks:
         for seed in choice.seeds_of(network):
             for regime in REGIMES:
-                yield run(choice, network, regime, seed)
+                yield choice.run(network, regime, seed)
 
 
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
     for network in choice.networks:
         results = {
-            regime: {seed: found[run(choice, network, regime, seed)] for seed in choice.seeds_of(network)}
+            regime: {seed: found[choice.run(network, regime, seed)] for seed in choice.seeds_of(network)}
             for regime in REGIMES
         }
         table_7, table_2 = published.CONSERVATIVE[network], published.TEST_ACCURACY[network]
@@ -79,6 +72,5 @@ EXPERIMENT = Experiment(
     {
         "settings of the plugins": "their papers' own, none tuned: SAM rho 0.05; late SAM in the last eighth; "
         "conservative lambda 1e-3, 3 steps of ADAM; FGSM 0.25 (F1), 0.03 (C1); gradient penalty 0.1",
-        "F1": "12 epochs, the paper's 100",
     },
 )
