@@ -1,6 +1,6 @@
 """Many points of weight space at once, against loops over them: ratios of time, and how far the losses are apart.
 
-    python benchmarks/landscape.py --samples '[100, 1000]' --threads 2
+    python benchmarks/landscape.py --samples '[100, 1000]' --threads 1
 
 "Loop" is `evaluate_points(..., points_at_once=1)`. "By hand" is what one writes without this package: for each point
 interpolate, `load_state_dict`, and go over the loader. "Multiplications" are the matrix products of the network alone,
@@ -23,6 +23,11 @@ from lightning_gap.functional import batch_statistics, evaluate_points, line_poi
 from lightning_gap.recipes.networks import C1, F1
 
 Values = Sequence[float]
+NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "F1": (F1, (784,)),
+    "F1 of 16 units on digits": (lambda: F1(64, width=16), (64,)),
+    "C1": (C1, (3, 32, 32)),
+}
 
 
 class Digits(Dataset[tuple[Tensor, int]]):
@@ -75,7 +80,8 @@ def multiplications(module: F1, points: int, batches: Sequence[Any]) -> Callable
 def row(network: str, mode: Any, samples: int, points: int, rounds: int, *, lazily: bool) -> tuple[object, ...]:
     """One row of the table."""
     torch.manual_seed(0)
-    module, shape = (F1(), (784,)) if network == "F1" else (C1(), (3, 32, 32))
+    module, shape = NETWORKS[network]
+    module = module()
     data = Digits(samples, shape)
     loader = DataLoader(data, batch_size=min(1000, samples))
     batches = list(loader)
@@ -100,7 +106,8 @@ def row(network: str, mode: Any, samples: int, points: int, rounds: int, *, lazi
                 return by_hand(module, (start, end), alphas, given)
         return by_hand(module, (start, end), alphas, given)
 
-    variants: dict[str, Callable[[], Any]] = {"by hand": hand, "loop": ours(1), "together": ours(points)}
+    variants: dict[str, Callable[[], Any]] = {"by hand": hand, "loop": ours(1), "default": ours(None)}
+    variants["together"] = ours(points)
     if isinstance(module, F1):
         variants["multiplications"] = multiplications(module, points, batches)
     times, found = interleaved(variants, rounds + 1)
@@ -114,6 +121,7 @@ def row(network: str, mode: Any, samples: int, points: int, rounds: int, *, lazi
         points,
         f"{1e3 * statistics.median(times['by hand']) / points:.1f}",
         f"{ratio(times['by hand'], times['loop']):.2f}",
+        f"{ratio(times['by hand'], times['default']):.2f}",
         f"{ratio(times['by hand'], times['together']):.2f}",
         f"{ratio(times['by hand'], times['multiplications']):.2f}" if "multiplications" in times else "-",
         f"{apart:.0e}",
@@ -121,22 +129,25 @@ def row(network: str, mode: Any, samples: int, points: int, rounds: int, *, lazi
 
 
 def main(
-    networks: tuple[str, ...] = ("F1", "C1"),
+    networks: tuple[str, ...] = tuple(NETWORKS),
     samples: tuple[int, ...] = (10, 100, 1000),
     points: int = 25,
     rounds: int = 5,
-    threads: int = 2,
+    threads: int = 1,
+    keep_memory: bool = False,
 ) -> None:
     """Print the table.
 
     Args:
-        networks: F1 and C1, or one of them.
+        networks: Of NETWORKS.
         samples: Sizes of the split.
         points: On the line.
         rounds: Timed rounds, after one that is not.
         threads: CPU threads.
+        keep_memory: Whether glibc keeps freed memory, and does not hand it back to the kernel after each layer.
     """
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(threads)
     rows = []
     for network in networks:
@@ -145,8 +156,8 @@ def main(
                 rows.append(row(network, mode, number, points, rounds, lazily=lazily))
                 say(*rows[-1])
     print(f"{machine()}; medians of {rounds} rounds\n")
-    header = "network | BatchNorm | samples | data | points | by hand, ms a point | loop | together | multiplications"
-    print(table(f"{header} | apart", rows))
+    header = "network | BatchNorm | samples | data | points | by hand, ms a point | loop | default | together"
+    print(table(f"{header} | multiplications | apart", rows))
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ class Places:
         named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         aliases = {name: first[id(tensor)] for name, tensor in named}
         written_to = {tensor.untyped_storage().data_ptr() for tensor in self.own.values()}
-        self._basis = []
+        self._basis: list[dict[str, Tensor]] = []
+        self._matrices: dict[str, tuple[list[int], Tensor | None]] = {}
         for state in points.basis:
             known: dict[str, Tensor] = {}
             for name, value in state.items():  # of tied weights the first that is there
@@ -125,6 +126,22 @@ class Places:
                 empty = False
         if empty:
             out.zero_()
+
+    @torch.no_grad()
+    def write_all(self, points: range, name: str, out: Tensor) -> None:
+        """Write what a tensor is at several points, (points, ...): in one product for all of them."""
+        if name not in self._matrices:
+            columns = [k for k, state in enumerate(self._basis) if name in state]
+            matrix = torch.stack([self._basis[k][name].flatten() for k in columns]) if columns else None
+            finite = matrix is not None and out.is_floating_point() and bool(torch.isfinite(matrix).all())
+            self._matrices[name] = (columns, matrix if finite else None)
+        columns, matrix = self._matrices[name]
+        if matrix is None:
+            for row, point in zip(out, points, strict=True):
+                self.write(point, name, row)
+            return
+        factors = [[self.points.coefficients[point][k] for k in columns] for point in points]
+        torch.mm(out.new_tensor(factors), matrix, out=out.view(len(points), -1))
 
     def move(self, point: int) -> None:
         """Let the module itself hold its tensors at a point."""

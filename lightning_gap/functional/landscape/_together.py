@@ -72,8 +72,7 @@ class Together:
             if name not in self._stacks:
                 self._stacks[name] = own.detach().new_empty((len(chunk), *own.shape))
             stack = self._stacks[name][: len(chunk)]
-            for row, point in zip(stack, chunk, strict=True):
-                self._places.write(point, name, row)
+            self._places.write_all(chunk, name, stack)
             state[_PREFIX + name] = stack
         return state
 

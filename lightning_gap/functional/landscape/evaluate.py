@@ -20,7 +20,7 @@ from ._splits import Measure, Split, held, means, named_means
 from ._together import Together
 from .points import WeightPoints
 
-Means = dict[str, dict[str, list[float]]]
+_FEWEST_ON_CPU = 10  # in a stack that is faster than a loop; fewer were not, see benchmarks/results/landscape-cpu.md
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ def evaluate_points(
     statistics: str | None = None,
     count: Callable[[Any], int] | None = None,
     points_at_once: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: int | None = None,
     evaluation_mode: Callable[[nn.Module], object] = nn.Module.eval,
 ) -> PointValues:
     """Mean loss, and whatever else is measured, of each split at each point.
 
-    The network is in evaluation mode. Several points are evaluated together with `torch.func.vmap`, on a stack of
-    parameters and buffers; the result is that of a plain loop to rounding, and the last point of the first stack is
-    compared with one. A plain loop it is where vmap cannot: a ``measure`` that asks for numbers (``.item()``) or
-    branches on them, draws random numbers, or writes to tensors that are not the module's. By default it is also one
-    on the CPU where the network has convolutions, which are slower there together (0.7 times the speed for C1).
+    The network is in evaluation mode. Where it pays, several points are evaluated together with `torch.func.vmap`, on a
+    stack of parameters and buffers; the result is that of a plain loop to rounding, and the first point is compared
+    with one. A plain loop it is where vmap cannot: a ``measure`` that asks for numbers (``.item()``) or branches on
+    them, draws random numbers, or writes to tensors that are not the module's. By default it is one, too, where it is
+    faster on the CPU: with convolutions, and where less than ten points fit into the processor's cache.
 
     Everything is as before on return, also after an exception or Ctrl-C: weights, buffers, modes, gradients, torch's
     and Python's random numbers.
@@ -88,7 +88,8 @@ def evaluate_points(
         statistics: For "recomputed" the split that the pass is over; the first by default.
         count: What a batch counts for in the mean, a function of it; its samples by default.
         points_at_once: Most points to evaluate together; 1 for a plain loop. By default as many as ``max_bytes`` hold.
-        max_bytes: Memory for the stacked weights and the activations, in bytes.
+        max_bytes: Memory for the stacked weights and activations, in bytes; by default 4 MiB on the CPU, about what its
+            cache holds, and 256 MiB elsewhere or where ``points_at_once`` is given.
         evaluation_mode: Puts the module in evaluation mode.
 
     Returns:
@@ -113,7 +114,8 @@ def evaluate_points(
     batch_norm = check_batch_norm(batch_norm)
     if points_at_once is not None:
         points_at_once = whole_number("points_at_once", points_at_once, unit="points")
-    max_bytes = whole_number("max_bytes", max_bytes, unit="bytes")
+    if max_bytes is not None:
+        max_bytes = whole_number("max_bytes", max_bytes, unit="bytes")
     function("evaluation_mode", evaluation_mode, "(module)")
     if not isinstance(splits, Mapping) or not splits:
         raise ValueError(f"splits must be batches by name, at least one, got {type(splits).__name__}; pass "
@@ -124,12 +126,16 @@ def evaluate_points(
         data = {name: held(name, batches, count) for name, batches in splits.items()}
         evaluation_mode(module)
         loop = Loop(module, points, measure, data, batch_norm, data[statistics or next(iter(data))])
-        if points_at_once == 1 or len(points) == 1:
-            return loop.result([loop.at(i) for i in range(len(points))], 1, "")
         reason = _better_alone(module) if points_at_once is None else ""
-        if reason:
+        if points_at_once == 1 or len(points) == 1 or reason:
             return loop.result([loop.at(i) for i in range(len(points))], 1, reason)
-        return _together(loop, min(points_at_once or len(points), len(points)), max_bytes)
+        on_cpu = _on_cpu(module)
+        return _together(
+            loop,
+            most=min(points_at_once or len(points), len(points)),
+            least=_FEWEST_ON_CPU if on_cpu and points_at_once is None else 2,
+            max_bytes=max_bytes or (2**22 if on_cpu and points_at_once is None else 2**28),
+        )
 
 
 class Loop:
@@ -181,19 +187,20 @@ class Loop:
         return PointValues(values, tuple(self.places.points.shape), at_once, reason)
 
 
-def _together(loop: Loop, most: int, max_bytes: int) -> PointValues:
+def _together(loop: Loop, *, most: int, least: int, max_bytes: int) -> PointValues:
     """Stack after stack of points; from the first that fails on, a plain loop."""
     number = len(loop.places.points)
     together = Together(loop.module, loop.places, loop.measure, loop.batch_norm)
-    loop.places.move(0)
     with _largest_output(loop.module) as outputs:
-        loop.measure(loop.module, loop.statistics.batches[0])
+        reference = loop.at(0)
     # A layer's input and output, and two more that its kernel makes, are alive at a time.
-    at_once = max(1, min(most, max_bytes // (together.bytes_each + 4 * outputs.get("bytes", 0) + 1)))
-    reference = loop.at(at_once - 1)
-    loop.places.move(0)  # what vmap would leave at the module's own weights differs from the reference
+    each_needs = together.bytes_each + 4 * outputs.get("bytes", 0) + 1
+    at_once = max(1, min(most, max_bytes // each_needs))
+    reason = ""
+    if at_once < least and at_once < number:
+        reason = f"a point takes {each_needs} bytes, so that max_bytes={max_bytes} holds {at_once}: a loop is as fast"
+    loop.places.move(number - 1)  # what vmap leaves at the module's own weights then differs from the reference
     found: list[dict[str, dict[str, float]]] = []
-    reason = "" if at_once > 1 else f"max_bytes={max_bytes} holds one point"
     while len(found) < number and not reason:
         chunk = range(len(found), min(len(found) + at_once, number))
         try:
@@ -201,12 +208,13 @@ def _together(loop: Loop, most: int, max_bytes: int) -> PointValues:
         except Exception as error:  # of whatever type; if it is the user's, the loop raises it again
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             break
-        if not found and not _same(new[-1], reference):
+        if not found and not _same(new[0], reference):
             reason = "together, the points had other values than one by one"
             break
         found += new
     if reason:
         at_once = at_once if found else 1
+        found = found or [reference]
         found += [loop.at(i) for i in range(len(found), number)]
     return loop.result(found, at_once, reason)
 
@@ -217,9 +225,12 @@ def _same(one: dict[str, dict[str, float]], other: dict[str, dict[str, float]]) 
     return all(agree(one[split][name], other[split][name]) for split in one for name in one[split])
 
 
+def _on_cpu(module: nn.Module) -> bool:
+    return all(weight.device.type == "cpu" for weight in module.parameters())
+
+
 def _better_alone(module: nn.Module) -> str:
-    on_cpu = all(weight.device.type == "cpu" for weight in module.parameters())
-    if on_cpu and any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()):
+    if _on_cpu(module) and any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()):
         return "convolutions on the CPU are faster one by one; pass points_at_once to stack them"
     return ""
 

@@ -108,15 +108,24 @@ def test_every_point_sees_the_same_random_numbers():
 def test_the_memory_bound_sets_how_many_points_are_together():
     network, data = normalised_network(), batches()
     state = trained(network, data[0][0], 1)
-    points = line_points(state, trained(network, data[0][0], 2), [0.0, 0.5, 1.0])
-    found = {
-        most: evaluate_points(network, points, classified, {"train": data}, max_bytes=most)
-        for most in (1, 10**4, 10**8)
-    }
-    assert [each.points_at_once for each in found.values()] == [1, 1, 3] or found[10**4].points_at_once == 2
-    assert "max_bytes=1" in found[1].reason
-    assert found[10**8].reason == ""
-    assert found[1].values["train"]["loss"] == pytest.approx(found[10**8].values["train"]["loss"], rel=1e-12)
+    points = line_points(state, trained(network, data[0][0], 2), [k / 10 for k in range(11)])
+
+    def found(**kwargs):
+        return evaluate_points(network, points, classified, {"train": data}, **kwargs)
+
+    # 99 parameters and 16 statistics move, and of 20 samples the widest layer makes 8 numbers: 8 bytes each
+    each = 8 * (99 + 16) + 4 * 20 * 8 * 8 + 1
+    every, some, none, few = (
+        found(),
+        found(points_at_once=11, max_bytes=5 * each),
+        found(max_bytes=1),
+        found(max_bytes=5 * each),
+    )
+    assert [f.points_at_once for f in (every, some, none, few)] == [11, 5, 1, 1]
+    assert [bool(f.reason) for f in (every, some, none, few)] == [False, False, True, True]
+    assert "max_bytes=1" in none.reason
+    for other in (some, none, few):
+        assert other.values["train"]["loss"] == pytest.approx(every.values["train"]["loss"], rel=1e-12, nan_ok=True)
 
 
 def test_convolutions_on_the_cpu_are_in_a_loop_unless_asked_otherwise():
