@@ -27,7 +27,8 @@ HEADINGS = [
 def test_every_callback_has_a_test_and_a_card_with_the_fixed_headings(name):
     assert (ROOT / "tests" / "callbacks" / f"test_{name}.py").exists()
     card = (ROOT / "docs" / "methods" / f"{name.replace('_', '-')}.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (.+)$", card, flags=re.MULTILINE) == HEADINGS
+    found = re.findall(r"^## (.+)$", card, flags=re.MULTILINE)
+    assert [heading for heading in found if heading != "What we found"] == HEADINGS
 
 
 @pytest.mark.parametrize("name", REGISTRY)

@@ -35,7 +35,8 @@ class Landscape:
 
     Attributes:
         alphas: Positions on the path; 0 and 1 are the two checkpoints.
-        values: By split, "loss" and, where it is known what it is of, "accuracy" (a fraction) at each of them.
+        values: By split, "loss" and, where it is known what it is of, "accuracy" (a fraction) at each of them; NaN
+            where the loss is not finite.
         terms: How it was measured.
     """
 

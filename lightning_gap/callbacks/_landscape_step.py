@@ -87,7 +87,7 @@ class Step:
 def try_out(
     step: Step, points: WeightPoints, drawn: Mapping[str, Batches], batch_norm: BatchNormMode, seed: int
 ) -> None:
-    """Raise if the loss at the first point, of the smallest batch of each split, cannot be measured."""
+    """Raise if the loss at the first checkpoint, of the smallest batch of each split, cannot be measured."""
 
     def twice(module: nn.Module, item: tuple[int, tuple[int, Any]]) -> dict[str, Tensor | float]:
         before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
@@ -112,7 +112,7 @@ def try_out(
     for name, given in drawn.items():
         smallest = given.sizes.index(min(given.sizes))
         one = Batches([given.batches[smallest]], [given.sizes[smallest]])
-        first = WeightPoints(points.basis, points.coefficients[:1])
+        first = WeightPoints(points.basis, [(1.0, 0.0)])
         with said_of_samples(one.sizes[0]):
             found = evaluate_points(
                 step.module,

@@ -67,6 +67,15 @@ def test_values_are_those_of_the_networks_in_between(checkpoints, mode):
     assert found.barrier("train").height == pytest.approx(height, abs=1e-6)
 
 
+def test_points_far_outside_may_be_not_finite_and_the_others_keep_their_accuracy(checkpoints):
+    found = lightning_gap.landscape(
+        tiny.TinyClassifier(), *checkpoints, tiny.loader(), alphas=[-1e3, 0.0, 1e3], batch_norm="running"
+    ).values["train"]
+    assert sum(math.isfinite(loss) for loss in found["loss"]) < 3  # a variance below 0 on one side
+    assert math.isfinite(found["loss"][1])
+    assert 0 <= found["accuracy"][1] <= 1
+
+
 def test_files_states_and_splits_come_in_any_form(checkpoints, tmp_path):
     bare = tmp_path / "weights.pt"
     torch.save(state_in(checkpoints[1]), bare)

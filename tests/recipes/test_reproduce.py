@@ -17,7 +17,6 @@ from lightning_gap.recipes.experiments import experiments
 from lightning_gap.recipes.experiments.scales import Choice
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.reproduce import Work
-from lightning_gap.recipes.runner.results_folder import locked
 from lightning_gap.recipes.runner.run_store import RunStore
 
 COMMAND = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "reproduce"]
@@ -74,6 +73,7 @@ def test_what_is_there_is_used_again_from_a_moved_folder_too(made, tmp_path, cap
     assert "4 of 4 runs and measurements are there" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_numbers(made, tmp_path):
     assert (
         main(["reproduce", "keskar-table-2", *TINY, "--workers", "2", "--seeds", "0", "--output", str(tmp_path)]) == 0
@@ -126,7 +126,7 @@ def test_two_experiments_that_keep_other_weights_share_a_run():
         (["keskar-table-2", "--workers", "0"], r"--workers.*0"),
         (
             ["keskar-table-2", "--scale", "small", "--networks", "c1", "--data_dir", "none"],
-            r"data_dir=.none. does not exist: put cifar-10",
+            r"data_dir=.*none. does not exist: put cifar-10",
         ),
         ([], r""),
     ],
@@ -149,13 +149,17 @@ def test_an_output_that_is_a_file_is_refused_and_left(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_two_commands_on_one_folder_are_refused(tmp_path):
-    with locked(tmp_path):
-        second = subprocess.run(
-            [*COMMAND, "keskar-table-2", *TINY, "--output", tmp_path], capture_output=True, text=True
-        )
-    assert second.returncode == 2
-    assert "another command works in it" in second.stderr
+HOLD = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); sys.stdin.read()"
+
+
+def test_two_commands_on_one_folder_are_refused(tmp_path, capsys):
+    pytest.importorskip("fcntl")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / ".lock"], text=True, **pipes) as first:
+        first.stdout.readline()
+        assert main(["reproduce", "keskar-table-2", *TINY, "--output", str(tmp_path)]) == 2
+        first.stdin.close()
+    assert "another command works in it" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -168,7 +172,7 @@ def test_without_a_name_the_experiments_are_told(capsys):
 # Interruptions
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_command_continues(number, made, tmp_path):
     """Stopped after its first run, by force and as by Ctrl-C; then the rest is made, and the first run is not again."""
     words = ["keskar-table-2", *TINY, "--output", str(tmp_path)]

@@ -479,7 +479,7 @@ def test_missing_files_are_named_with_where_they_come_from(corpus, download):
     assert f"put test/pdf.ark into {corpus / 'timit'}" in message
     assert "train/feats.scp" not in message
     assert "cannot be downloaded" in message
-    assert "--data timit-stand-in" in message
+    assert "timit-stand-in is synthetic" in message
 
 
 # The stand-in

@@ -68,7 +68,13 @@ def means(measured: Callable[[Any], dict[str, Tensor]], split: Split) -> dict[st
     """Means over a split, added up in float64 on the CPU, of values of one batch of the same shape each time."""
     totals: dict[str, Tensor] = {}
     for batch, share in zip(split.batches, split.shares, strict=True):
-        for name, value in measured(batch).items():
+        found = measured(batch)
+        if totals and found.keys() != totals.keys():
+            raise ValueError(
+                f"measure must return the same names for every batch, got {', '.join(found)} after {', '.join(totals)}"
+                "; return NaN where there is no value"
+            )
+        for name, value in found.items():
             part = value.to("cpu", torch.float64) * share
             totals[name] = totals[name] + part if name in totals else part
     return totals

@@ -128,3 +128,20 @@ def _plain_means(layers: Sequence[_BatchNorm]) -> Iterator[None]:
             hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+@uninterrupted_exit
+def largest_output(module: nn.Module) -> Iterator[dict[str, int]]:
+    """The bytes of the largest tensor that a part of the module gives inside the block."""
+    largest: dict[str, int] = {}
+
+    def note(_: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            largest["bytes"] = max(largest.get("bytes", 0), output.numel() * output.element_size())
+
+    hooks = [part.register_forward_hook(note) for part in module.modules()]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()

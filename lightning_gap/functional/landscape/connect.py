@@ -80,6 +80,8 @@ def connect(
         or not isinstance(loader, Iterable)
     ):
         raise ValueError(refusal("loader", "must give batches, anew for each epoch", loader))
+    if torch.is_inference_mode_enabled():
+        raise ValueError("connect trains, and there are no gradients under torch.inference_mode; call it outside")
     nodes = _on_the_line(checked_state("start", start), checked_state("end", end), bends)
     curve = WeightCurve(nodes, one_of("kind", kind, get_args(CurveKind)))
     generator = torch.Generator().manual_seed(seed)

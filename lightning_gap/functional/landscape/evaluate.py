@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .._loss_surface import agree
-from .._uninterrupted import uninterrupted_exit
 from .._validation import function, instance, one_of, text, whole_number
 from ..batch_statistics import batch_statistics, recomputed_statistics
 from ..dataset_loss import BatchNormMode, check_batch_norm
 from ._places import Places, same_state
 from ._splits import Measure, Split, held, means, named_means
-from ._together import Together
+from ._together import Together, largest_output
 from .points import WeightPoints
 
 _FEWEST_ON_CPU = 10  # in a stack that is faster than a loop; fewer were not, see benchmarks/results/landscape-cpu.md
@@ -181,6 +180,8 @@ class Loop:
 
     def result(self, found: Sequence[dict[str, dict[str, float]]], at_once: int, reason: str) -> PointValues:
         """The means of all points, by split and name."""
+        if any(each[split].keys() != found[0][split].keys() for each in found for split in each):
+            raise ValueError("measure must return the same names at every point; return NaN where there is no value")
         values = {
             split: {name: [each[split][name] for each in found] for name in found[0][split]} for split in found[0]
         }
@@ -191,7 +192,7 @@ def _together(loop: Loop, *, most: int, least: int, max_bytes: int) -> PointValu
     """Stack after stack of points; from the first that fails on, a plain loop."""
     number = len(loop.places.points)
     together = Together(loop.module, loop.places, loop.measure, loop.batch_norm)
-    with _largest_output(loop.module) as outputs:
+    with largest_output(loop.module) as outputs:
         reference = loop.at(0)
     # A layer's input and output, and two more that its kernel makes, are alive at a time.
     each_needs = together.bytes_each + 4 * outputs.get("bytes", 0) + 1
@@ -233,20 +234,3 @@ def _better_alone(module: nn.Module) -> str:
     if _on_cpu(module) and any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()):
         return "convolutions on the CPU are faster one by one; pass points_at_once to stack them"
     return ""
-
-
-@uninterrupted_exit
-def _largest_output(module: nn.Module) -> Iterator[dict[str, int]]:
-    """The bytes of the largest tensor that a part of the module gives inside the block."""
-    largest: dict[str, int] = {}
-
-    def note(_: nn.Module, __: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            largest["bytes"] = max(largest.get("bytes", 0), output.numel() * output.element_size())
-
-    hooks = [part.register_forward_hook(note) for part in module.modules()]
-    try:
-        yield largest
-    finally:
-        for hook in hooks:
-            hook.remove()
