@@ -441,3 +441,46 @@ def test_numbers_of_differences_tell_direction_and_coverage():
     assert row.same_direction is True
     assert row.paper_within is False
     assert Numbers((-1.0, 1.2, 0.3), paper=published.Published(2.0), differences=True).same_direction is None
+
+
+# The random walk
+
+
+def test_a_fractional_brownian_motions_differences_have_the_variance_that_is_asked_for():
+    from lightning_gap.recipes.experiments.random_walk import fractional_brownian_motion
+
+    generator = torch.Generator().manual_seed(0)
+    paths = torch.stack([fractional_brownian_motion(128, 1.5, generator) for _ in range(4000)])
+    for lag in (1, 8, 64):
+        steps = paths[:, lag::lag] - paths[:, :-lag:lag]
+        assert float(steps.square().mean()) == pytest.approx(lag**1.5, rel=0.07)
+
+
+def test_the_mean_time_is_that_of_walking():
+    """Against a linear system for the times, and against walks."""
+    from lightning_gap.recipes.experiments.random_walk import log_mean_times
+
+    potential = torch.tensor([0.0, 0.7, -0.3, 1.1, 0.2, 0.9], dtype=torch.float64)
+    right = (1 / (1 + potential.diff().exp())).tolist()
+    matrix, ones = np.eye(5), np.ones(5)  # t_i = 1 + p_i t_(i + 1) + q_i t_(i - 1), t_5 = 0
+    for i, p in enumerate(right):
+        if i + 1 < 5:
+            matrix[i, i + 1] -= p if i else 1
+        if i:
+            matrix[i, i - 1] -= 1 - p
+    exact = np.linalg.solve(matrix, ones)[0]
+    assert float(log_mean_times(potential[None])[0, -1].exp()) == pytest.approx(exact, rel=1e-12)
+    walker, steps = random.Random(0), 0
+    for _ in range(3000):
+        at = 0
+        while at < 5:
+            at += 1 if at == 0 or walker.random() < right[at] else -1
+            steps += 1
+    assert steps / 3000 == pytest.approx(exact, rel=0.1)
+
+
+def test_in_a_flat_potential_time_is_the_distance_squared():
+    from lightning_gap.recipes.experiments.random_walk import log_mean_times
+
+    times = log_mean_times(torch.zeros(1, 101, dtype=torch.float64))[0].exp()
+    assert times[[0, 9, 99]].tolist() == pytest.approx([1, 100, 10_000], rel=1e-12)
