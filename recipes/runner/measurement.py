@@ -42,15 +42,24 @@ class Measurement:
         words = [self.name, *(spec.name for spec in self.of[:1]), digest(self.described)]
         return store.folder / "measured" / f"{'-'.join(words)}.json"
 
+    def is_made(self, store: RunStore) -> bool:
+        """Whether it is there, and of these runs as they are now: one that was made anew may have other numbers."""
+        try:
+            there = json.loads(self.file(store).read_text(encoding="utf-8"))["runs"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return bool(there == self._runs(store))
+
     def make(self, store: RunStore) -> None:
         """Measure and keep; nothing if it is there."""
-        file = self.file(store)
-        if file.exists():
+        if self.is_made(store):
             return
         of: list[Any] = [store.trained(spec) for spec in self.of] or [store.data_dir]
         found = self.by(*of, **self.options)
+        file = self.file(store)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({"measured": self.described, "versions": versions(), "found": found}, indent=1))
+        made = {"measured": self.described, "runs": self._runs(store), "versions": versions(), "found": found}
+        write_whole(file, json.dumps(made, indent=1))
 
     def load(self, store: RunStore) -> Any:
         """What was found.
@@ -63,3 +72,6 @@ class Measurement:
             return json.loads(file.read_text(encoding="utf-8"))["found"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{str(file)!r} cannot be read ({error}); delete it to measure again") from error
+
+    def _runs(self, store: RunStore) -> dict[str, str]:
+        return {spec.name: store.fingerprint(spec) for spec in self.of if store.is_finished(spec)}

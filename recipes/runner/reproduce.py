@@ -66,7 +66,7 @@ class Work:
     def tasks(self) -> list[Task]:
         """What is left to do, a measurement after its runs."""
         missing = [spec for spec in self.runs if not self.store.is_finished(spec)]
-        measured = [made for made in self.measurements if not made.file(self.store).exists()]
+        measured = [made for made in self.measurements if not made.is_made(self.store)]
         names = {spec.name for spec in missing}
         training = [Task(spec.name, partial(self.store.make, spec), cost=cost(spec)) for spec in missing]
         measuring = [

@@ -172,6 +172,23 @@ def test_a_measurement_is_made_once_and_again_for_other_options(copied):
     twice.file(copied).write_text("{")
     with pytest.raises(ValueError, match=r"steps-.*cannot be read.*delete it"):
         twice.load(copied)
+    assert not twice.is_made(copied)
+    twice.make(copied)
+    assert twice.load(copied) == {"value": 20}
+
+
+def test_a_measurement_of_a_run_with_other_numbers_is_made_again(copied):
+    """As where the run's folder was deleted, and the run made anew by another version."""
+    asked.clear()
+    twice = Measurement("steps", (SPEC,), note, {"factor": 2})
+    twice.make(copied)
+    held = json.loads(result_file(copied).read_text())
+    result_file(copied).write_text(json.dumps(held | {"seconds": 1e3}))
+    assert twice.is_made(copied)  # the same run, made at another pace
+    result_file(copied).write_text(json.dumps(held | {"steps": 11}))
+    assert not twice.is_made(copied)
+    twice.make(copied)
+    assert (twice.load(copied), asked) == ({"value": 22}, [2, 2])
 
 
 def test_what_is_measured_by_epoch_ends_with_the_result(store):
