@@ -484,3 +484,34 @@ def test_in_a_flat_potential_time_is_the_distance_squared():
 
     times = log_mean_times(torch.zeros(1, 101, dtype=torch.float64))[0].exp()
     assert times[[0, 9, 99]].tolist() == pytest.approx([1, 100, 10_000], rel=1e-12)
+
+
+# Cyclical rates
+
+
+@pytest.mark.parametrize("regime", ["fixed", "range", "triangular", "triangular2", "exp_range"])
+def test_rates_follow_smiths_formulas_step_by_step(regime):
+    from lightning.pytorch import Callback, Trainer
+
+    from lightning_gap.recipes.experiments import smith_cyclical as made
+
+    rates = []
+
+    class Note(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    images = torch.utils.data.TensorDataset(torch.rand(32, 3, 32, 32), torch.arange(32) % 10)
+    loader = torch.utils.data.DataLoader(images, batch_size=4)
+    recipe = made.CyclicC1(regime, channels=2, dense=(4, 4), optimizer="sgd", learning_rate=0.01, small_batch_size=4)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    Trainer(max_epochs=4, accelerator="cpu", logger=False, callbacks=[Note()], **quiet).fit(recipe, loader)
+    half = 32 // 8  # four cycles in 32 steps
+    wanted = []
+    for step in range(32):
+        cycle = math.floor(1 + step / (2 * half))
+        x = abs(step / half - 2 * cycle + 1)
+        height = {"triangular2": 1 / 2 ** (cycle - 1), "exp_range": 0.25 ** (step / 32)}.get(regime, 1.0)
+        triangle = made.BASE + (made.MAXIMUM - made.BASE) * max(0, 1 - x) * height
+        wanted.append({"fixed": 0.01, "range": made.HIGHEST * (step + 1) / 32}.get(regime, triangle))
+    assert rates == pytest.approx(wanted, rel=1e-9)
