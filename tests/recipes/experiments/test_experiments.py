@@ -505,7 +505,7 @@ def test_rates_follow_smiths_formulas_step_by_step(regime):
     loader = torch.utils.data.DataLoader(images, batch_size=4)
     recipe = made.CyclicC1(regime, channels=2, dense=(4, 4), optimizer="sgd", learning_rate=0.01, small_batch_size=4)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    Trainer(max_epochs=4, accelerator="cpu", logger=False, callbacks=[Note()], **quiet).fit(recipe, loader)
+    Trainer(max_epochs=4, accelerator="cpu", logger=False, callbacks=[Note()], **quiet).fit(recipe, loader, loader)
     half = 32 // 8  # four cycles in 32 steps
     wanted = []
     for step in range(32):
