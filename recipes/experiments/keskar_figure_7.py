@@ -11,8 +11,8 @@ from .paths import needs, show
 EXPERIMENT = Experiment(
     "Keskar et al. (2017), Figure 7: the arc through two solutions",
     tuple(published.TEST_ACCURACY),
-    partial(needs, path="arc"),
-    partial(show, path="arc"),
+    partial(needs, path="curved"),
+    partial(show, path="curved"),
     {
         "arc": "sin(alpha pi/2) x_large + cos(alpha pi/2) x_small at 25 positions from -1 to 2",
         "BatchNorm": "by the statistics of each evaluation chunk; dropout off",

@@ -15,9 +15,10 @@ from lightning_gap.functional import (
     DatasetLoss,
     UndefinedCurvatureError,
     UndefinedSharpnessError,
-    batch_statistics,
     epsilon_name,
+    evaluate_points,
     hessian_eigenvalues,
+    line_points,
     sharp_share,
     sharpness,
     sharpness_profile,
@@ -152,35 +153,28 @@ def distance_by_epoch(run: TrainedRun, *, epochs: Sequence[int]) -> list[dict[st
 
 
 def along_a_path(
-    one: TrainedRun, other: TrainedRun, *, path: str, alphas: Sequence[float]
-) -> dict[str, list[list[float]]]:
+    one: TrainedRun, other: TrainedRun, *, path: Any, alphas: Sequence[float]
+) -> dict[str, dict[str, list[float]]]:
     """Loss and accuracy of both splits between two solutions, BatchNorm by the statistics of each chunk.
 
     Args:
         one: At alpha 0.
         other: At alpha 1.
-        path: "line", or "arc" for ``sin(alpha pi / 2) other + cos(alpha pi / 2) one``.
+        path: As `line_points` has it.
         alphas: Where.
     """
     recipe = one.recipe()
     data, chunk, most = one.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
-    start, end = one.state(), other.state()
-    points: dict[str, list[list[float]]] = {"train": [], "test": []}
-    with batch_statistics(recipe):
-        for alpha in alphas:
-            weights = (1 - alpha, alpha) if path == "line" else _on_the_arc(alpha)
-            recipe.network.load_state_dict({name: _mixed(start[name], end[name], weights) for name in start})
-            for split, found in points.items():
-                found.append(list(evaluate(recipe, data.evaluation(split, chunk, most))))
-    return points
+    splits = {name: list(as_the_weights_are(recipe, data.evaluation(name, chunk, most))) for name in ("train", "test")}
+    points = line_points(one.state(), other.state(), alphas, path=path)
+    found = evaluate_points(recipe.network, points, _loss_and_accuracy, splits, batch_norm="batch")
+    return {split: dict(values) for split, values in found.values.items()}
 
 
-def _on_the_arc(alpha: float) -> tuple[float, float]:
-    return math.cos(alpha * math.pi / 2), math.sin(alpha * math.pi / 2)
-
-
-def _mixed(start: Tensor, end: Tensor, weights: tuple[float, float]) -> Tensor:
-    return weights[0] * start + weights[1] * end if start.is_floating_point() else start
+def _loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    scores = network(batch[0])
+    right = (scores.argmax(dim=1) == batch[1]).to(scores).mean()
+    return {"loss": cross_entropy(scores, batch[1]), "accuracy": right}
 
 
 def _in_each_mode(

@@ -16,13 +16,14 @@ from .measures import along_a_path
 from .published_curves import CURVES
 from .scales import Choice
 
+_NAMES = {"linear": "line", "curved": "arc"}
 ALPHAS = [round(-1 + i / 8, 3) for i in range(25)]  # the authors' code
 
 
 def points(choice: Choice, network: str, seed: int, path: str) -> Measurement:
     """Both splits at the 25 positions."""
     pair = choice.run(network, "small", seed), choice.run(network, "large", seed)
-    return Measurement(path, pair, along_a_path, {"path": path, "alphas": ALPHAS}, cost=3)
+    return Measurement(_NAMES[path], pair, along_a_path, {"path": path, "alphas": ALPHAS}, cost=3)
 
 
 def needs(choice: Choice, path: str) -> Iterator[Measurement]:
@@ -36,19 +37,19 @@ def show(choice: Choice, found: Findings, path: str) -> Iterator[Part]:
     rows = list[Sequence[str | Numbers]]()
     for network in choice.networks:
         curves = [found[points(choice, network, seed, path)] for seed in choice.seeds_of(network)]
-        loss, accuracy = (
-            {split: [pair[which] for pair in own] for split, own in curves[0].items()} for which in (0, 1)
-        )
+        loss, accuracy = ({split: own[name] for split, own in curves[0].items()} for name in ("loss", "accuracy"))
         yield Chart(
-            f"{network.upper()}: {path} through two solutions",
-            parametric_figure(ALPHAS, loss, accuracy, ends=("small", "large"), title=f"{network.upper()}, {path}"),
+            f"{network.upper()}: {_NAMES[path]} through two solutions",
+            parametric_figure(
+                ALPHAS, loss, accuracy, ends=("small", "large"), title=f"{network.upper()}, {_NAMES[path]}"
+            ),
             "Cross-entropy and accuracy of both splits against alpha, the small batch at 0 and the large one at 1.",
             f"Seed {choice.seeds_of(network)[0]}. {_widths(curves)}",
             {"alpha": ALPHAS} | {f"{split} loss": loss[split] for split in loss},
         )
-        shapes = [basin_shape(ALPHAS, [100 * accuracy for _, accuracy in own["train"]]) for own in curves]
+        shapes = [basin_shape(ALPHAS, [100 * accuracy for accuracy in own["train"]["accuracy"]]) for own in curves]
         theirs = (
-            basin_shape(ALPHAS, CURVES[network]["train_accuracy"]) if network in CURVES and path == "line" else None
+            basin_shape(ALPHAS, CURVES[network]["train_accuracy"]) if network in CURVES and path == "linear" else None
         )
         rows.append((network.upper(), *(_cell(shapes, theirs, field.name) for field in fields(BasinShape))))
     head = [
@@ -65,7 +66,7 @@ def show(choice: Choice, found: Findings, path: str) -> Iterator[Part]:
         "Training accuracy: how far from each solution, in alpha, it stays above nine tenths of its value there, to "
         "the grid's end at most; the lowest between the two; and a quarter beyond the large batch."
     )
-    yield Table(f"Shape on the {path}", head, rows, note)
+    yield Table(f"Shape on the {_NAMES[path]}", head, rows, note)
 
 
 def _cell(shapes: list[BasinShape], theirs: BasinShape | None, name: str) -> Numbers:
@@ -73,9 +74,9 @@ def _cell(shapes: list[BasinShape], theirs: BasinShape | None, name: str) -> Num
     return Numbers(tuple(getattr(shape, name) for shape in shapes), paper=paper)
 
 
-def _widths(curves: list[dict[str, list[list[float]]]]) -> str:
+def _widths(curves: list[dict[str, dict[str, list[float]]]]) -> str:
     """How wide the basin of the small batch is beside that of the large one, over the seeds."""
-    shapes = [basin_shape(ALPHAS, [100 * accuracy for _, accuracy in own["train"]]) for own in curves]
+    shapes = [basin_shape(ALPHAS, [100 * accuracy for accuracy in own["train"]["accuracy"]]) for own in curves]
     outward = [(shape.outward_small, shape.outward_large) for shape in shapes]
     wider = sum(small > large for small, large in outward)
     small, large = (statistics.fmean(pair[which] for pair in outward) for which in (0, 1))

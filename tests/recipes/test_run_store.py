@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional import weight_distance
+from lightning_gap.functional import batch_statistics, weight_distance
 from lightning_gap.recipes import C1, F1
 from lightning_gap.recipes.experiments import measures
 from lightning_gap.recipes.runner.cli import main
@@ -203,3 +204,14 @@ def test_what_is_measured_by_epoch_ends_with_the_result(store):
     assert [row["distance"] for row in distances] == [0, pytest.approx(run.result.distance, rel=1e-6)]
     found = measures.full_sharpness(run, method="corner")
     assert found["batch"] == pytest.approx(run.result.sharpness_batch, rel=1e-9)
+
+
+def test_a_paths_ends_are_the_solutions_by_batch_statistics(store):
+    run = store.trained(SPEC)
+    found = measures.along_a_path(run, run, path="linear", alphas=[0.0, 0.5, 1.0])
+    recipe = run.recipe()
+    with batch_statistics(recipe), torch.no_grad():
+        ((inputs, targets),) = run.data(recipe).evaluation("test", 5000, 64)
+        scores = recipe(inputs)
+    assert found["test"]["accuracy"] == pytest.approx([float((scores.argmax(1) == targets).double().mean())] * 3)
+    assert found["test"]["loss"] == pytest.approx([float(cross_entropy(scores, targets))] * 3, rel=1e-5)

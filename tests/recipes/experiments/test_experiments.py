@@ -369,15 +369,20 @@ def test_a_basin_is_measured_between_the_grids_points():
     assert shape.outward_large == pytest.approx(0.25 * 10 / 40)
 
 
-def test_an_arc_begins_and_ends_at_the_two_solutions():
-    from lightning_gap.recipes.experiments.measures import _mixed, _on_the_arc
+def test_figure_3_measures_the_paths_of_all_seeds():
+    accuracy = [0.5, *[1.0] * 15, 1.0, *[0.1] * 8]  # falls at once beyond alpha 1, late to the left of 0
 
-    start, end = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 2.0])
-    assert torch.allclose(_mixed(start, end, _on_the_arc(0.0)), start)
-    assert torch.allclose(_mixed(start, end, _on_the_arc(1.0)), end, atol=1e-6)
-    half = _mixed(start, end, _on_the_arc(0.5))
-    assert torch.allclose(half, torch.tensor([3.0, 2.0]) / math.sqrt(2))
-    assert torch.equal(_mixed(torch.tensor(3), torch.tensor(5), (0.5, 0.5)), torch.tensor(3))  # counts are no weights
+    def line(asked):
+        assert [spec.regime for spec in asked.of] == ["small", "large"]
+        assert len(asked.options["alphas"]) == 25
+        return {split: {"loss": [0.1] * 25, "accuracy": accuracy} for split in ("train", "test")}
+
+    parts = shown("keskar-figure-3", Found(measured={"line": line}), "c1")
+    chart, table = parts
+    assert "the wider in 5 of 5 seeds" in chart.note
+    assert column(table, "outward from small, alpha")[0].values == pytest.approx((1 - 0.125 * 0.8,) * 5)
+    assert column(table, "outward from small, alpha")[0].paper is not None
+    assert column(table, "at alpha 1.25, %")[0].values == pytest.approx((10.0,) * 5)
 
 
 # Hoffer et al. and Smith et al.
