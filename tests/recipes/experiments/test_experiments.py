@@ -520,3 +520,38 @@ def test_rates_follow_smiths_formulas_step_by_step(regime):
         triangle = made.BASE + (made.MAXIMUM - made.BASE) * max(0, 1 - x) * height
         wanted.append({"fixed": 0.01, "range": made.HIGHEST * (step + 1) / 32}.get(regime, triangle))
     assert rates == pytest.approx(wanted, rel=1e-9)
+
+
+# Depth and skip connections
+
+
+def test_a_network_without_skips_adds_nothing():
+    """With branches that give zero, a block with its skip is its input's ReLU; without it, nothing is left."""
+    from lightning_gap.recipes.experiments.li_skips import SkipNet
+
+    inputs = torch.randn(2, 3, 8, 8)
+    scores = {}
+    for skips in (True, False):
+        torch.manual_seed(0)
+        network = SkipNet(width=4, blocks=2, skips=skips).network.eval()
+        for block in [module for module in network.modules() if hasattr(module, "bn2")]:
+            torch.nn.init.zeros_(block.bn2.weight)
+        scores[skips] = network(inputs)
+    assert torch.equal(scores[False][0], network.fc.bias)
+    assert not torch.equal(scores[True][0], network.fc.bias)
+    names = [
+        {name for name, _ in SkipNet(width=4, blocks=2, skips=skips).named_parameters()} for skips in (True, False)
+    ]
+    assert names[1] < names[0]
+    assert all("downsample" in name for name in names[0] - names[1])
+
+
+def test_rise_and_minima_of_surfaces_on_paper():
+    from lightning_gap.recipes.experiments.li_skips import minima, rise_at
+
+    at = [i / 50 - 1 for i in range(101)]
+    bowl = {"at": at, "losses": [[3 + x * x + y * y for y in at] for x in at]}
+    assert [rise_at(bowl, radius) for radius in (0.25, 0.5, 1.0)] == pytest.approx([0.0625, 0.25, 1.0], rel=0.02)
+    assert minima(bowl) == 1
+    waves = {"at": at, "losses": [[math.cos(5 * math.pi * x) + math.cos(5 * math.pi * y) for y in at] for x in at]}
+    assert minima(waves) == 16  # at +-0.2 and +-0.6 of each; +-1 lie on the edge
