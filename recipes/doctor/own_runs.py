@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from .curves import read_curves
 from .facts import Facts, Reading, facts_of_curves
 
 HPARAMS = "hparams.yaml"
+RESULT = "result.json"  # of `lightning_gap.recipes.compare`
 _NAMES = {
     "base_batch_size": ("base_batch_size", "small_batch_size"),
     "weight_decay": ("weight_decay", "wd"),
@@ -43,6 +45,8 @@ def facts_of_logs(folder: Path, root: Path) -> Facts:
         ValueError: If a file is damaged.
     """
     found = facts_of_curves(read_curves(folder)) | _of_hparams(folder / HPARAMS)
+    seen = _of_result(folder / RESULT)  # of a batch that grows the first size alone
+    found |= {name: read for name, read in seen.items() if "batch_size" not in name or name not in found}
     checkpoints = sorted((*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")), key=lambda p: p.stat().st_mtime)
     if checkpoints:
         saved = facts_of_checkpoint(checkpoints[-1])
@@ -68,3 +72,22 @@ def _of_hparams(file: Path) -> dict[str, Reading]:
         for name in names
         if type(flat.get(name)) in (int, float)
     }
+
+
+def _of_result(file: Path) -> dict[str, Reading]:
+    """What `compare` saw of a run of the user's own module."""
+    if not file.is_file():
+        return {}
+    try:
+        seen = json.loads(file.read_text(encoding="utf-8"))
+        size = Reading(float(seen["batch_size"]), f"{file.name}: batch_size")
+        others = {
+            "base_batch_size": "base_batch_size",
+            "steps": "steps",
+            "epochs": "epochs",
+            "batch_norm": "batch_norms",
+        }
+        found = {fact: Reading(float(seen[name]), f"{file.name}: {name}") for fact, name in others.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(file)!r} is damaged ({error!r}); move it away, or name another folder") from error
+    return found | {"batch_size": size, "first_batch_size": size}

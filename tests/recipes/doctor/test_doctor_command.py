@@ -15,6 +15,7 @@ from lightning_gap import ExactAccumulation, GhostBatchNormSwap, LearningRateSca
 from lightning_gap.recipes import F1
 from lightning_gap.recipes.doctor.curves import read_curves
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.quiet import spoken_plainly
 from lightning_gap.recipes.runner.run_store import RunSpec, RunStore
 
 SAMPLES = 168
@@ -177,12 +178,14 @@ def test_a_run_of_reproduce_is_compared_with_its_small_batch_where_that_is(tmp_p
     store = RunStore(tmp_path, tmp_path)
     few = {"epochs": 2, "width": 16, "depth": 1, "small_batch_size": 100, "large_batch_size": 500}
     small, large = (RunSpec(F1, regime, "digits", 0, few) for regime in ("small", "large"))
-    store.make(large)
+    with spoken_plainly():
+        store.make(large)
     (alone,) = told([store.run_folder(large)], capsys).values()
     assert large.name in alone
     steps = store.result(large).steps
     assert f"{steps} steps" in alone
-    store.make(small)
+    with spoken_plainly():
+        store.make(small)
     beside = told([store.run_folder(large)], capsys)[large.name]
     assert f"{steps} steps where batch 100 takes {store.result(small).steps}" in beside
 
