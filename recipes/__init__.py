@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .datasets import TIMITStandIn as TIMITStandIn
     from .f1 import F1 as F1
     from .f2 import F2 as F2
+    from .own_model import compare as compare
     from .recipe import Recipe as Recipe
     from .regimes import REGIMES as REGIMES
     from .resnet44 import ResNet44 as ResNet44
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """A recipe is found in the file that has its name in lower case, everything else is a data set."""
+    """A recipe is found in the file that has its name in lower case, everything else but compare is a data set."""
+    if name == "compare":
+        return import_module(".own_model", __name__).compare
     if name != name.lower():
         own = (Path(__file__).parent / f"{name.lower()}.py").is_file()
         return getattr(import_module(f".{name.lower() if own else 'datasets'}", __name__), name)

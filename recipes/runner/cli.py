@@ -1,4 +1,4 @@
-"""The command `lightning-gap`: list, run one regime, compare several, advise, copy, report, reproduce."""
+"""The command `lightning-gap`: list, run one regime, compare several, advise, copy, report, reproduce, doctor."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ _COMMANDS = {
     "copy": "Write a recipe's file into a folder, to be edited and run.",
     "report": "Show what results folders hold on one page, with figures and files.",
     "reproduce": "Make the runs of papers' tables and figures, and show them in a report.",
+    "doctor": "Name the known causes of a gap that apply to a run, from its logs and configuration.",
 }
 _ON_STOP = {
     "advise": "stopped; nothing is kept",
     "report": "stopped; nothing is written",
+    "doctor": "stopped; nothing was changed",
     "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
 }
 
@@ -79,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _do(command: str, words: list[str]) -> int:
-    """List, copy, report, or reproduce."""
+    """List, copy, report, reproduce, or doctor."""
     if command == "report":
         from .reporting import main as report
 
@@ -88,6 +90,10 @@ def _do(command: str, words: list[str]) -> int:
         from ..experiments.command import main as reproduce
 
         return reproduce(words)
+    if command == "doctor":
+        from ..doctor.command import main as doctor
+
+        return doctor(words, _COMMANDS[command])
     parser = Parser(prog=f"lightning-gap {command}", description=_COMMANDS[command])
     optional = "?" if command == "list" else None
     parser.add_argument("recipe", nargs=optional, type=str, help="Recipe, as `lightning-gap list` names it.")

@@ -22,10 +22,12 @@ REFUSED = [
     ["compare", "f1"],
     ["compare", "f1", "small", "small"],
     ["copy", "f3", "."],
+    ["doctor", "nowhere"],
+    ["doctor", ".", "--base_batch_size", "0"],
     ["train", "f1"],
 ]
 DONE = [["--help"], ["--version"], ["list"], ["list", "f1"], ["run", "f1", "--help"], ["compare", "--help"]]
-DONE += [["copy", "f1", "."], ["run", "c1", "--regime", "ghost-lr", "--print_config"]]
+DONE += [["doctor", "--help"], ["copy", "f1", "."], ["run", "c1", "--regime", "ghost-lr", "--print_config"]]
 WATCHED = """
 import sys
 from lightning_gap.recipes.runner.cli import main
