@@ -154,11 +154,11 @@ def traced(data_dir: Path, *, run: str, seed: int, data: str, every_n_samples: i
         seed: Seed of the first weights and of the order of the samples.
         data: Name of the data set.
         every_n_samples: Samples between two evaluations.
-        changed: Overrides of ``HYPERPARAMETERS``.
+        changed: Hyperparameters that differ from the recipe's.
     """
     trace = Trace(every_n_samples)
     torch.manual_seed(seed)
-    recipe = AdaptiveF1(run, **{**HYPERPARAMETERS, **changed})
+    recipe = AdaptiveF1(run, **changed)
     with spoken_plainly():
         # Where ghosts have the size of the small batch, they are meant to be that batch.
         warnings.filterwarnings("ignore", message=".*plain BatchNorm")
@@ -169,7 +169,9 @@ def traced(data_dir: Path, *, run: str, seed: int, data: str, every_n_samples: i
 
 def trace(choice: Choice, run: str, seed: int) -> Measurement:
     """Of a regime and a seed."""
-    return Measurement(f"trace-{run}", (), traced, {"run": run, "seed": seed, **SCALES[choice.scale]}, cost=8)
+    at_scale = SCALES[choice.scale]
+    settings = at_scale | {"changed": {**HYPERPARAMETERS, **at_scale["changed"]}}
+    return Measurement(f"trace-{run}", (), traced, {"run": run, "seed": seed, **settings}, cost=8)
 
 
 def needs(choice: Choice) -> Iterator[Measurement]:

@@ -13,8 +13,8 @@ class BasinShape:
     Attributes:
         outward_small: How far to the left of 0 it stays above nine tenths of its value at 0; at most to the grid's end.
         outward_large: The same to the right of 1, of its value at 1.
-        inward_small: The same from 0 towards 1.
-        inward_large: The same from 1 towards 0.
+        inward_small: The same from 0 towards 1, and no further.
+        inward_large: The same from 1 towards 0, and no further.
         lowest: Of the accuracies between, percent.
         lowest_at: Its alpha.
         beyond: Accuracy a quarter beyond the large batch, at 1.25, percent.
@@ -47,8 +47,8 @@ def basin_shape(alphas: Sequence[float], accuracy: Sequence[float]) -> BasinShap
     return BasinShape(
         outward_small=_extent(alphas, accuracy, zero, -1),
         outward_large=_extent(alphas, accuracy, one, 1),
-        inward_small=_extent(alphas, accuracy, zero, 1),
-        inward_large=_extent(alphas, accuracy, one, -1),
+        inward_small=min(1.0, _extent(alphas, accuracy, zero, 1)),
+        inward_large=min(1.0, _extent(alphas, accuracy, one, -1)),
         lowest=accuracy[lowest],
         lowest_at=alphas[lowest],
         beyond=accuracy[alphas.index(1.25)],

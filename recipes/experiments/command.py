@@ -129,6 +129,7 @@ def made_report(given: Any, work: Work, chapters: dict[str, tuple[Any, Any]]) ->
         Chapter(name, experiment.title, tuple(experiment.show(choice, found)), terms_of(experiment, choice))
         for name, (experiment, choice) in chapters.items()
     ]
-    terms = {"scale": given.scale, "threads of a run": f"{given.threads}", "versions": versions()}
+    threads = dict.fromkeys(work.store.threads(spec) for spec in work.runs) or {f"{given.threads}": None}
+    terms = {"scale": given.scale, "threads of a run": " or ".join(threads), "versions": versions()}
     runs = {spec.name: work.store.run_folder(spec) for spec in work.runs}
     return Report(f"Reproduced at scale {given.scale}: {', '.join(chapters)}", shown, terms, runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..intervals import Interval, ratio_interval
+from ..intervals import Interval, mean_interval, ratio_interval
 from ..reports.parts import Numbers, Published, Table
 from ..runner.run_result import RunResult
 
@@ -42,6 +42,8 @@ def gap_table(title: str, results: Results, paper: Mapping[str, Published] | Non
             ratio = ratio_interval(tuple(back.values()), tuple(whole[seed] for seed in back))
             percent = tuple(100 * back[seed] / whole[seed] if whole[seed] else float("nan") for seed in back)
             share = Numbers(percent, 0, interval=Interval(*(100 * end for end in ratio)))
+            if mean_interval(tuple(whole.values())).sign <= 0:
+                share = "no gap"
         rows.append(
             (
                 regime,
@@ -56,5 +58,5 @@ def gap_table(title: str, results: Results, paper: Mapping[str, Published] | Non
     head = ["regime", "test accuracy %", "gap to small, points", "of large's gap back, %", "optimizer steps"]
     head += ["training accuracy %", "distance from init"]
     seeds = ", ".join(f"{name} {len(own)}" for name, own in results.items() if len(own) < len(results["small"]))
-    note = "The share's interval by Fieller's theorem; none where the large batch's own gap may be zero."
+    note = "The share's interval by Fieller's theorem; \"no gap\" where the large batch's own may be zero."
     return Table(title, head, rows, note + f" Fewer seeds: {seeds}." * bool(seeds))

@@ -47,7 +47,7 @@ def rank_table(
             by_seed.append(rank_correlation(measures, own_gaps).tau)
         rows.append((name, f"{of_means.tau:.2f}", f"{of_means.p_value:.3f}", Numbers(tuple(by_seed), differences=True)))
     head = ["measure", "Kendall's tau of the means", "p", "tau seed by seed"]
-    note = "1: the sharper regime always has the larger gap; 0: no relation; -1: the flatter one has."
+    note = "Ties count 0. 1: the sharper regime always has the larger gap; 0: no relation; -1: the flatter one has."
     yield Table(f"{network.upper()}: does sharpness rank the regimes as the gap does?", head, rows, note)
     if lacking:
         yield Remark(f"{network.upper()}: left out of the ranks, because a run diverged: {', '.join(sorted(lacking))}.")

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from ..recipe import Recipe
+from collections.abc import Iterable
+from typing import Any
+
+from ..runner.measurement import Measurement
+from ..runner.run_store import RunSpec
 from .experiment import Experiment
 from .scales import Choice
 
-_ALWAYS = ("epochs", "small_batch_size", "large_batch_size", "optimizer", "learning_rate")
+_TOLD = ("epochs", "small_batch_size", "large_batch_size", "optimizer", "learning_rate", "momentum", "weight_decay")
+_MODES = {
+    "batch": "by the statistics of each evaluation chunk, as the authors' networks have it",
+    "running": "by its running statistics",
+    "recomputed": "by its statistics over the training samples",
+}
 
 
 def terms_of(experiment: Experiment, choice: Choice) -> dict[str, str]:
-    """By name: networks with their data, batches and seeds, how sharpness is measured, and the experiment's own."""
-    terms = {f"network {name}": _network(choice, name) for name in choice.networks}
-    return {
-        **terms,
-        "accuracy": "of the final weights, dropout off, BatchNorm by the statistics of each evaluation chunk, as the "
-        "authors' networks have it",
-        "pairs": "every regime of a seed from the same initial weights, samples in the order of that seed",
-        "spread": "± sample standard deviation over seeds; [95 % interval] by Student's t, differences paired by seed",
-        **experiment.terms,
+    """By name: networks with their data, hyperparameters and seeds as the runs have them, and the experiment's own."""
+    runs = list(_runs(experiment.needs(choice)))
+    networks = dict.fromkeys((spec.network, spec.data) for spec in runs)
+    terms = {
+        f"{network} on {data}": _told([spec for spec in runs if (spec.network, spec.data) == (network, data)])
+        for network, data in networks
     }
+    modes = dict.fromkeys(spec.hyperparameters.get("batch_norm", "running") for spec in runs)
+    if modes:
+        terms["accuracy"] = "of the final weights, dropout off, BatchNorm " + " or ".join(
+            _MODES[mode] for mode in modes
+        )
+    terms["spread"] = (
+        "± sample standard deviation over seeds; [95 % interval] by Student's t, differences paired by seed"
+    )
+    return terms | dict(experiment.terms)
 
 
-def _network(choice: Choice, name: str) -> str:
-    found, spec = choice.network(name), choice.run(name, "small", 0)
-    values = spec.hyperparameters
-    named = {key: values[key] for key in _ALWAYS} | dict(found.changed)
-    shown = ", ".join(f"{key} {value}" for key, value in named.items())
-    seeds = ", ".join(map(str, choice.seeds_of(name)))
-    kind: type[Recipe] = found.recipe
-    return f"{kind.__name__} on {found.data}: {shown}; seeds {seeds}"
+def _runs(needs: Iterable[RunSpec | Measurement]) -> Iterable[RunSpec]:
+    for asked in needs:
+        yield from asked.of if isinstance(asked, Measurement) else (asked,)
+
+
+def _told(runs: list[RunSpec]) -> str:
+    """Hyperparameters that matter in most runs, those that differ from the recipe's, and seeds."""
+    changed = {name for spec in runs for name in spec.changed if name != "batch_norm"}
+    names = [*_TOLD, *sorted(changed - set(_TOLD))]
+    values = {name: _different(spec.hyperparameters.get(name) for spec in runs) for name in names}
+    shown = [f"{name} {' or '.join(map(str, found))}" for name, found in values.items() if found]
+    seeds = sorted({spec.seed for spec in runs})
+    return f"{', '.join(shown)}; seeds {', '.join(map(str, seeds))}, each from the same initial weights in all regimes"
+
+
+def _different(values: Iterable[Any]) -> list[Any]:
+    """Each once, in the order in which they come; None and no decay are not told."""
+    found = list[Any]()
+    for value in values:
+        if value not in (None, 0.0, *found):
+            found.append(value)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ class Measurement:
     def described(self) -> dict[str, Any]:
         """What it depends on."""
         by = f"{self.by.__module__}.{self.by.__qualname__}"
-        return {"by": by, "of": [spec.name for spec in self.of], "options": dict(self.options)}
+        given = signature(self.by).bind(*(self.of or [None]), **self.options)
+        given.apply_defaults()
+        options = dict(list(given.arguments.items())[max(1, len(self.of)) :])
+        return {"by": by, "of": [spec.name for spec in self.of], "options": json.loads(json.dumps(options))}
 
     def file(self, store: RunStore) -> Path:
         """Where it is kept."""

@@ -85,9 +85,7 @@ class Work:
         left = {task.name: task.cost for task in self.tasks()}
         table = PrintedTable("run", "epochs", "state")
         for spec in self.runs:
-            begun = any(self.store.run_folder(spec).glob("epoch=*.ckpt"))
-            state = ("begun" if begun else "to be trained") if spec.name in left else "finished"
-            table.add_row(spec.name, f"{epochs(spec)}", state)
+            table.add_row(spec.name, f"{epochs(spec)}", self.state(spec) if spec.name in left else "finished")
         console.print(table)
         runs = [spec for spec in self.runs if spec.name in left]
         console.print(
@@ -96,8 +94,16 @@ class Work:
         )
         known = [spec for spec in self.runs if spec.name not in left]
         seconds = self.seconds(runs, known)
-        told = f"about {seconds / 60:.0f} minutes of one worker" if seconds is not None else "not known yet"
-        console.print(f"Training takes {told}, by the finished runs of the same networks.")
+        if seconds is None:
+            console.print("How long that takes is not known before a run of each network is finished.")
+        elif runs:
+            console.print(f"Training takes about {seconds / 60:.0f} minutes of one worker, as the finished runs did.")
+
+    def state(self, spec: RunSpec) -> str:
+        """Of a run that is not finished, in words."""
+        if self.store.is_finished(replace(spec, kept_epochs=())):
+            return "to be trained again, to keep weights along the way"
+        return "begun" if any(self.store.run_folder(spec).glob("epoch=*.ckpt")) else "to be trained"
 
     def seconds(self, runs: Sequence[RunSpec], known: Sequence[RunSpec]) -> float | None:
         """What runs may take, by finished ones of their networks; None where a network has none."""

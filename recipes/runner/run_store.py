@@ -17,6 +17,7 @@ from ..catalogue import bundled
 from ..datasets import ClassificationData
 from ..evaluation import ready_to_measure
 from ..recipe import Recipe
+from .checkpoints import remove_checkpoints
 from .kept_weights import kept_weights
 from .notes import versions
 from .plan import Plan, Run
@@ -143,8 +144,11 @@ class RunStore:
             return
         folder = self.run_folder(spec)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"run": spec.described, "versions": versions()}, indent=1)
-        write_whole(folder / SPEC, text)
+        if any(not kept_weights(folder, epoch).exists() for epoch in spec.kept_epochs):
+            remove_checkpoints(folder)  # from there on the weights before could not be kept
+        if not (folder / SPEC).exists():  # else it goes on with what it began with
+            made = {"run": spec.described, "versions": versions(), "threads": torch.get_num_threads()}
+            write_whole(folder / SPEC, json.dumps(made, indent=1))
         train(self.plan(spec), self._run(spec), progress_bar(shown=False) if bar is None else bar)
 
     def plan(self, spec: RunSpec) -> Plan:
@@ -154,6 +158,11 @@ class RunStore:
     def result(self, spec: RunSpec) -> RunResult:
         """What a finished run found."""
         return RunResult.load(self._run(spec).result, _EPSILON)
+
+    def threads(self, spec: RunSpec) -> str:
+        """CPU threads that a run began with."""
+        found = json.loads((self.run_folder(spec) / SPEC).read_text(encoding="utf-8"))
+        return str(found.get("threads", "not recorded"))
 
     def fingerprint(self, spec: RunSpec) -> str:
         """Tells a finished run's numbers from others."""
@@ -232,8 +241,14 @@ def write_whole(file: Path, text: str) -> None:
         OSError: If it cannot be written, for instance because the disk is full; what was there is as it was.
     """
     partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{str(file)!r} cannot be written ({error}); make room, and run the same command again"
+        ) from error
 
 
 _EPSILON = (1e-3, 5e-4)

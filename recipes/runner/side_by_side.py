@@ -94,7 +94,8 @@ def processes(workers: int, threads: int | None) -> Iterator[Pool]:
             yield pool
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            f"one of workers={workers} was killed, perhaps for want of memory; use fewer, and resume with --resume"
+            f"one of workers={workers} was killed, perhaps for want of memory; use fewer, and resume with --resume, or "
+            "with the same command of reproduce"
         ) from error
 
 

@@ -88,13 +88,13 @@ def test_a_dry_run_tells_and_makes_nothing(made, tmp_path, capsys):
     assert main([*words, str(tmp_path / "new")]) == 0
     out = capsys.readouterr().out
     assert "4 runs, 4 to be trained for 24 epochs" in out
-    assert "not known yet" in out
+    assert "is not known before" in out
     assert not (tmp_path / "new").exists()
     before = sorted(made.rglob("*"))
     assert main([*words, str(made), "--seeds", "0", "1", "2"]) == 0
     out = capsys.readouterr().out
     assert "6 runs, 2 to be trained for 12 epochs" in out
-    assert "minutes of one worker" in out
+    assert "minutes of one worker, as the finished runs did" in out
     assert sorted(made.rglob("*")) == before
 
 

@@ -215,3 +215,40 @@ def test_a_paths_ends_are_the_solutions_by_batch_statistics(store):
         scores = recipe(inputs)
     assert found["test"]["accuracy"] == pytest.approx([float((scores.argmax(1) == targets).double().mean())] * 3)
     assert found["test"]["loss"] == pytest.approx([float(cross_entropy(scores, targets))] * 3, rel=1e-5)
+
+
+def varied(run, *, draws=5):
+    return draws
+
+
+def test_a_measurements_defaults_are_part_of_its_name(copied, monkeypatch):
+    before = Measurement("varied", (SPEC,), varied).described
+    assert before["options"] == {"draws": 5}
+    assert before == Measurement("varied", (SPEC,), varied, {"draws": 5}).described
+    monkeypatch.setattr(varied, "__kwdefaults__", {"draws": 1})
+    assert Measurement("varied", (SPEC,), varied).file(copied).name != "varied"
+    assert Measurement("varied", (SPEC,), varied).described != before
+
+
+def test_a_run_that_cannot_have_kept_what_is_asked_for_begins_anew(copied):
+    """Its checkpoint lies behind epochs whose weights are missing."""
+    numbers = without_seconds(result_file(copied))
+    folder = copied.run_folder(SPEC)
+    result_file(copied).unlink()
+    (folder / "weights-1.pt").unlink()
+    (folder / "epoch=1.ckpt").write_bytes(b"of an interrupted run")
+    make(copied)
+    assert (folder / "weights-1.pt").exists()
+    assert not list(folder.glob("*.ckpt"))
+    assert without_seconds(result_file(copied)) == numbers
+
+
+def test_a_run_keeps_the_versions_and_threads_it_began_with(copied):
+    file = copied.run_folder(SPEC) / "run.json"
+    held = json.loads(file.read_text())
+    assert copied.threads(SPEC) == f"{torch.get_num_threads()}"
+    file.write_text(json.dumps(held | {"versions": "0.0.9", "threads": 7}))
+    result_file(copied).unlink()
+    make(copied)
+    assert json.loads(file.read_text())["versions"] == "0.0.9"
+    assert copied.threads(SPEC) == "7"

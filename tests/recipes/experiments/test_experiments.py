@@ -555,3 +555,30 @@ def test_rise_and_minima_of_surfaces_on_paper():
     assert minima(bowl) == 1
     waves = {"at": at, "losses": [[math.cos(5 * math.pi * x) + math.cos(5 * math.pi * y) for y in at] for x in at]}
     assert minima(waves) == 16  # at +-0.2 and +-0.6 of each; +-1 lie on the edge
+
+
+# Terms
+
+
+def test_terms_are_those_of_the_runs():
+    from lightning_gap.recipes.experiments.terms import terms_of
+
+    goyal = terms_of(experiment("goyal-warmup"), Choice("small", ("c1",)))["sgdc1 on cifar10"]
+    assert "optimizer sgd, learning_rate 0.01, momentum 0.9, weight_decay 0.0005" in goyal
+    assert "seeds 0, 1, 2," in goyal
+    figure = terms_of(experiment("keskar-figure-2"), Choice("small", ("c1",)))
+    assert "seeds 0, 1, 2," in figure["c1 on cifar10"]
+    assert "statistics of each evaluation chunk" in figure["accuracy"]
+    smith = terms_of(experiment("smith-curves"), Choice("small", ()))
+    assert "running statistics" in smith["accuracy"]
+    assert "large_batch_size 6000" in smith["smithf1 on mnist"]
+
+
+def test_where_the_large_batch_is_no_worse_nothing_is_brought_back():
+    accuracy = {"small": 0.60, "large": 0.62, "ghost-lr": 0.61, "sam-late": 0.61}
+    found = Found(
+        lambda spec: accuracy[spec.regime] + spec.seed / 1000,
+        {"other-sharpness": {"adaptive": 1.0, "eigenvalue": 7.0}},
+    )
+    closing = next(part for part in shown("closes-the-gap", found, "c3") if isinstance(part, Table))
+    assert column(closing, "of large's gap back, %") == ["-", "-", "no gap", "no gap"]
