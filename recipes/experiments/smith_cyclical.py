@@ -47,13 +47,14 @@ class CyclicC1(C1):
         except RuntimeError:  # no Trainer yet: only the optimizer is to be checked
             return optimizer
         scheduler: Any
+        policy: Any = self.regime  # torch's own names
         if self.regime == "range":  # from near 0 to the highest, a step at a time
             scheduler = LambdaLR(optimizer, lambda step: (step + 1) / steps * HIGHEST / self.learning_rate)
         else:
             half = max(1, steps // (2 * _CYCLES))
             # In the last form the cycles' height falls to a quarter over the run, as it does in the second.
             scheduler = CyclicLR(
-                optimizer, BASE, MAXIMUM, half, mode=self.regime, gamma=0.25 ** (1 / steps), cycle_momentum=False
+                optimizer, BASE, MAXIMUM, half, mode=policy, gamma=0.25 ** (1 / steps), cycle_momentum=False
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
