@@ -25,7 +25,10 @@ class OwnRun:
         base_batch_size: The small batch's.
         steps: Optimizer steps taken.
         epochs: Epochs trained.
+        accumulate: Micro-batches in a step.
         batch_norms: BatchNorm layers with running statistics.
+        weight_decay: The optimizer's, the largest of its groups.
+        decay_in_gradient: 1 where ADAM gets the decay as part of the gradient, else 0.
         seconds: Wall time of fit.
     """
 
@@ -34,7 +37,10 @@ class OwnRun:
     base_batch_size: int
     steps: int
     epochs: int
+    accumulate: int
     batch_norms: int
+    weight_decay: float
+    decay_in_gradient: int
     seconds: float
 
 
