@@ -28,6 +28,7 @@ class OwnRun:
         accumulate: Micro-batches in a step.
         batch_norms: BatchNorm layers with running statistics.
         weight_decay: The optimizer's, the largest of its groups.
+        gradient_clip: Limit of the gradient's norm, 0 for none.
         decay_in_gradient: 1 where ADAM gets the decay as part of the gradient, else 0.
         seconds: Wall time of fit.
     """
@@ -40,6 +41,7 @@ class OwnRun:
     accumulate: int
     batch_norms: int
     weight_decay: float
+    gradient_clip: float
     decay_in_gradient: int
     seconds: float
 

@@ -120,6 +120,7 @@ class OwnTraining:
                 steps=steps,
                 epochs=epochs,
                 accumulate=self.accumulate,
+                gradient_clip=float(trainer.gradient_clip_val or 0.0),
                 weight_decay=max((float(group.get("weight_decay", 0.0)) for group in groups), default=0.0),
                 decay_in_gradient=int(any("amsgrad" in g and not g.get("decoupled_weight_decay") for g in groups)),
                 batch_norms=sum(isinstance(p, _BatchNorm) and p.running_mean is not None for p in module.modules()),

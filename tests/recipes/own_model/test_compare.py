@@ -169,6 +169,7 @@ def test_the_doctor_reads_the_runs(kept, capsys):
     assert "does not apply: weight decay" in large
     assert "BatchNorm batch too large: 1 BatchNorm" in large
     assert "does not apply: BatchNorm" in blocks["ghost-lr"]
+    assert "clipped at 5" in blocks["ghost-lr"]
 
 
 def test_the_example_of_the_page_runs(tmp_path):
