@@ -2,3 +2,5 @@
 
 from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import diagnose as diagnose
+from .facts import Facts as Facts
+from .facts import Reading as Reading

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runner.saved_settings import CONFIG
 from .curves import log_files
 from .facts import Facts
-from .own_runs import facts_of_logs
+from .own_runs import RESULT, facts_of_logs
 from .recipe_runs import RUN, facts_of_comparison, facts_of_reproduced
+
+COMPARISON = "comparison.json"  # of `lightning_gap.recipes.compare`
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,22 @@ def read_folder(folder: Path) -> Found:
     if reproduced:
         first = str(reproduced[0].parent)
         raise ValueError(f"folder={str(folder)!r} holds {len(reproduced)} runs of reproduce; name one, as {first!r}")
+    if (folder / COMPARISON).is_file():
+        runs = [replace(facts_of_logs(path, folder), name=path.parent.name) for path in _one_seed(folder)]
+        return _with_small(runs, next((run for run in runs if run.name == "small"), None))
     return _with_smallest([facts_of_logs(path, folder) for path in _folders_with_logs(folder)])
+
+
+def _one_seed(folder: Path) -> list[Path]:
+    """Of every regime that `compare` trained a module of the user's own under, the finished run of the first seed.
+
+    Raises:
+        ValueError: If no run is finished.
+    """
+    finished = sorted(folder.glob(f"runs/*/seed-*/{RESULT}"), key=lambda file: int(file.parent.name[len("seed-") :]))
+    if not finished:
+        raise ValueError(f"folder={str(folder)!r} has no finished run; let one of them end first")
+    return sorted({file.parent.parent: file.parent for file in reversed(finished)}.values())
 
 
 def _folders_with_logs(folder: Path) -> list[Path]:

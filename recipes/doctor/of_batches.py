@@ -22,7 +22,8 @@ def large_batch_norm(facts: Facts, _: Facts | None) -> Verdict:
         return both
     parts = facts.accumulate.value if facts.accumulate else 1.0
     size = both.batch.value / parts
-    told = f"{facts.batch_norm} BatchNorm layers, {size:.0f} samples at a time, with the small batch {both.base}"
+    layers = f"{facts.batch_norm} BatchNorm layer{'s' * (facts.batch_norm.value != 1)}"
+    told = f"{layers} over {size:.0f} samples at a time, with the small batch {both.base}"
     if size < 2 * both.base.value:
         return Absent(told)
     return Applies(

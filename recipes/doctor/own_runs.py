@@ -81,12 +81,8 @@ def _of_result(file: Path) -> dict[str, Reading]:
     try:
         seen = json.loads(file.read_text(encoding="utf-8"))
         size = Reading(float(seen["batch_size"]), f"{file.name}: batch_size")
-        others = {
-            "base_batch_size": "base_batch_size",
-            "steps": "steps",
-            "epochs": "epochs",
-            "batch_norm": "batch_norms",
-        }
+        others = {name: name for name in ("base_batch_size", "steps", "epochs", "accumulate", "weight_decay")}
+        others |= {"decay_in_gradient": "decay_in_gradient", "batch_norm": "batch_norms", "clip": "gradient_clip"}
         found = {fact: Reading(float(seen[name]), f"{file.name}: {name}") for fact, name in others.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(file)!r} is damaged ({error!r}); move it away, or name another folder") from error

@@ -25,7 +25,11 @@ class OwnRun:
         base_batch_size: The small batch's.
         steps: Optimizer steps taken.
         epochs: Epochs trained.
+        accumulate: Micro-batches in a step.
         batch_norms: BatchNorm layers with running statistics.
+        weight_decay: The optimizer's, the largest of its groups.
+        gradient_clip: Limit of the gradient's norm, 0 for none.
+        decay_in_gradient: 1 where ADAM gets the decay as part of the gradient, else 0.
         seconds: Wall time of fit.
     """
 
@@ -34,7 +38,11 @@ class OwnRun:
     base_batch_size: int
     steps: int
     epochs: int
+    accumulate: int
     batch_norms: int
+    weight_decay: float
+    gradient_clip: float
+    decay_in_gradient: int
     seconds: float
 
 

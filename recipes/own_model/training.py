@@ -112,12 +112,17 @@ class OwnTraining:
             if not trainer.global_step:
                 raise ValueError(f"the regime {name!r} took not one step; give make_data more samples than one batch")
             steps, epochs = trainer.global_step, trainer.current_epoch
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
             return OwnRun(
                 value=float(self.evaluated(trainer, module, data)[self.metric]),
                 batch_size=settings.batch_size,
                 base_batch_size=settings.small_batch_size,
                 steps=steps,
                 epochs=epochs,
+                accumulate=self.accumulate,
+                gradient_clip=float(trainer.gradient_clip_val or 0.0),
+                weight_decay=max((float(group.get("weight_decay", 0.0)) for group in groups), default=0.0),
+                decay_in_gradient=int(any("amsgrad" in g and not g.get("decoupled_weight_decay") for g in groups)),
                 batch_norms=sum(isinstance(p, _BatchNorm) and p.running_mean is not None for p in module.modules()),
                 seconds=seconds,
             )

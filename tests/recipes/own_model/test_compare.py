@@ -1,7 +1,9 @@
 """Regimes compared on a module that knows nothing of us: real Trainers, digits-size data, numbers worked out again."""
 
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -160,11 +162,21 @@ def test_the_report_has_the_values(kept, tmp_path):
 def test_the_doctor_reads_the_runs(kept, capsys):
     assert main(["doctor", str(kept[0])]) == 0
     blocks = {block.split(":")[0]: block for block in capsys.readouterr().out.split("\n\n")}
-    large = blocks["runs/large/seed-0"]
+    large = blocks["large"]
     assert "4 steps where batch 8 takes 80" in large
     assert "learning rate × 1 for a batch × 20" in large
+    assert "does not apply: ragged accumulation" in large
+    assert "does not apply: weight decay" in large
     assert "BatchNorm batch too large: 1 BatchNorm" in large
-    assert "does not apply: BatchNorm" in blocks["runs/ghost-lr/seed-0"]
+    assert "does not apply: BatchNorm" in blocks["ghost-lr"]
+    assert "clipped at 5" in blocks["ghost-lr"]
+
+
+def test_the_example_of_the_page_runs(tmp_path):
+    script = Path(__file__).parents[3] / "docs" / "examples" / "own_model.py"
+    found = runpy.run_path(str(script))["main"](str(tmp_path / "kept"), seeds=1, epochs=5)
+    assert found.runs["longer"][0].steps == found.runs["small"][0].steps == 200
+    assert found.gap("large").mean > 0
 
 
 def no_list(settings):
