@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class NoiseAlongTheWay(Callback):
     Args:
         train: What is trained on.
         steps: Optimizer steps of the run; six measurements are spread over them.
+        loss_fn: Mean loss of a batch, a function of (module, batch); by default cross-entropy of the module's scores.
 
     Raises:
         ValueError: If there are too few steps to measure at.
@@ -75,12 +77,13 @@ class NoiseAlongTheWay(Callback):
         found: The measurements so far.
     """
 
-    def __init__(self, train: Any, steps: int) -> None:
+    def __init__(self, train: Any, steps: int, loss_fn: Callable[[nn.Module, Any], Tensor] | None = None) -> None:
         if steps < TIMES:
             raise ValueError(
                 f"steps must be at least {TIMES}, one for each measurement, got {steps}; the default is 300"
             )
         self.steps = [round(steps * k / TIMES) for k in range(1, TIMES + 1)]
+        self.loss_fn = _cross_entropy if loss_fn is None else loss_fn
         self.found: list[Measurement] = []
         self._step = 0  # that the optimizer took last
         self._losses: list[Tensor] = []  # of the micro-batches since the last step
@@ -100,9 +103,8 @@ class NoiseAlongTheWay(Callback):
             self.found.append(Measurement(self._step, loss, self._measure(pl_module)))
 
     def _measure(self, module: LightningModule) -> GradientNoise:
-        def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
-            inputs, targets = (tensor.to(module.device) for tensor in batch)
-            return cross_entropy(network(inputs), targets)
+        def mean_loss(network: nn.Module, batch: Any) -> Tensor:
+            return self.loss_fn(network, module.transfer_batch_to_device(batch, module.device, 0))
 
         return gradient_noise(
             DatasetLoss(module, mean_loss, self._batches),
@@ -112,6 +114,11 @@ class NoiseAlongTheWay(Callback):
             population=self._population,
             generator=torch.Generator().manual_seed(0),
         )
+
+
+def _cross_entropy(network: nn.Module, batch: Batch) -> Tensor:
+    inputs, targets = batch
+    return cross_entropy(network(inputs), targets)
 
 
 def advise(measurements: list[Measurement], training_samples: int) -> Advice:

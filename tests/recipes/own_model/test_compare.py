@@ -151,6 +151,22 @@ def test_the_callers_random_numbers_are_left_as_they_were():
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_module_of_lightnings_other_name_is_trained_by_its_trainer():
+    other = pytest.importorskip("pytorch_lightning")
+    methods = ("training_step", "test_step", "configure_optimizers", "forward")
+
+    class Theirs(other.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.learning_rate = Digits().net, 0.02
+
+    for name in methods:
+        setattr(Theirs, name, getattr(Digits, name))
+    settings = {**SETTINGS, "seeds": 1}
+    found, same = (compare(make, make_data, ["small", "linear-lr"], **settings) for make in (Theirs, Digits))
+    assert found.values == same.values
+
+
 def test_the_report_has_the_values(kept, tmp_path):
     files = kept[1].report(tmp_path)
     text = (tmp_path / "report.md").read_text().replace("\\_", "_")
