@@ -74,5 +74,5 @@ EXPERIMENT = Experiment(
     ("c1",),
     needs,
     show,
-    {"optimizer": "SGD, momentum 0.9, weight decay 5e-4, rate 0.01; the paper's network is ResNet-44"},
+    {"optimizer": "SGD, momentum 0.9, weight decay 5e-4, learning rate 0.01; the paper's network is ResNet-44"},
 )

@@ -20,7 +20,7 @@ _PAPER = {  # validation accuracy, percent, recalled and not read
 _TITLES = {
     "small": "small batch",
     "large": "large batch",
-    "sqrt-lr": "+ root-scaled rate, clipping",
+    "sqrt-lr": "+ root-scaled learning rate, clipping",
     "ghost-lr": "+ ghosts",
     "ghost-lr-longer": "+ as many updates",
 }
@@ -68,5 +68,5 @@ EXPERIMENT = Experiment(
     ("c1",),
     needs,
     show,
-    {"optimizer": "SGD, momentum 0.9, weight decay 5e-4, rate 0.01 throughout"},
+    {"optimizer": "SGD, momentum 0.9, weight decay 5e-4, learning rate 0.01 throughout"},
 )

@@ -52,7 +52,7 @@ _WARM: dict[str, type[Recipe]] = {"c1": WarmC1, "f2": WarmF2}
 
 @cache
 def starts(epochs: int) -> tuple[int, ...]:
-    """Epochs of the small batch that are gone on from: more of the early ones, and the last."""
+    """Epochs of the small batch after which the large one begins: more of the early ones, and the last."""
     return tuple(sorted({max(1, round(epochs * share)) for share in (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)}))
 
 

@@ -18,7 +18,7 @@ _SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "learning_rat
 
 
 def ghost_lr_longer(recipe: Recipe) -> list[Callback]:
-    """Ghosts, root-scaled rate, and as many updates as the small batch: all of Hoffer et al.'s corrections."""
+    """Ghosts, root-scaled learning rate, and as many updates as the small batch: all of Hoffer et al.'s corrections."""
     longer(recipe)
     return ghost_lr(recipe)
 
@@ -30,7 +30,7 @@ def linear_no_warmup(recipe: Recipe) -> list[Callback]:
 
 
 def linear_constant_warmup(recipe: Recipe) -> list[Callback]:
-    """The small batch's rate while warming up, then the linear rule at once (the same)."""
+    """The small batch's learning rate while warming up, then the linear rule at once (the same)."""
     large(recipe)
     return [
         LearningRateScaling(
