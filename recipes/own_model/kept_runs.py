@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runner.results_folder import locked
-from ..runner.run_store import write_whole
+from ..runner.whole_files import write_whole
 
 COMPARISON, RUN = "comparison.json", "result.json"
 

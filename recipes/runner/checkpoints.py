@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..recipe_check import in_one_line
+from .whole_files import save_whole
 
 SAVED_EVERY = timedelta(minutes=5)
 ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
@@ -51,25 +52,6 @@ class WholeFiles(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
             save_whole(checkpoint, Path(path))
-
-
-def save_whole(content: Any, file: Path) -> None:
-    """Save with torch, all or nothing.
-
-    Raises:
-        OSError: If it cannot be written; what was saved before is as it was.
-    """
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, partial)
-        partial.replace(file)
-    except (OSError, RuntimeError) as error:  # torch's own type, where the disk is full
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"{str(file)!r} cannot be written ({in_one_line(error)}); make room, and resume with --resume, or "
-            "with the same command of reproduce"
-        ) from error
 
 
 def write_whole_files(trainer: Trainer) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..recipe import Recipe
-from .checkpoints import save_whole
+from .whole_files import save_whole
 
 
 def kept_weights(folder: Path, epoch: int) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .notes import versions
-from .run_store import RunSpec, RunStore, digest, write_whole
+from .run_store import RunSpec, RunStore, digest
+from .whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,8 @@ class Measurement:
             return
         of: list[Any] = [store.trained(spec) for spec in self.of] or [store.data_dir]
         found = self.by(*of, **self.options)
-        file = self.file(store)
-        file.parent.mkdir(parents=True, exist_ok=True)
         made = {"measured": self.described, "runs": self._runs(store), "versions": versions(), "found": found}
-        write_whole(file, json.dumps(made, indent=1))
+        write_whole(self.file(store), json.dumps(made, indent=1))
 
     def load(self, store: RunStore) -> Any:
         """What was found.

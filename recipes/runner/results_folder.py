@@ -18,6 +18,7 @@ from .edited_file import edited
 from .plan import Plan
 from .run_result import RESULT, WEIGHTS, RunResult
 from .saved_settings import CONFIG
+from .whole_files import write_whole
 
 LOCK, FILE = ".lock", "recipe.py"
 _MAY_CHANGE = {"regimes", "trials", "workers", "data_dir", "download", "num_workers", "output", "resume"}
@@ -46,9 +47,7 @@ def claim_folder(plan: Plan) -> Iterator[dict[str, Any]]:
             config |= _regimes_and_trials(folder / CONFIG, config)
             _check_files(plan)
             _check_recipe_file(plan, config["regimes"])
-        partial = folder / f"{CONFIG}.partial"
-        partial.write_text(yaml.safe_dump({**config, "resume": False}, sort_keys=False), encoding="utf-8")
-        partial.replace(folder / CONFIG)  # all or nothing
+        write_whole(folder / CONFIG, yaml.safe_dump({**config, "resume": False}, sort_keys=False))
         if plan.settings.recipe.endswith(".py"):
             shutil.copyfile(plan.settings.recipe, folder / FILE)
         yield config

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lightning_gap.functional import epsilon_name
 
+from .whole_files import write_whole
+
 RESULT, WEIGHTS = "outcome.json", "weights.pt"
 
 
@@ -77,6 +79,4 @@ class RunResult:
 
     def save(self, path: Path) -> None:
         """Write as JSON, all or nothing: a file that exists is a finished run."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2))

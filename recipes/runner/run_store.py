@@ -26,6 +26,7 @@ from .settings import Settings
 from .trainer import check_trainer
 from .training import train
 from .watch import progress_bar
+from .whole_files import write_whole
 
 SPEC = "run.json"
 
@@ -232,23 +233,6 @@ class TrainedRun:
 
     def _load(self, file: Path) -> Any:
         return torch.load(file, map_location=self.plan.device, weights_only=True)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """All or nothing.
-
-    Raises:
-        OSError: If it cannot be written, for instance because the disk is full; what was there is as it was.
-    """
-    partial = file.with_suffix(".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"{str(file)!r} cannot be written ({error}); make room, and run the same command again"
-        ) from error
 
 
 _EPSILON = (1e-3, 5e-4)

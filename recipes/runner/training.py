@@ -15,12 +15,13 @@ from torch.distributed import barrier, is_available, is_initialized, new_group
 
 from ..evaluation import measure, ready_to_measure
 from ..recipe_check import in_one_line
-from .checkpoints import newest_checkpoint, remove_checkpoints, save_whole, savers, write_whole_files
+from .checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
 from .kept_weights import KeepWeights
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
 from .trainer import make_trainer
 from .watch import Watch, is_first_process
+from .whole_files import save_whole
 
 
 class CannotStartError(ValueError):
