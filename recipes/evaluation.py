@@ -118,17 +118,26 @@ def evaluated_with(
     return recomputed_statistics(network, lambda: evaluate(network, training()))
 
 
+def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross-entropy of a batch."""
+    return cross_entropy(network(batch[0]), batch[1])
+
+
 def sharpness_in_percent(
-    network: nn.Module, batches: list[Batch], epsilon: tuple[float, ...], batch_norm: BatchNormMode
+    network: nn.Module, batches: list[Batch], epsilon: tuple[float, ...], batch_norm: BatchNormMode, **search: Any
 ) -> dict[str, float]:
-    """Metric 2.1 in the full space by the name of each epsilon; NaN where a run has diverged."""
+    """Metric 2.1 in the full space by the name of each epsilon; NaN where a run has diverged.
 
-    def mean_loss(network: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(network(batch[0]), batch[1])
-
+    Args:
+        network: The network.
+        batches: To measure on.
+        epsilon: Half-widths of the box.
+        batch_norm: Statistics of BatchNorm.
+        search: Further arguments of `sharpness_profile`.
+    """
     loss = DatasetLoss(network, mean_loss, batches, batch_norm=batch_norm)
     try:
-        results = sharpness_profile(loss, network.parameters(), epsilon)
+        results = sharpness_profile(loss, network.parameters(), epsilon, **search)
     except UndefinedSharpnessError:
         return {epsilon_name(e): math.nan for e in epsilon}
     return {epsilon_name(r.epsilon): r.percent for r in results}

@@ -7,7 +7,7 @@ does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..regimes import REGIMES
 from ..reports.drawing import blank, label, legend_below, look
@@ -15,7 +15,7 @@ from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec
 from .experiment import Experiment, Findings
-from .gap_table import accuracies, differences, gap_table
+from .gap_table import gap_table, gaps_of
 from .measures import other_sharpness
 from .ranks import rank_table
 from .scales import Choice
@@ -66,9 +66,8 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
             regime: {seed: found[run(choice, network, regime, seed)] for seed in seeds_of(choice, network, regime)}
             for regime in regimes
         }
-        test = accuracies(results)
         measured = {regime: _measures(choice, found, network, regime) for regime in regimes}
-        gaps = {regime: differences(test["small"], test[regime]) for regime in regimes}
+        gaps = {regime: gap.by_seed for regime, gap in gaps_of(results).items()}
         yield gap_table(f"{network.upper()}: does it close?", results)
         yield _figure(network, gaps, measured)
         rows: list[Sequence[str | Numbers]] = [
@@ -94,7 +93,9 @@ def _measures(choice: Choice, found: Findings, network: str, regime: str) -> dic
     return values
 
 
-def _figure(network: str, gaps: dict[str, dict[int, float]], measured: dict[str, dict[str, dict[int, float]]]) -> Chart:
+def _figure(
+    network: str, gaps: Mapping[str, Mapping[int, float]], measured: dict[str, dict[str, dict[int, float]]]
+) -> Chart:
     figure, (axes,) = blank(4.6)
     name = next(iter(SHARPNESS))
     for regime, gap in gaps.items():

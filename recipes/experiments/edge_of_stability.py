@@ -59,15 +59,15 @@ class TanhOnDigits(Recipe):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Half the squared distance of the scores from one-hot targets, mean over the samples."""
-        loss = squared_error(self, batch)
-        self.train_means.update(loss, self(batch[0]).detach(), batch[1])
+        scores = self(batch[0])
+        loss = squared_error(scores, batch[1])
+        self.train_means.update(loss, scores.detach(), batch[1])
         return loss
 
 
-def squared_error(network: nn.Module, batch: Batch) -> Tensor:
+def squared_error(scores: Tensor, targets: Tensor) -> Tensor:
     """As in the paper."""
-    scores: Tensor = network(batch[0])
-    return 0.5 * (scores - one_hot(batch[1], 10).to(scores)).square().sum(dim=1).mean()
+    return 0.5 * (scores - one_hot(targets, 10).to(scores)).square().sum(dim=1).mean()
 
 
 def eigenvalues(run: TrainedRun, *, epochs: Sequence[int]) -> list[dict[str, float]]:
@@ -76,7 +76,7 @@ def eigenvalues(run: TrainedRun, *, epochs: Sequence[int]) -> list[dict[str, flo
     for epoch in epochs:
         recipe = run.recipe(epoch)
         batches = list(as_the_weights_are(recipe, run.data(recipe).evaluation("train", 1280)))
-        loss = DatasetLoss(recipe, squared_error, batches)
+        loss = DatasetLoss(recipe, lambda network, batch: squared_error(network(batch[0]), batch[1]), batches)
         found = hessian_eigenvalues(loss, list(recipe.parameters()), tolerance=0.01, ends="largest")
         rows.append({"epoch": epoch, "step": run.step(epoch), "loss": found.loss, "eigenvalue": found.largest})
     return rows

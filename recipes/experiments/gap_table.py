@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from ..intervals import Interval, mean_interval, ratio_interval
+from ..gap import Gap, gaps
+from ..intervals import Interval, ratio_interval
 from ..reports.parts import Numbers, Published, Table
 from ..runner.run_result import RunResult
 
 Results = Mapping[str, Mapping[int, RunResult]]  # by regime and seed
-BySeed = dict[int, float]
 
 
-def accuracies(results: Results) -> dict[str, BySeed]:
-    """Test accuracy in percent, by regime and seed."""
-    return {name: {seed: 100 * run.test_accuracy for seed, run in own.items()} for name, own in results.items()}
-
-
-def differences(one: Mapping[int, float], other: Mapping[int, float]) -> BySeed:
-    """By the seeds that both have."""
-    return {seed: one[seed] - other[seed] for seed in one if seed in other}
+def gaps_of(results: Results) -> dict[str, Gap]:
+    """To the small batch, by regime."""
+    return gaps({name: {seed: run.test_accuracy for seed, run in own.items()} for name, own in results.items()})
 
 
 def gap_table(title: str, results: Results, paper: Mapping[str, Published] | None = None) -> Table:
@@ -30,26 +26,17 @@ def gap_table(title: str, results: Results, paper: Mapping[str, Published] | Non
         results: By regime and seed.
         paper: Test accuracies in percent, of regimes that a paper has.
     """
-    test, paper = accuracies(results), paper or {}
-    whole = differences(test["small"], test["large"])
+    found, paper = gaps_of(results), paper or {}
     rows = list[Sequence[str | Numbers]]()
     for regime, own in results.items():
-        gap = differences(test["small"], test[regime])
+        gap = found[regime]
         theirs = Published(round(paper["small"].mean - paper[regime].mean, 3)) if regime in paper else None
-        share: str | Numbers = "-"
-        if regime not in ("small", "large"):
-            back = differences(test[regime], test["large"])
-            ratio = ratio_interval(tuple(back.values()), tuple(whole[seed] for seed in back))
-            percent = tuple(100 * back[seed] / whole[seed] if whole[seed] else float("nan") for seed in back)
-            share = Numbers(percent, 0, interval=Interval(*(100 * end for end in ratio)))
-            if mean_interval(tuple(whole.values())).sign <= 0:
-                share = "no gap"
         rows.append(
             (
                 regime,
-                Numbers(tuple(test[regime].values()), paper=paper.get(regime)),
-                "-" if regime == "small" else Numbers(tuple(gap.values()), paper=theirs, differences=True),
-                share,
+                Numbers(tuple(100 * run.test_accuracy for run in own.values()), paper=paper.get(regime)),
+                "-" if regime == "small" else Numbers(gap.points, paper=theirs, differences=True),
+                "-" if regime in ("small", "large") else _share(found["large"], gap),
                 f"{next(iter(own.values())).steps:,}",
                 Numbers(tuple(100 * run.train_accuracy for run in own.values())),
                 Numbers(tuple(run.distance for run in own.values())),
@@ -60,3 +47,14 @@ def gap_table(title: str, results: Results, paper: Mapping[str, Published] | Non
     seeds = ", ".join(f"{name} {len(own)}" for name, own in results.items() if len(own) < len(results["small"]))
     note = "The share's interval by Fieller's theorem; \"no gap\" where the large batch's own may be zero."
     return Table(title, head, rows, note + f" Fewer seeds: {seeds}." * bool(seeds))
+
+
+def _share(large: Gap, gap: Gap) -> str | Numbers:
+    """Of the large batch's gap that a regime brings back, in percent: by the seeds it has, of a gap that all show."""
+    if not large.is_there:
+        return "no gap"
+    whole = large.of(gap.by_seed)
+    back = [a - b for a, b in zip(whole.points, gap.points, strict=True)]
+    ratio = ratio_interval(back, whole.points)
+    percent = tuple(100 * b / a if a else math.nan for a, b in zip(whole.points, back, strict=True))
+    return Numbers(percent, 0, interval=Interval(*(100 * end for end in ratio)))

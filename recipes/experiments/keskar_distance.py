@@ -6,15 +6,10 @@ from collections.abc import Iterator
 
 from ..intervals import ratio_interval
 from ..reports.parts import Numbers, Part, Table
-from ..runner.run_store import RunSpec
 from . import published
 from .experiment import Experiment, Findings
 from .scales import Choice
 from .sharpness_tables import of_both_batches
-
-
-def needs(choice: Choice) -> Iterator[RunSpec]:
-    yield from of_both_batches(choice)
 
 
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
@@ -32,5 +27,5 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
 
 
 EXPERIMENT = Experiment(
-    "Keskar et al. (2017): distance from the initial weights", tuple(published.TEST_ACCURACY), needs, show
+    "Keskar et al. (2017): distance from the initial weights", tuple(published.TEST_ACCURACY), of_both_batches, show
 )

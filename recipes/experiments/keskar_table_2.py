@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..reports.parts import Numbers, Part, Published, Table
-from ..runner.run_store import RunSpec
 from . import published
 from .experiment import Experiment, Findings
 from .scales import Choice
-
-
-def needs(choice: Choice) -> Iterator[RunSpec]:
-    for network in choice.networks:
-        for seed in choice.seeds_of(network):
-            for regime in ("small", "large"):
-                yield choice.run(network, regime, seed)
+from .sharpness_tables import of_both_batches
 
 
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
@@ -42,5 +35,8 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
 
 
 EXPERIMENT = Experiment(
-    "Keskar et al. (2017), Table 2: accuracy of a small and a large batch", tuple(published.TEST_ACCURACY), needs, show
+    "Keskar et al. (2017), Table 2: accuracy of a small and a large batch",
+    tuple(published.TEST_ACCURACY),
+    of_both_batches,
+    show,
 )

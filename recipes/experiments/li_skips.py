@@ -11,14 +11,14 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, relu
+from torch import Tensor
+from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock
 
 from lightning_gap.functional import evaluate_points, filter_normalized_direction, surface_points
 from lightning_gap.logging import surface_figure
 
-from ..evaluation import as_the_weights_are
+from ..evaluation import as_the_weights_are, mean_loss
 from ..networks import ResNet44
 from ..recipe import Recipe
 from ..regimes import small
@@ -91,14 +91,10 @@ def surface(run: TrainedRun, *, steps: int) -> dict[str, Any]:
     directions = [filter_normalized_direction(recipe.network, seed=seed) for seed in (0, 1)]
     points = surface_points(recipe.network.state_dict(), directions, [at, at])
     found = evaluate_points(
-        recipe.network, points, _loss, {"train": list(as_the_weights_are(recipe, samples))}, batch_norm="running"
+        recipe.network, points, mean_loss, {"train": list(as_the_weights_are(recipe, samples))}, batch_norm="running"
     )
     losses = found.values["train"]["loss"]
     return {"at": at, "losses": [losses[i * steps : (i + 1) * steps] for i in range(steps)]}
-
-
-def _loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return cross_entropy(network(batch[0]), batch[1])
 
 
 def rise_at(found: dict[str, Any], radius: float) -> float:

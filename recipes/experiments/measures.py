@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from lightning_gap.functional import (
     subspace_sharpness,
 )
 
-from ..evaluation import as_the_weights_are, evaluate, evaluated_with
+from ..evaluation import Batch, as_the_weights_are, evaluate, evaluated_with, mean_loss, sharpness_in_percent
+from ..recipe import Recipe
 from ..runner.run_store import TrainedRun
 
 EPSILONS = (1e-3, 5e-4)
@@ -40,26 +41,24 @@ def full_sharpness(run: TrainedRun, *, method: Any, max_iterations: int = 10) ->
         method: Maximiser.
         max_iterations: Of L-BFGS-B.
     """
-
-    def measured(loss: DatasetLoss, weights: list[nn.Parameter]) -> dict[str, float]:
-        found = sharpness_profile(loss, weights, EPSILONS, method=method, max_iterations=max_iterations)
-        return {epsilon_name(result.epsilon): result.percent for result in found}
-
-    return _in_each_mode(run, measured)
+    recipe = run.recipe()
+    search = {"method": method, "max_iterations": max_iterations}
+    return {mode: sharpness_in_percent(recipe, _samples(run, recipe), EPSILONS, mode, **search) for mode in MODES}
 
 
 def random_subspace_sharpness(run: TrainedRun, *, method: Any, draws: int = 5) -> dict[str, dict[str, float]]:
     """The same in random subspaces of 100 dimensions, entries of unit variance: mean over draws."""
+    recipe = run.recipe()
 
-    def measured(loss: DatasetLoss, weights: list[nn.Parameter]) -> dict[str, float]:
-        return {
-            epsilon_name(epsilon): subspace_sharpness(
-                loss, weights, epsilon=epsilon, draws=draws, method=method
-            ).percent
-            for epsilon in EPSILONS
-        }
+    def of(mode: BatchNormMode) -> dict[str, float]:
+        loss, weights = _loss(run, recipe, mode), list(recipe.parameters())
+        try:
+            found = [subspace_sharpness(loss, weights, epsilon=e, draws=draws, method=method) for e in EPSILONS]
+        except UndefinedSharpnessError:  # of a run that has diverged
+            return {epsilon_name(e): math.nan for e in EPSILONS}
+        return {epsilon_name(e): each.percent for e, each in zip(EPSILONS, found, strict=True)}
 
-    return _in_each_mode(run, measured)
+    return {mode: of(mode) for mode in MODES}
 
 
 def other_sharpness(run: TrainedRun) -> dict[str, float]:
@@ -177,24 +176,11 @@ def _loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict
     return {"loss": cross_entropy(scores, batch[1]), "accuracy": right}
 
 
-def _in_each_mode(
-    run: TrainedRun, measured: Callable[[DatasetLoss, list[nn.Parameter]], dict[str, float]]
-) -> dict[str, dict[str, float]]:
-    recipe = run.recipe()
-
-    def of(mode: BatchNormMode) -> dict[str, float]:
-        try:
-            return measured(_loss(run, recipe, mode), list(recipe.parameters()))
-        except UndefinedSharpnessError:  # of a run that has diverged
-            return {epsilon_name(e): math.nan for e in EPSILONS}
-
-    return {mode: of(mode) for mode in MODES}
+def _samples(run: TrainedRun, recipe: Recipe) -> list[Batch]:
+    """Those that sharpness is measured on, in chunks."""
+    chunks = run.data(recipe).evaluation("train", recipe.evaluation_chunk, recipe.sharpness_samples)
+    return list(as_the_weights_are(recipe, chunks))
 
 
-def _loss(run: TrainedRun, recipe: Any, mode: BatchNormMode) -> DatasetLoss:
-    samples = run.data(recipe).evaluation("train", recipe.evaluation_chunk, recipe.sharpness_samples)
-    return DatasetLoss(recipe, _mean_loss, list(as_the_weights_are(recipe, samples)), batch_norm=mode)
-
-
-def _mean_loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return cross_entropy(network(batch[0]), batch[1])
+def _loss(run: TrainedRun, recipe: Recipe, mode: BatchNormMode) -> DatasetLoss:
+    return DatasetLoss(recipe, mean_loss, _samples(run, recipe), batch_norm=mode)

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lightning_gap.functional import epsilon_name
 
-from ..reports.parts import Numbers, Published, Table
+from ..reports.parts import Numbers, Part, Published, Table
 from ..runner.run_store import RunSpec
-from .experiment import Findings
+from .experiment import Experiment, Findings
 from .measures import EPSILONS
 from .published import Remedy
 from .scales import Choice
+
+Runs = Callable[[Choice, str, int], tuple[RunSpec, RunSpec]]
+
+
+def remedy_experiment(
+    title: str, head: str, runs: Runs, paper: Mapping[str, Remedy], terms: Mapping[str, str]
+) -> Experiment:
+    """The experiment of a table of a remedy.
+
+    Args:
+        title: As `Experiment` has it.
+        head: Of the table.
+        runs: The small batch and the remedy, of a choice, a network and a seed.
+        paper: Values by network.
+        terms: As `Experiment` has them.
+    """
+
+    def needs(choice: Choice) -> Iterator[RunSpec]:
+        for network in choice.networks:
+            for seed in choice.seeds_of(network):
+                yield from runs(choice, network, seed)
+
+    def show(choice: Choice, found: Findings) -> Iterator[Part]:
+        yield remedy_table(choice, found, runs, paper, head)
+
+    return Experiment(title, tuple(paper), needs, show, terms)
 
 
 def remedy_table(
     choice: Choice,
     found: Findings,
-    runs: Callable[[str, int], tuple[RunSpec, RunSpec]],
+    runs: Runs,
     paper: Mapping[str, Remedy],
     title: str,
 ) -> Table:
@@ -26,7 +52,7 @@ def remedy_table(
     Args:
         choice: What was made.
         found: Of it.
-        runs: The small batch and the remedy, of a network and a seed.
+        runs: As `remedy_experiment` takes them.
         paper: Values by network.
         title: Heading.
     """
@@ -35,7 +61,7 @@ def remedy_table(
     head += [f"sharpness of the remedy, {name}" for name in names]
     rows = list[Sequence[str | Numbers]]()
     for network in choice.networks:
-        pairs = [runs(network, seed) for seed in choice.seeds_of(network)]
+        pairs = [runs(choice, network, seed) for seed in choice.seeds_of(network)]
         small, remedy = ([found[pair[which]] for pair in pairs] for which in (0, 1))
         theirs = paper[network]
         gap = tuple(100 * (s.test_accuracy - r.test_accuracy) for s, r in zip(small, remedy, strict=True))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from lightning_gap.functional import epsilon_name
 
-from ..reports.parts import Numbers, Published, Table
+from ..reports.parts import Numbers, Part, Published, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec
-from .experiment import Findings
+from .experiment import Experiment, Findings
 from .measures import EPSILONS, MODES
 from .published import Row
 from .scales import Choice
 
-METHODS = ("lbfgsb", "best")
+METHODS = {
+    "lbfgsb": "the paper's maximiser: L-BFGS-B, 10 iterations from the weights, tolerances 0, best value seen",
+    "best": "the highest of lbfgsb, sign-gradient ascent of at most 7 evaluations, and L-BFGS-B from its end",
+}
 _MODES = {"batch": "the statistics of each evaluation chunk", "running": "running statistics"}
 
 
@@ -25,6 +29,39 @@ def of_both_batches(choice: Choice) -> Iterator[RunSpec]:
         for seed in choice.seeds_of(network):
             for regime in ("small", "large"):
                 yield choice.run(network, regime, seed)
+
+
+def sharpness_experiment(
+    title: str,
+    name: str,
+    by: Callable[..., Any],
+    paper: Mapping[float, Mapping[str, Row]],
+    terms: Mapping[str, str],
+    cost: float = 1.0,
+) -> Experiment:
+    """The experiment of a table of sharpness.
+
+    Args:
+        title: As `Experiment` has it.
+        name: Of the measurement.
+        by: Measures a run, by a maximiser that it takes as ``method``.
+        paper: Values by epsilon and network.
+        terms: Beside those of the maximisers.
+        cost: Of the measurement.
+    """
+
+    def measurement(spec: RunSpec, method: str) -> Measurement:
+        return Measurement(f"{name}-{method}", (spec,), by, {"method": method}, cost)
+
+    def needs(choice: Choice) -> Iterator[Measurement]:
+        for spec in of_both_batches(choice):
+            for method in METHODS:
+                yield measurement(spec, method)
+
+    def show(choice: Choice, found: Findings) -> Iterator[Part]:
+        yield from sharpness_tables(choice, found, measurement, paper)
+
+    return Experiment(title, tuple(paper[EPSILONS[0]]), needs, show, {**terms, **METHODS})
 
 
 def sharpness_tables(
