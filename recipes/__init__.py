@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .datasets import TIMITStandIn as TIMITStandIn
     from .f1 import F1 as F1
     from .f2 import F2 as F2
-    from .own_model import compare as compare
+    from .own_model.compare import compare as compare
     from .recipe import Recipe as Recipe
     from .regimes import REGIMES as REGIMES
     from .resnet44 import ResNet44 as ResNet44
