@@ -52,6 +52,20 @@ def uninterrupted_exit(function: Callable[P, Iterator[T]]) -> Callable[P, Abstra
     return whole
 
 
+def uninterrupted(work: Callable[[], T]) -> T:
+    """Call ``work``, which must be short: no signal comes while it runs, as `uninterrupted_exit` says of an end."""
+    found = []
+
+    @uninterrupted_exit
+    def at_the_end() -> Iterator[None]:
+        yield
+        found.append(work())
+
+    with at_the_end():
+        pass
+    return found[0]
+
+
 class _WholeExit(AbstractContextManager[T]):
     """A generator's context manager, whose leaving no signal interrupts: a handler of ours holds them back by then."""
 

@@ -17,7 +17,7 @@ from lightning_gap.functional import (
     recomputed_statistics,
     sharpness,
 )
-from lightning_gap.functional._uninterrupted import uninterrupted_exit
+from lightning_gap.functional._uninterrupted import uninterrupted, uninterrupted_exit
 
 # An interrupt that falls into a `__del__` is ignored by Python, with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -69,6 +69,22 @@ def test_a_signal_waits_until_the_end_is_over(number):
         work()
     assert done == ["whole"]
     assert stopped.value.args == (number,)
+
+
+def test_a_piece_of_work_runs_whole_and_gives_its_value_or_its_error():
+    done = []
+
+    def work():
+        signal.raise_signal(signal.SIGINT)
+        done.append("whole")
+        return 3
+
+    with pytest.raises(Stop):
+        uninterrupted(work)
+    assert done == ["whole"]
+    assert uninterrupted(lambda: 4) == 4
+    with pytest.raises(ZeroDivisionError):
+        uninterrupted(lambda: 1 / 0)
 
 
 def test_both_signals_are_delivered_once_each():

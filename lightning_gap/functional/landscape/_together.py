@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._uninterrupted import uninterrupted_exit
+from .._uninterrupted import uninterrupted, uninterrupted_exit
 from ..batch_statistics import batch_statistics
 from ..dataset_loss import BatchNormMode
 from ._places import Places
@@ -82,7 +82,8 @@ class Together:
         def at_one(one: dict[str, Tensor]) -> dict[str, Tensor]:
             return named_means(functional_call(self._measured, one, (batch,)))
 
-        found: dict[str, Tensor] = vmap(at_one, in_dims=(dims,), randomness="error")(state)
+        # A Ctrl-C inside vmap's own end would leave torch in it for good: from then on it would refuse random numbers.
+        found: dict[str, Tensor] = uninterrupted(lambda: vmap(at_one, in_dims=(dims,), randomness="error")(state))
         return found
 
     def _recompute(self, state: dict[str, Tensor], statistics: Split) -> None:

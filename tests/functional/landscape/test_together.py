@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 from functional.landscape.landscape_cases import (
@@ -103,6 +105,23 @@ def test_what_cannot_be_measured_together_is_measured_in_a_loop_that_says_why(me
 def test_every_point_sees_the_same_random_numbers():
     points = line_points(at(1.0, 2.0), at(1.0, 2.0), [0.0, 0.5, 1.0])
     assert len(set(evaluate_points(bowl(), points, draws_random_numbers, ONCE).values["data"]["loss"])) == 1
+
+
+def test_ctrl_c_inside_the_end_of_vmap_leaves_torch_as_it_was(monkeypatch):
+    leave = torch._functorch.vmap._vmap_decrement_nesting
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+        return leave()
+
+    monkeypatch.setattr(torch._functorch.vmap, "_vmap_decrement_nesting", interrupted)
+    points = line_points(at(1.0, 2.0), at(3.0, 1.0), [0.0, 1.0])
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_points(bowl(), points, lambda module, batch: module.weight.sum(), ONCE, points_at_once=2)
+    inside = torch._C._functorch.peek_interpreter_stack() is not None
+    while torch._C._functorch.peek_interpreter_stack() is not None:
+        leave()  # else no other test could draw a random number
+    assert not inside
 
 
 def test_the_memory_bound_sets_how_many_points_are_together():
