@@ -47,11 +47,11 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     rows = list[Sequence[str | Numbers]]()
     for regime, own in error.items():
         more = tuple(value - small for value, small in zip(own, error["small"], strict=True))
-        paper = Published(round(_PAPER[regime][0] - _PAPER["small"][0], 2))
+        paper = choice.beside(Published(round(_PAPER[regime][0] - _PAPER["small"][0], 2)), "c1")
         rows.append(
             (
                 _TITLES[regime],
-                Numbers(tuple(own), paper=Published(*_PAPER[regime])),
+                Numbers(tuple(own), paper=choice.beside(Published(*_PAPER[regime]), "c1")),
                 "-" if regime == "small" else Numbers(more, paper=paper, differences=True),
             )
         )

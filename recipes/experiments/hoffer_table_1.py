@@ -51,11 +51,11 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     rows = list[Sequence[str | Numbers]]()
     for regime, own in accuracy.items():
         gap = tuple(accuracy["small"][seed] - value for seed, value in own.items())
-        paper = Published(round(_PAPER["small"] - _PAPER[regime], 2))
+        paper = choice.beside(Published(round(_PAPER["small"] - _PAPER[regime], 2)), "c1")
         rows.append(
             (
                 _TITLES[regime],
-                Numbers(tuple(own.values()), paper=Published(_PAPER[regime])),
+                Numbers(tuple(own.values()), paper=choice.beside(Published(_PAPER[regime]), "c1")),
                 "-" if regime == "small" else Numbers(gap, paper=paper, differences=True),
             )
         )

@@ -29,7 +29,7 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     for network in choice.networks:
         for regime in ("small", "large"):
             own = [found[share(choice.run(network, regime, seed))] for seed in choice.seeds_of(network)]
-            paper = Published(5.0) if regime == "large" else None
+            paper = choice.beside(Published(5.0), network) if regime == "large" else None
             rows.append(
                 (
                     f"{network.upper()}, {regime}",

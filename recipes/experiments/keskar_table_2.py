@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from ..reports.parts import Numbers, Part, Published, Table
 from . import published
@@ -20,15 +21,16 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
             for regime in ("small", "large")
         )
         train, test = published.TRAIN_ACCURACY[network], published.TEST_ACCURACY[network]
+        beside = partial(choice.beside, network=network)
         gap = tuple(100 * (s.test_accuracy - b.test_accuracy) for s, b in zip(small, large, strict=True))
         rows.append(
             (
                 network.upper(),
-                Numbers(tuple(100 * run.train_accuracy for run in small), paper=train.small),
-                Numbers(tuple(100 * run.train_accuracy for run in large), paper=train.large),
-                Numbers(tuple(100 * run.test_accuracy for run in small), paper=test.small),
-                Numbers(tuple(100 * run.test_accuracy for run in large), paper=test.large),
-                Numbers(gap, paper=Published(round(test.small.mean - test.large.mean, 2)), differences=True),
+                Numbers(tuple(100 * run.train_accuracy for run in small), paper=beside(train.small)),
+                Numbers(tuple(100 * run.train_accuracy for run in large), paper=beside(train.large)),
+                Numbers(tuple(100 * run.test_accuracy for run in small), paper=beside(test.small)),
+                Numbers(tuple(100 * run.test_accuracy for run in large), paper=beside(test.large)),
+                Numbers(gap, paper=beside(Published(round(test.small.mean - test.large.mean, 2))), differences=True),
             )
         )
     yield Table("Accuracy and gap", [*head, "gap, points"], rows, "The gap is test accuracy small minus large.")

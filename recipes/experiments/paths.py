@@ -51,7 +51,9 @@ def show(choice: Choice, found: Findings, path: str) -> Iterator[Part]:
         theirs = (
             basin_shape(ALPHAS, CURVES[network]["train_accuracy"]) if network in CURVES and path == "linear" else None
         )
-        rows.append((network.upper(), *(_cell(shapes, theirs, field.name) for field in fields(BasinShape))))
+        rows.append(
+            (network.upper(), *(_cell(choice, network, shapes, theirs, field.name) for field in fields(BasinShape)))
+        )
     head = [
         "network",
         "outward from small, alpha",
@@ -69,8 +71,8 @@ def show(choice: Choice, found: Findings, path: str) -> Iterator[Part]:
     yield Table(f"Shape on the {_NAMES[path]}", head, rows, note)
 
 
-def _cell(shapes: list[BasinShape], theirs: BasinShape | None, name: str) -> Numbers:
-    paper = None if theirs is None else Published(getattr(theirs, name))
+def _cell(choice: Choice, network: str, shapes: list[BasinShape], theirs: BasinShape | None, name: str) -> Numbers:
+    paper = None if theirs is None else choice.beside(Published(getattr(theirs, name)), network)
     return Numbers(tuple(getattr(shape, name) for shape in shapes), paper=paper)
 
 

@@ -33,18 +33,19 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
             for regime in REGIMES
         }
         table_7, table_2 = published.CONSERVATIVE[network], published.TEST_ACCURACY[network]
-        paper = {"small": table_7.small, "large": table_2.large, "conservative": table_7.accuracy}
+        theirs = {"small": table_7.small, "large": table_2.large, "conservative": table_7.accuracy}
+        paper = {regime: choice.beside(number, network) for regime, number in theirs.items()}
         yield gap_table(f"{network.upper()}: accuracy", results, paper)
-        yield _sharpness(network, results)
+        yield _sharpness(choice, network, results)
 
 
-def _sharpness(network: str, results: dict[str, dict[int, RunResult]]) -> Table:
+def _sharpness(choice: Choice, network: str, results: dict[str, dict[int, RunResult]]) -> Table:
     row = published.SHARPNESS
     paper = {
         epsilon: {
-            "small": row[epsilon][network].small,
-            "large": row[epsilon][network].large,
-            "conservative": published.CONSERVATIVE[network].sharpness[epsilon],
+            "small": choice.beside(row[epsilon][network].small, network),
+            "large": choice.beside(row[epsilon][network].large, network),
+            "conservative": choice.beside(published.CONSERVATIVE[network].sharpness[epsilon], network),
         }
         for epsilon in row
     }

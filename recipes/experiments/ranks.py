@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lightning_gap.functional import rank_correlation
 
+from ..intervals import Interval, mean_interval
 from ..reports.parts import Numbers, Part, Remark, Table
 
 BySeed = Mapping[int, float]
@@ -45,7 +46,10 @@ def rank_table(
             there = [regime for regime in whole if seed in gaps[regime]]
             measures, own_gaps = ([values[regime][seed] for regime in there] for values in (own, gaps))
             by_seed.append(rank_correlation(measures, own_gaps).tau)
-        rows.append((name, f"{of_means.tau:.2f}", f"{of_means.p_value:.3f}", Numbers(tuple(by_seed), differences=True)))
+        mean, low, high = mean_interval(by_seed)
+        seeds = Numbers(tuple(by_seed), interval=Interval(mean, max(low, -1.0), min(high, 1.0)))  # no tau is beyond
+        p_value = "< 0.001" if of_means.p_value < 0.0005 else f"{of_means.p_value:.3f}"
+        rows.append((name, f"{of_means.tau:.2f}", p_value, seeds))
     head = ["measure", "Kendall's tau of the means", "p", "tau seed by seed"]
     note = "Ties count 0. 1: the sharper regime always has the larger gap; 0: no relation; -1: the flatter one has."
     yield Table(f"{network.upper()}: does sharpness rank the regimes as the gap does?", head, rows, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from lightning_gap.functional import epsilon_name
 
@@ -63,16 +64,17 @@ def remedy_table(
     for network in choice.networks:
         pairs = [runs(choice, network, seed) for seed in choice.seeds_of(network)]
         small, remedy = ([found[pair[which]] for pair in pairs] for which in (0, 1))
-        theirs = paper[network]
+        theirs, beside = paper[network], partial(choice.beside, network=network)
+        their_gap = Published(round(theirs.small.mean - theirs.accuracy.mean, 3))
         gap = tuple(100 * (s.test_accuracy - r.test_accuracy) for s, r in zip(small, remedy, strict=True))
         rows.append(
             (
                 network.upper(),
-                Numbers(tuple(100 * run.test_accuracy for run in small), paper=theirs.small),
-                Numbers(tuple(100 * run.test_accuracy for run in remedy), paper=theirs.accuracy),
-                Numbers(gap, paper=Published(round(theirs.small.mean - theirs.accuracy.mean, 3)), differences=True),
+                Numbers(tuple(100 * run.test_accuracy for run in small), paper=beside(theirs.small)),
+                Numbers(tuple(100 * run.test_accuracy for run in remedy), paper=beside(theirs.accuracy)),
+                Numbers(gap, paper=beside(their_gap), differences=True),
                 *(
-                    Numbers(tuple(run.sharpness_batch[name] for run in remedy), 1, theirs.sharpness[epsilon])
+                    Numbers(tuple(run.sharpness_batch[name] for run in remedy), 1, beside(theirs.sharpness[epsilon]))
                     for name, epsilon in zip(names, EPSILONS, strict=True)
                 ),
             )

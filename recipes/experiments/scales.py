@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..c1 import C1
@@ -14,6 +14,7 @@ from ..f1 import F1
 from ..f2 import F2
 from ..lookup import lookup
 from ..recipe import Recipe
+from ..reports.parts import Published
 from ..runner.run_store import RunSpec
 
 
@@ -131,6 +132,11 @@ class Choice:
         found = self.network(network)
         hyperparameters = {**_ALL, **found.changed, **changed}
         return RunSpec(found.recipe, regime, found.data, seed, hyperparameters, found.trainer, kept)
+
+    def beside(self, paper: Published, network: str) -> Published:
+        """A paper's number beside this network's: not comparable at the tiny scale, nor of a stand-in for its data."""
+        stands_in = self.network(network).data.endswith("stand-in")
+        return replace(paper, comparable=not stands_in and self.scale != "tiny")
 
     def epochs(self, network: str) -> int:
         """Of a run of a network, before its regime changes them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from lightning_gap.functional import epsilon_name
@@ -86,7 +87,7 @@ def sharpness_tables(
         for mode in MODES:
             rows = []
             for network in choice.networks:
-                seeds = choice.seeds_of(network)
+                seeds, beside = choice.seeds_of(network), partial(choice.beside, network=network)
                 cells = list[str | Numbers]([network.upper()])
                 for epsilon in EPSILONS:
                     small, large = (
@@ -100,16 +101,16 @@ def sharpness_tables(
                     ratio = Published(math.log10(row.large.mean / row.small.mean))
                     logs = tuple(log_ratio(b, s) for s, b in zip(small, large, strict=True))
                     cells += [
-                        Numbers(small, paper=row.small),
-                        Numbers(large, paper=row.large),
-                        Numbers(logs, paper=ratio, differences=True),
+                        Numbers(small, paper=beside(row.small)),
+                        Numbers(large, paper=beside(row.large)),
+                        Numbers(logs, paper=beside(ratio), differences=True),
                     ]
                 rows.append(cells)
             yield Table(
                 f"{method}, BatchNorm by {_MODES[mode]}",
                 head,
                 rows,
-                "Percent. "
+                "Percent. The paper's logarithm is of the ratio of its means, ours the mean over seeds. "
                 + "The authors' networks normalise by the statistics of a batch, always." * (mode == MODES[0]),
             )
 

@@ -44,7 +44,8 @@ MARKS = {
 
 def direction(numbers: Numbers) -> Mark | None:
     """Whether a difference has the sign of the paper's; None where there are not two to compare."""
-    if numbers.paper is None or not numbers.differences or not numbers.paper.mean:
+    paper = numbers.paper
+    if paper is None or not paper.comparable or not numbers.differences or not paper.mean:
         return None
     same = numbers.same_direction
     return CANNOT_TELL if same is None else SAME if same else OPPOSITE
@@ -70,10 +71,13 @@ def counted(table: Table) -> str:
         >>> counted(Table("Gap", ["network", "gap"], [["F1", gap]]))
         'Direction: 1 of 1 as in the paper. 1 of 1 numbers of the paper lies inside our 95 % interval.'
     """
-    beside = [cell for row in table.rows for cell in row if isinstance(cell, Numbers) and cell.paper is not None]
-    if not beside:
-        return ""
+    shown = [cell for row in table.rows for cell in row if isinstance(cell, Numbers) and cell.paper is not None]
+    beside = [cell for cell in shown if cell.paper is not None and cell.paper.comparable]
     told = []
+    if len(beside) < len(shown):
+        told.append("The paper's numbers without a mark are of other data, or of runs far longer than ours.")
+    if not beside:
+        return " ".join(told)
     directions = Counter(mark for cell in beside if (mark := direction(cell)) is not None)
     if directions:
         parts = [f"{directions[SAME]} of {directions.total()} as in the paper"]

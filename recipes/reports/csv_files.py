@@ -20,14 +20,14 @@ def write_table(path: Path, table: Table) -> None:
 
     The columns are ``line`` (of the table, from 1), ``row`` (its first cell), ``column``, ``text`` (as the page has
     it), ``mean``, ``sd`` (sample standard deviation), ``low`` and ``high`` (ends of the 95 % interval), ``paper_mean``,
-    ``paper_sd``, ``direction``, ``paper_value`` (the marks in words), and ``seed_1``, ``seed_2``, ... What there is not
-    is empty; what is not a number is ``nan``.
+    ``paper_sd``, ``direction``, ``paper_value`` (the marks in words), and ``value_1``, ``value_2``, ...: one for each
+    seed, in the order in which the terms name the seeds. What there is not is empty; what is not a number is ``nan``.
     """
     cells = [cell for row in table.rows for cell in row]
     seeds = max((len(cell.values) for cell in cells if isinstance(cell, Numbers)), default=0)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["line", "row", "column", "text", *_NUMBERS, *(f"seed_{k + 1}" for k in range(seeds))])
+        writer.writerow(["line", "row", "column", "text", *_NUMBERS, *(f"value_{k + 1}" for k in range(seeds))])
         for line, row in enumerate(table.rows, start=1):
             name = row[0].text if isinstance(row[0], Numbers) else row[0]
             for column, cell in zip(table.head, row, strict=True):

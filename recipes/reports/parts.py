@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """A paper's number: mean, and standard deviation where it has one."""
+    """A paper's number: mean, and standard deviation where it has one.
+
+    Attributes:
+        mean: The number.
+        deviation: Standard deviation over the paper's trials.
+        comparable: False beside ours of another data set or of a first look: it is shown, and no mark says how near
+            they are.
+    """
 
     mean: float
     deviation: float | None = None
+    comparable: bool = True
 
     def text(self, digits: int) -> str:
         """As a table has it."""
@@ -66,14 +74,20 @@ class Numbers:
     @property
     def same_direction(self) -> bool | None:
         """Whether a difference has the sign of the paper's; None where there is none, or our interval covers zero."""
-        if self.paper is None or not self.differences or not self.found.sign or not self.paper.mean:
+        if (
+            self.paper is None
+            or not self.paper.comparable
+            or not self.differences
+            or not self.found.sign
+            or not self.paper.mean
+        ):
             return None
         return self.found.sign * self.paper.mean > 0
 
     @property
     def paper_within(self) -> bool | None:
         """Whether the paper's value lies in our 95 % interval; None where one of the two is missing."""
-        if self.paper is None or math.isnan(self.found.low):
+        if self.paper is None or not self.paper.comparable or math.isnan(self.found.low):
             return None
         return self.found.covers(self.paper.mean)
 

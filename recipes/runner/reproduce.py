@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -126,7 +126,7 @@ class Work:
             ray: Address of a cluster.
 
         Raises:
-            ValueError: If a run cannot begin.
+            ValueError: If a run or a measurement fails, after all others that can be made.
             ChildProcessError: If a worker is killed.
         """
         keep_freed_memory()
@@ -137,9 +137,17 @@ class Work:
             console.print(f"{kept} of {len(self.runs) + len(self.measurements)} runs and measurements are there.")
         with _pool(workers, threads, ray) as pool, _progress(console) as bar:
             total = bar.add_task("", total=sum(task.cost for task in tasks), tasks=f"0 of {len(tasks)}")
-            for done, task in enumerate(finish(tasks, pool), start=1):
+            failed = dict[Hashable, Exception]()
+            for done, task in enumerate(finish(tasks, pool, failed), start=1):
                 bar.update(total, advance=task.cost, tasks=f"{done} of {len(tasks)}")
                 bar.console.print(f"{done} of {len(tasks)}: {task.name}", soft_wrap=True)
+        if failed:
+            name, error = next(iter(failed.items()))
+            told = f"{name} ({type(error).__name__}: {error})"
+            raise ValueError(
+                f"{len(failed)} of {len(tasks)} failed, the first of them {told}; what "
+                "does not need these is done and kept, and the same command makes what is left"
+            ) from error
 
 
 def epochs(spec: RunSpec) -> int:

@@ -232,7 +232,13 @@ class TrainedRun:
         return self._load(kept_weights(self.folder, epoch))
 
     def _load(self, file: Path) -> Any:
-        return torch.load(file, map_location=self.plan.device, weights_only=True)
+        try:
+            return torch.load(file, map_location=self.plan.device, weights_only=True)
+        except Exception as error:  # torch raises whatever the damage leads to
+            told = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{str(file)!r} cannot be read ({told}); delete it, and the same command trains this run again"
+            ) from error
 
 
 _EPSILON = (1e-3, 5e-4)

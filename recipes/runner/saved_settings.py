@@ -39,6 +39,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         inner = [str(found.parent) for found in sorted(folder.glob(f"*/{CONFIG}"))]
         hint = f"did you mean {' or '.join(map(repr, inner[:3]))}? " if inner else ""
+        if (folder / "report" / "report.html").is_file():
+            hint = f"reproduce wrote its report to {str(folder / 'report')!r}, and the same command writes it anew; "
         raise FileNotFoundError(
             f"folder={str(folder)!r} is no results folder, it has no {CONFIG}; {hint}name the --output of a compare or "
             "run"

@@ -54,24 +54,47 @@ class InThisProcess:
 
     def submit(self, do: Callable[..., Any], /, *args: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(do(*args))  # an exception ends everything, and so is raised here
+        try:
+            future.set_result(do(*args))
+        except Exception as error:  # Ctrl-C is none, and ends everything here
+            future.set_exception(error)
         return future
 
 
-def finish(tasks: Sequence[Task], pool: Pool) -> Generator[Task, None, None]:
-    """Do all tasks, the first ones first where they can begin; each is given back when it is done."""
+def finish(
+    tasks: Sequence[Task], pool: Pool, failed: dict[Hashable, Exception] | None = None
+) -> Generator[Task, None, None]:
+    """Do all tasks, the first ones first where they can begin; each is given back when it is done.
+
+    Args:
+        tasks: What to do.
+        pool: Does it.
+        failed: Takes the error of each task that fails, by its name; what needs such a task is left out, and the others
+            are done. By default the first error ends everything.
+    """
     left, running, done = list(tasks), dict[Future[Any], Task](), set[Hashable]()
     while left or running:
         ready = [task for task in left if task.needs <= done][: pool.slots - len(running)]
         for task in ready:
             left.remove(task)
             running[pool.submit(_do, task.do)] = task
+        if not running and failed:
+            return  # what is left needs a task that failed
         if not running:
             raise ValueError(f"{left[0].name!r} needs {sorted(map(str, left[0].needs - done))}, which nothing makes")
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            for text in future.result():
-                warnings.warn(text, stacklevel=1)  # of several workers once
             task = running.pop(future)
+            try:
+                told = future.result()
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed[task.name] = error
+                continue
+            for text in told:
+                warnings.warn(text, stacklevel=1)  # of several workers once
             done.add(task.name)
             yield task
 

@@ -9,15 +9,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lightning_gap.recipes.experiments import experiments
 from lightning_gap.recipes.experiments.scales import Choice
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.measurement import Measurement
 from lightning_gap.recipes.runner.reproduce import Work
 from lightning_gap.recipes.runner.run_store import RunStore
+from lightning_gap.recipes.runner.side_by_side import InThisProcess, Task, finish
 
 COMMAND = [sys.executable, "-m", "lightning_gap.recipes.runner.cli", "reproduce"]
 TABLES = ["keskar-table-2", "keskar-distance"]
@@ -108,6 +112,37 @@ def test_two_experiments_that_keep_other_weights_share_a_run():
     assert len(work.measurements) == 12
     assert all({0, 1, 2, 20} <= set(spec.kept_epochs) for spec in work.runs)
     assert [spec.seed for spec in work.runs] == sorted(spec.seed for spec in work.runs)
+
+
+def divided(data_dir, *, by):
+    return 1 / by
+
+
+def test_what_fails_does_not_end_the_rest_and_is_told_at_the_end(tmp_path):
+    store = RunStore(tmp_path, tmp_path)
+    asked = [Measurement(f"by-{by}", (), divided, {"by": by}) for by in (0, 1, 0.0, 2)]
+    work = Work(store, (), tuple(asked))
+    with pytest.raises(ValueError, match=r"2 of 4 failed, the first of them by-0-.* \(ZeroDivisionError: division by"):
+        work.make(Console(quiet=True), workers=None, threads=1)
+    assert [made.is_made(store) for made in asked] == [False, True, False, True]
+    assert [task.name for task in work.tasks()] == [made.file(store).stem for made in (asked[0], asked[2])]
+
+
+def test_what_needs_a_task_that_failed_is_left_out():
+    tasks = [
+        Task("a", lambda: 1 / 0),
+        Task("b", list, frozenset({"a"})),
+        Task("c", list),
+        Task("d", list, frozenset({"c"})),
+        Task("e", list, frozenset({"b"})),
+    ]
+    for pool in (InThisProcess(), ThreadPoolExecutor(2)):
+        pool.slots = 1 if isinstance(pool, InThisProcess) else 2
+        failed = {}
+        assert [task.name for task in finish(tasks, pool, failed)] == ["c", "d"]
+        assert list(failed) == ["a"]
+        with pytest.raises(ZeroDivisionError):
+            list(finish(tasks, pool))
 
 
 # Refusals

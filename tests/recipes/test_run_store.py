@@ -131,6 +131,20 @@ def test_a_folder_of_something_else_is_refused_and_left(copied, file, text, mess
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("content", [b"", b"torch", None], ids=["empty", "damaged", "cut off"])
+@pytest.mark.parametrize("epoch", [None, 1])
+def test_weights_that_cannot_be_read_are_named(content, epoch, copied):
+    file = copied.run_folder(SPEC) / ("weights.pt" if epoch is None else f"weights-{epoch}.pt")
+    file.write_bytes(file.read_bytes()[:-200] if content is None else content)
+    with pytest.raises(
+        ValueError, match=rf"{file.name}' cannot be read \(.*\); delete it, and the same command trains"
+    ):
+        copied.trained(SPEC).state(epoch)
+    file.unlink()
+    make(copied)
+    copied.trained(SPEC).state(epoch)
+
+
 def test_a_full_disk_loses_nothing_that_is_finished(copied):
     """By the limit on a file's size, which fails as a full disk does."""
     resource = pytest.importorskip("resource")

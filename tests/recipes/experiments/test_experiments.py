@@ -16,6 +16,7 @@ from scipy import stats
 from lightning_gap.recipes.experiments import basin_shape, experiments, published
 from lightning_gap.recipes.experiments.published_curves import CURVES
 from lightning_gap.recipes.experiments.scales import SCALES, Choice
+from lightning_gap.recipes.reports.agreement import counted, marks
 from lightning_gap.recipes.reports.parts import Chart, Numbers, Remark, Table
 from lightning_gap.recipes.runner.measurement import Measurement
 from lightning_gap.recipes.runner.run_result import RunResult
@@ -195,6 +196,19 @@ def test_tables_3_and_4_compare_the_logarithm_of_the_ratio(name):
         assert column(table, "large, 5e-4")[1].values == (50.0, 100.0)
 
 
+@pytest.mark.parametrize(
+    ("scale", "network", "marked"), [("small", "f1", True), ("tiny", "f1", False), ("small", "f2", False)]
+)
+def test_no_mark_is_set_beside_numbers_of_other_data(scale, network, marked):
+    """At the tiny scale F1 reads digits, at the small one F2 what stands in for TIMIT."""
+    found = Found(lambda spec: 0.9 - 0.02 * (spec.regime == "large") + 0.001 * spec.seed)
+    (table,) = shown("keskar-table-2", found, network, scale=scale)
+    beside = [cell for cell in table.rows[0] if isinstance(cell, Numbers)]
+    assert all(cell.paper is not None for cell in beside)
+    assert any(marks(cell) for cell in beside) == marked
+    assert ("without a mark are of other data" in counted(table)) != marked
+
+
 def test_a_sharpness_of_zero_has_no_logarithm():
     def measured(asked):
         value = 0.0 if asked.of[0].regime == "small" else 5.0
@@ -264,6 +278,9 @@ def test_the_share_brought_back_and_the_ranks():
         "largest eigenvalue": "0.00",
     }
     assert column(sharp, "box, batch BN")[1].values == (14.0,) * 3
+    by_seed = column(ranks, "tau seed by seed")[0].found
+    assert by_seed.mean == pytest.approx(np.mean(column(ranks, "tau seed by seed")[0].values))
+    assert all(-1 <= end <= 1 for numbers in column(ranks, "tau seed by seed") for end in numbers.found)
 
 
 def experiment_run(regime, seed):

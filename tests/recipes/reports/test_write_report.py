@@ -136,7 +136,7 @@ def test_a_table_is_read_back_in_full_precision(written):
     cells = {(row["row"], row["column"]): row for row in rows}
     small = cells["C1", "test accuracy %, small"]
     low, high = stats.ttest_1samp(SMALL, 0).confidence_interval(0.95)
-    assert [float(small[f"seed_{k}"]) for k in (1, 2, 3)] == list(SMALL)
+    assert [float(small[f"value_{k}"]) for k in (1, 2, 3)] == list(SMALL)
     assert float(small["mean"]) == pytest.approx(statistics.fmean(SMALL), rel=1e-15)
     assert float(small["sd"]) == pytest.approx(statistics.stdev(SMALL), rel=1e-15)
     assert (float(small["low"]), float(small["high"])) == pytest.approx((low, high))
@@ -146,7 +146,7 @@ def test_a_table_is_read_back_in_full_precision(written):
     assert (gap["paper_mean"], gap["paper_sd"]) == ("1.98", "")
     assert (gap["direction"], gap["paper_value"]) == ("opposite direction", "outside")
     one = cells["F1", "test accuracy %, small"]
-    assert (one["mean"], one["sd"], one["seed_2"], one["seed_3"]) == ("98.0", "", "", "")
+    assert (one["mean"], one["sd"], one["value_2"], one["value_3"]) == ("98.0", "", "", "")
     assert math.isnan(float(one["low"]))
     assert (cells["C1", "data | split"]["text"], cells["C1", "data | split"]["mean"]) == ("<cifar10>", "")
 
