@@ -26,6 +26,7 @@ from ..datasets import DATASETS
 from ..evaluation import evaluate
 from ..f1 import F1
 from ..recipe import Recipe
+from ..reports.drawing import SERIES, blank, label, legend_below
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.quiet import spoken_plainly
@@ -37,13 +38,7 @@ Row = dict[str, float]
 Rows = list[Row]
 Results = dict[str, dict[int, Rows]]
 TARGETS = (97.5, 98.0, 98.2)  # test accuracies, percent
-COLOURS = {
-    "fixed-32": "tab:blue",
-    "adaptive": "tab:orange",
-    "inside-epochs": "tab:red",
-    "inside-epochs-sqrt-lr": "tab:purple",
-    "fixed-256": "tab:gray",
-}
+REGIMES = ("fixed-32", "adaptive", "inside-epochs", "inside-epochs-sqrt-lr", "fixed-256")
 EPOCHS = 8
 HYPERPARAMETERS: dict[str, Any] = {
     "epochs": EPOCHS,
@@ -176,18 +171,18 @@ def trace(choice: Choice, run: str, seed: int) -> Measurement:
 
 def needs(choice: Choice) -> Iterator[Measurement]:
     for seed in choice.seeds_or(2):
-        for run in COLOURS:
+        for run in REGIMES:
             yield trace(choice, run, seed)
 
 
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
-    results = {run: {seed: found[trace(choice, run, seed)] for seed in choice.seeds_or(2)} for run in COLOURS}
+    results = {run: {seed: found[trace(choice, run, seed)] for seed in choice.seeds_or(2)} for run in REGIMES}
     yield from tables(results)
     yield Chart(
         "Batch sizes and accuracy",
         figure(results),
-        "Batch size and the size asked for along the epochs; test accuracy against epochs and against steps.",
-        "Mean and range over the seeds.",
+        "Batch size and test accuracy along the epochs.",
+        "A line for each seed; dots: the size that the test asks for.",
     )
 
 
@@ -244,29 +239,20 @@ def tables(results: Results) -> Iterator[Table]:
 
 
 def figure(results: Results) -> Figure:
-    """Batch size and the size asked for along the epochs; test accuracy against epochs and against steps."""
-    canvas = Figure(figsize=(12, 4), layout="constrained")
-    sizes, by_epoch, by_step = canvas.subplots(1, 3)
-    for regime, trials in results.items():
-        colour = COLOURS[regime]
-        columns = list(zip(*trials.values(), strict=True))  # the rows of all seeds, evaluation by evaluation
-        epochs = [EPOCHS * row[0]["samples"] / columns[-1][0]["samples"] for row in columns]
+    """Batch size above test accuracy, along the epochs; a line for each seed."""
+    canvas, (sizes, accuracy) = blank(5.6, rows=2)
+    for (regime, trials), like in zip(results.items(), SERIES, strict=False):
+        style: dict[str, Any] = {"color": like.color, "linestyle": like.line, "linewidth": 1.1}
         for rows in trials.values():
-            sizes.plot(epochs, [row["batch_size"] for row in rows], color=colour, linewidth=1.1)
+            epochs = [EPOCHS * row["samples"] / rows[-1]["samples"] for row in rows]
+            sizes.plot(epochs, [row["batch_size"] for row in rows], **style, label=regime)
             if "wanted" in rows[0]:
-                sizes.plot(epochs, [row["wanted"] for row in rows], color=colour, linewidth=0.8, linestyle=":")
-        accuracies = [[row["test_accuracy"] for row in rows] for rows in columns]
-        steps = [statistics.fmean(row["steps"] for row in rows) for rows in columns]
-        for axes, x in ((by_epoch, epochs), (by_step, steps)):
-            axes.plot(x, list(map(statistics.fmean, accuracies)), color=colour, linewidth=1.2, label=regime)
-            low, high = list(map(min, accuracies)), list(map(max, accuracies))
-            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    sizes.set(yscale="log", xlabel="epochs", ylabel="batch size (dotted: what the test asks for)")
-    sizes.set_yticks([32, 64, 128, 256, 512, 1024], labels=["32", "64", "128", "256", "512", "1024"])
-    sizes.minorticks_off()
-    by_epoch.set(xlabel="epochs", ylabel="test accuracy (%)")
-    by_step.set(xlabel="optimizer steps", xscale="log")
-    by_epoch.legend(frameon=False, loc="lower right", fontsize="small")
+                wanted = [row["wanted"] for row in rows]
+                sizes.plot(epochs, wanted, linestyle="none", marker=".", markersize=3, color=like.color)
+            accuracy.plot(epochs, [row["test_accuracy"] for row in rows], **style)
+    label(sizes, "", "batch size", log="y")
+    label(accuracy, "epoch", "test accuracy (%)")
+    legend_below(canvas, sizes, columns=2)
     return canvas
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_gap.functional import log_fit
 
-from ..reports.drawing import blank, label, legend_below, line_with_band, look
+from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from .experiment import Experiment, Findings
@@ -42,10 +42,10 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     by_seed = [{name: found[asked] for name, asked in traces(choice, seed).items()} for seed in seeds]
     figure, (axes,) = blank(4.6)
     rows = list[Sequence[str | Numbers]]()
-    for name, like in zip(by_seed[0], ("small", "longer", "sqrt-lr", "large", "ghost-lr"), strict=True):
+    for name, like in zip(by_seed[0], SERIES, strict=False):
         runs = [own[name] for own in by_seed]
         steps = [row["step"] for row in runs[0]]
-        line_with_band(axes, steps, [[row["distance"] for row in run] for run in runs], name=name, like=look(like))
+        line_with_band(axes, steps, [[row["distance"] for row in run] for run in runs], name=name, like=like)
         fits = [log_fit([row["step"] for row in run], [row["distance"] for row in run]) for run in runs]
         rows.append(
             (

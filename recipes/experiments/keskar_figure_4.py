@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lightning_gap.functional import epsilon_name
 
-from ..reports.drawing import blank, label, legend_below, line_with_band, look
+from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Remark, Table
 from ..runner.run_store import RunSpec
 from .experiment import Experiment, Findings
@@ -58,11 +58,11 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
         yield Table(f"{network.upper()}: batch sizes", head, rows, "Epochs, learning rate and all else the same.")
         figure, (accuracy, sharpness) = blank(5.2, rows=2)
         values = [[100 * results[size][i].test_accuracy for size in sizes] for i in range(len(seeds))]
-        line_with_band(accuracy, sizes, values, name="test accuracy", like=look("small"))
-        for epsilon, like in zip(EPSILONS, ("large", "sam"), strict=True):
+        line_with_band(accuracy, sizes, values, name="test accuracy", like=SERIES[0])
+        for epsilon, like in zip(EPSILONS, SERIES[1:], strict=False):
             name = epsilon_name(epsilon)
             values = [[results[size][i].sharpness_batch[name] for size in sizes] for i in range(len(seeds))]
-            line_with_band(sharpness, sizes, values, name=f"sharpness {name}", like=look(like))
+            line_with_band(sharpness, sizes, values, name=f"sharpness {name}", like=like)
         label(accuracy, "", "test accuracy (%)", log="x")
         label(sharpness, "batch size", "sharpness (%)", log="xy")
         legend_below(figure, sharpness)

@@ -14,7 +14,7 @@ from lightning_gap.functional import epsilon_name
 from ..c1 import C1
 from ..f2 import F2
 from ..recipe import Recipe
-from ..reports.drawing import blank, label, legend_below, line_with_band, look
+from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band, look
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec
@@ -88,18 +88,18 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
         figure, (above, below) = blank(5.2, rows=2)
         line_with_band(above, first, small, name="small batch alone", like=look("small"))
         line_with_band(above, first, accuracy, name="large batch from there", like=look("piggyback"))
-        for epsilon, like in zip(EPSILONS, ("large", "sam"), strict=True):
+        for epsilon, like in zip(EPSILONS, SERIES, strict=False):
             name = epsilon_name(epsilon)
             values = [[own.sharpness_batch[name] for own in runs] for runs in results]
-            line_with_band(below, first, values, name=f"sharpness {name}", like=look(like))
+            line_with_band(below, first, values, name=f"sharpness {name}", like=like)
         label(above, "", "test accuracy (%)")
         label(below, "epochs of the small batch before", "sharpness (%)", log="y")
-        legend_below(figure, above, columns=2)
+        legend_below(figure, above, below, columns=2)
         yield Chart(
             f"{network.upper()}: warm starts",
             figure,
             "Test accuracy of the small batch and of the large batch begun from it; below, the latter's sharpness.",
-            "Band: 95 % interval over the seeds. Sharpness: full line 1e-3, dashed or lighter 5e-4.",
+            "Band: 95 % interval over the seeds.",
         )
         rows = [
             (

@@ -166,11 +166,11 @@ def along_a_path(
     data, chunk, most = one.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
     splits = {name: list(as_the_weights_are(recipe, data.evaluation(name, chunk, most))) for name in ("train", "test")}
     points = line_points(one.state(), other.state(), alphas, path=path)
-    found = evaluate_points(recipe.network, points, _loss_and_accuracy, splits, batch_norm="batch")
+    found = evaluate_points(recipe.network, points, loss_and_accuracy, splits, batch_norm="batch")
     return {split: dict(values) for split, values in found.values.items()}
 
 
-def _loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     scores = network(batch[0])
     right = (scores.argmax(dim=1) == batch[1]).to(scores).mean()
     return {"loss": cross_entropy(scores, batch[1]), "accuracy": right}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..reports.drawing import blank, label, legend_below, line_with_band, look
+from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Published, Table
 from ..runner.measurement import Measurement
 from .experiment import Experiment, Findings
@@ -86,9 +86,9 @@ def needs(choice: Choice) -> Iterator[Measurement]:
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
     figure, (axes,) = blank(4.4)
     rows = list[Sequence[str | Numbers]]()
-    for alpha, like in zip(ALPHAS, ("small", "large", "ghost-lr"), strict=True):
+    for alpha, like in zip(ALPHAS, SERIES, strict=False):
         curves = [found[measured(choice, alpha, seed)] for seed in choice.seeds_or(3)]
-        line_with_band(axes, DISTANCES, curves, name=f"alpha {alpha}", like=look(like))
+        line_with_band(axes, DISTANCES, curves, name=f"alpha {alpha}", like=like)
         below, above = (
             tuple(_exponent(DISTANCES[part], curve[part]) for curve in curves)
             for part in (slice(None, len(DISTANCES) // 2 + 1), slice(len(DISTANCES) // 2, None))

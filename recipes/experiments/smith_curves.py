@@ -20,6 +20,7 @@ from lightning_gap import BatchSizeScheduler, GhostBatchNormSwap
 from ..f1 import F1
 from ..recipe import Recipe
 from ..regimes import growing
+from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Remark, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec
@@ -27,7 +28,7 @@ from .experiment import Experiment, Findings
 from .measures import by_epoch
 from .scales import Choice
 
-COLOURS = {"constant": "tab:gray", "decay": "tab:blue", "hybrid": "tab:orange", "growth": "tab:green"}
+SCHEDULES = ("constant", "decay", "hybrid", "growth")
 HYPERPARAMETERS: dict[str, Any] = {
     "epochs": 16,
     "small_batch_size": 128,
@@ -102,21 +103,26 @@ def curve(spec: RunSpec) -> Measurement:
 
 def needs(choice: Choice) -> Iterator[Measurement]:
     for seed in choice.seeds_or(3):
-        for schedule in COLOURS:
+        for schedule in SCHEDULES:
             yield curve(run(choice, schedule, seed))
 
 
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
-    specs = {name: {seed: run(choice, name, seed) for seed in choice.seeds_or(3)} for name in COLOURS}
+    specs = {name: {seed: run(choice, name, seed) for seed in choice.seeds_or(3)} for name in SCHEDULES}
     results = {name: {seed: found[curve(spec)] for seed, spec in own.items()} for name, own in specs.items()}
     seconds = {name: [found[spec].seconds for spec in own.values()] for name, own in specs.items()}
     first = min(specs["decay"][choice.seeds_or(3)[0]].hyperparameters["learning_rate_steps"])
     yield from tables(results, seconds, first)
     yield Chart(
-        "Curves",
-        figure(results, specs["decay"][choice.seeds_or(3)[0]].hyperparameters["learning_rate_steps"]),
-        "Test accuracy and training loss of the schedules, against epochs and against optimizer steps.",
-        "Mean and range over the seeds; dotted: the milestones.",
+        "Curves against epochs",
+        figure(results, "epoch", specs["decay"][choice.seeds_or(3)[0]].hyperparameters["learning_rate_steps"]),
+        "Test accuracy and training loss of the schedules against epochs: those that decay or grow are alike.",
+        "Band: 95 % interval over the seeds. Dotted: the milestones.",
+    )
+    yield Chart(
+        "Curves against optimizer steps",
+        figure(results, "step"),
+        "The same against optimizer steps: the batch that grows takes far fewer.",
     )
 
 
@@ -182,27 +188,18 @@ def alike(results: Results, first: int) -> bool:
     return all(len(different) == 1 for different in early.values())
 
 
-def figure(results: Results, milestones: Iterable[int]) -> Figure:
-    """Test accuracy and training loss, against epochs and against optimizer steps: mean and range over the seeds."""
-    canvas = Figure(figsize=(9.5, 6.5), layout="constrained")
-    axes = canvas.subplots(2, 2, sharey="row")
-    for column, axis in enumerate(("epoch", "step")):
-        for ax, key in zip(axes[:, column], ("test_accuracy", "train_loss"), strict=True):
-            for run in results:
-                by_epoch = list(zip(*curves(results, run, key).values(), strict=True))
-                steps = next(iter(curves(results, run, "step").values()))
-                x = range(1, len(by_epoch) + 1) if axis == "epoch" else steps
-                mean = list(map(statistics.fmean, by_epoch))
-                ax.plot(x, mean, color=COLOURS[run], marker="o", markersize=2.5, linewidth=1.2, label=run)
-                low, high = list(map(min, by_epoch)), list(map(max, by_epoch))
-                ax.fill_between(x, low, high, color=COLOURS[run], alpha=0.15, linewidth=0)
-            if axis == "epoch":
-                for milestone in milestones:
-                    ax.axvline(milestone + 0.5, color="0.6", linewidth=0.8, linestyle=":")
-        axes[1, column].set(xlabel="epochs" if axis == "epoch" else "optimizer steps", yscale="log")
-    axes[0, 0].set(ylabel="test accuracy (%)")
-    axes[1, 0].set(ylabel="training loss")
-    axes[0, 0].legend(frameon=False, loc="lower right")
+def figure(results: Results, against: str, milestones: Iterable[int] = ()) -> Figure:
+    """Test accuracy above training loss, against "epoch" or "step"."""
+    canvas, (accuracy, loss) = blank(5.2, rows=2)
+    for schedule, like in zip(results, SERIES, strict=False):
+        for axes, key in ((accuracy, "test_accuracy"), (loss, "train_loss")):
+            x = next(iter(curves(results, schedule, against).values()))
+            line_with_band(axes, x, list(curves(results, schedule, key).values()), name=schedule, like=like)
+            for milestone in milestones:
+                axes.axvline(milestone + 0.5, color="0.6", linewidth=0.8, linestyle=":")
+    label(accuracy, "", "test accuracy (%)")
+    label(loss, "epoch" if against == "epoch" else "optimizer step", "training loss", log="y")
+    legend_below(canvas, accuracy, columns=2)
     return canvas
 
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR
 from ..c1 import C1
 from ..recipe import Recipe
 from ..regimes import small
-from ..reports.drawing import blank, label, line_with_band, look
+from ..reports.drawing import SERIES, blank, label, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Remark, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec
@@ -92,7 +92,7 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     curves = [found[range_test(choice, seed)] for seed in seeds]
     rates = [HIGHEST * row["epoch"] / epochs for row in curves[0]]
     figure, (axes,) = blank(4)
-    line_with_band(axes, rates, [[row["train_accuracy"] for row in own] for own in curves], name="", like=look("small"))
+    line_with_band(axes, rates, [[row["train_accuracy"] for row in own] for own in curves], name="", like=SERIES[0])
     label(axes, "learning rate", "training accuracy (%)")
     yield Chart(
         "Range test",

@@ -21,7 +21,7 @@ class Look(NamedTuple):
 
     color: str
     marker: str
-    line: str
+    line: str | tuple[int, tuple[int, ...]]
 
 
 # Okabe and Ito's colours and Tol's muted ones, those that are too light on white darkened to a contrast of 3 at least.
@@ -45,6 +45,13 @@ _LOOKS = {
     "penalty": Look("#777777", "s", "-"),
     "noise": Look("#777777", "o", ":"),
 }
+SERIES = (  # what is no regime, in this order
+    Look("#1F4E5F", "o", "-"),
+    Look("#B35900", "s", "--"),
+    Look("#6A4C93", "^", "-."),
+    Look("#4F7A28", "D", ":"),
+    Look("#8C1C3E", "v", (0, (5, 1, 1, 1, 1, 1))),
+)
 _OTHERS = ("#56616B", "#8B5A2B", "#4B3F72", "#2A8C82")  # of a user's own regimes
 
 
@@ -133,9 +140,10 @@ def line_with_band(
         axes.fill_between(at, low, high, color=like.color, alpha=0.18, linewidth=0)
 
 
-def legend_below(figure: Figure, axes: Axes, *, columns: int = 3) -> None:
-    """Name what is drawn, outside the axes, each name once."""
-    handles: Mapping[str, Any] = {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+def legend_below(figure: Figure, *axes: Axes, columns: int = 3) -> None:
+    """Name what is drawn in these axes, outside of them, each name once."""
+    found = (zip(*panel.get_legend_handles_labels(), strict=True) for panel in axes)
+    handles: Mapping[str, Any] = {text: handle for pairs in found for handle, text in pairs}
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize="small", frameon=False
     )

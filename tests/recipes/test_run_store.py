@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_gap.functional import batch_statistics, weight_distance
 from lightning_gap.recipes import C1, F1
-from lightning_gap.recipes.experiments import measures
+from lightning_gap.recipes.experiments import measures, mode_connectivity
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.measurement import Measurement
 from lightning_gap.recipes.runner.quiet import spoken_plainly
@@ -229,6 +229,17 @@ def test_a_paths_ends_are_the_solutions_by_batch_statistics(store):
         scores = recipe(inputs)
     assert found["test"]["accuracy"] == pytest.approx([float((scores.argmax(1) == targets).double().mean())] * 3)
     assert found["test"]["loss"] == pytest.approx([float(cross_entropy(scores, targets))] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("path", mode_connectivity.PATHS)
+def test_a_connection_begins_and_ends_at_the_solutions_and_a_curve_leaves_the_line(store, path):
+    run = store.trained(SPEC)
+    ends = measures.along_a_path(run, run, path="linear", alphas=[0.0, 1.0])
+    found = mode_connectivity.between(run, run, path=path, epochs=1)
+    for split in ("train", "test"):
+        loss = found[split]["loss"]
+        assert (loss[0], loss[-1]) == pytest.approx(tuple(ends[split]["loss"]))
+        assert (loss[10] == pytest.approx(loss[0])) == (path == "line")  # from a solution to itself
 
 
 def varied(run, *, draws=5):

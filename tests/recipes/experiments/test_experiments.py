@@ -313,6 +313,25 @@ def test_a_regime_with_fewer_seeds_is_paired_by_those_it_has():
 # Figures
 
 
+@pytest.mark.parametrize(("seeds", "twice"), [((0, 1, 2), 3), ((4, 7), 1), ((5,), 0)])
+def test_solutions_are_connected_once_and_the_barrier_is_above_the_line_between_the_ends(seeds, twice):
+    def losses(asked):
+        assert asked.of[0] != asked.of[1]
+        middle = {"line": 2.0, "bezier": 0.4, "chain": 0.5}[asked.options["path"]]
+        curve = [0.2] * 10 + [middle] + [0.4] * 10
+        return {"train": {"loss": curve}, "test": {"accuracy": [1 - value / 10 for value in curve]}}
+
+    paths = ("line", "bezier", "chain")
+    found = Found(measured={f"mode-connectivity-{path}": losses for path in paths})
+    needs = list(experiment("mode-connectivity").needs(Choice("small", ("f1",), seeds)))
+    assert len({frozenset(spec.name for spec in asked.of) for asked in needs}) == len(seeds) + twice
+    *_, table = shown("mode-connectivity", found, "f1", seeds=seeds)
+    by_path = dict(zip([row[0] for row in table.rows], column(table, table.head[1]), strict=True))
+    assert by_path["F1, small and large, line"].values == pytest.approx([2.0 - 0.3] * len(seeds))
+    assert by_path["F1, small and large, bezier"].values == pytest.approx([0.1] * len(seeds))
+    assert len(by_path) == 3 * (1 + (twice > 0))
+
+
 def test_figure_2_compares_the_ends_and_the_best_epochs():
     def curve(asked):
         spec = asked.of[0]
