@@ -87,7 +87,7 @@ def landscape(
         path: "linear", or the paper's "curved"; see `line_points`.
         batch_norm: "recomputed" gathers BatchNorm statistics afresh at each point, on the first split; "running"
             interpolates those of the checkpoints, "batch" takes those of each chunk, as Keskar et al. did.
-        samples: Samples of each split.
+        samples: Samples of each split; of a smaller split all, and then as many of the others.
         chunk_size: Most samples in memory at a time.
         seed: Seed of the subset.
         loss_fn: Mean loss of one batch, a function of (module, batch), instead of `training_step`.
