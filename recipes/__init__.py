@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from .datasets import TIMIT as TIMIT
     from .datasets import Digits as Digits
     from .datasets import ImageNet as ImageNet
+    from .datasets import PythonLibrary as PythonLibrary
+    from .datasets import Text as Text
     from .datasets import TIMITStandIn as TIMITStandIn
     from .f1 import F1 as F1
     from .f2 import F2 as F2
+    from .gpt import GPT as GPT
     from .own_model.compare import compare as compare
     from .recipe import Recipe as Recipe
     from .regimes import REGIMES as REGIMES

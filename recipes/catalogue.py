@@ -206,7 +206,8 @@ def _regimes(tree: ast.Module, table: ast.expr | None) -> dict[str, str] | None:
     named = isinstance(table, ast.Dict) and all(key is None or isinstance(_evaluated(key), str) for key in table.keys)
     if set(shared) - {"REGIMES"} or not named:
         return None
-    return (ours if shared else {}) | _summaries(tree, table)
+    own = {name: line or ours.get(name, "") for name, line in _summaries(tree, table).items()}  # imported from ours
+    return (ours if shared else {}) | own
 
 
 def _summaries(tree: ast.Module, table: ast.expr) -> dict[str, str]:

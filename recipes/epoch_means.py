@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 
 class EpochMeans(Metric):
-    """Mean loss and accuracy over the samples of an epoch, of all processes.
+    """Mean loss and accuracy over the targets of an epoch, of all processes.
 
     Lightning's own `log` does this too, at half a millisecond for each step and value.
     """
@@ -20,11 +20,11 @@ class EpochMeans(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("sums", torch.zeros(3), dist_reduce_fx="sum")  # of losses, right answers and samples
+        self.add_state("sums", torch.zeros(3), dist_reduce_fx="sum")  # of losses, right answers and targets
 
     def update(self, loss: Tensor, scores: Tensor, targets: Tensor) -> None:
-        """Add a batch: its mean loss, class scores (N, C) and targets (N,)."""
-        samples = len(targets)
+        """Add a batch: its mean loss, class scores (N, C, ...) and targets (N, ...)."""
+        samples = targets.numel()
         self.sums[0] += loss.detach() * samples
         self.sums[1] += (scores.argmax(dim=1) == targets).sum()
         self.sums[2] += samples

@@ -96,14 +96,14 @@ def evaluate_along_line(
 
 
 def evaluate(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over ``batches``, in the mode the network is in, where its weights are."""
+    """Mean cross-entropy and accuracy over all targets, in the mode the network is in, where its weights are."""
     loss, correct, samples = 0.0, 0, 0
     with torch.no_grad():
         for inputs, targets in as_the_weights_are(network, batches):
             scores = network(inputs)
             loss += float(cross_entropy(scores, targets, reduction="sum"))
             correct += int((scores.argmax(dim=1) == targets).sum())
-            samples += len(targets)
+            samples += targets.numel()
     return loss / samples, correct / samples
 
 
@@ -150,7 +150,8 @@ def ready_to_measure(network: nn.Module, device: torch.device) -> None:
 
 
 def as_the_weights_are(network: nn.Module, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches on the device of a network's weights, and as precise."""
+    """The batches on the device of a network's weights, and as precise; whole numbers stay what they are."""
     weight = next(network.parameters())
     for inputs, targets in batches:
-        yield inputs.to(weight.device, weight.dtype), targets.to(weight.device)
+        precise = weight.dtype if inputs.is_floating_point() else inputs.dtype
+        yield inputs.to(weight.device, precise), targets.to(weight.device)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, Adagrad, Adam, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from lightning_gap.functional import no_decay_groups
 
@@ -36,7 +36,8 @@ def make_optimizer(
         learning_rate: Step size, before any scaling and schedule.
         momentum: Of ``"sgd"``, ``"nesterov"`` and ``"lars"``, where ``None`` means none; the others have no such
             number and take ``None`` only.
-        weight_decay: Times a weight, this joins its gradient; with ``"lamb"`` its update, before that is scaled.
+        weight_decay: Times a weight, this joins its gradient; with ``"lamb"`` its update, before that is scaled; with
+            ``"adamw"`` the update alone, times the learning rate.
         decay_all: Whether biases, and the weights of normalisation layers, decay too; see `no_decay_groups`. Goyal
             et al. leave BatchNorm's weights and biases out (section 5.1). With a decay ``"lars"`` takes ``False``
             only: its library decays and scales no vectors, whatever they belong to.
@@ -69,6 +70,12 @@ def adam(groups: ParameterGroups, learning_rate: float, momentum: float | None) 
     """ADAM, betas 0.9 and 0.999, epsilon 1e-8 (Kingma and Ba 2015), as Keskar et al. 2017 used it."""
     _refuse_momentum("adam", momentum)
     return Adam(groups, lr=learning_rate)
+
+
+def adamw(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
+    """The same, weight decay apart from the gradient (Loshchilov and Hutter 2019)."""
+    _refuse_momentum("adamw", momentum)
+    return AdamW(groups, lr=learning_rate)
 
 
 def sgd(groups: ParameterGroups, learning_rate: float, momentum: float | None) -> Optimizer:
@@ -112,6 +119,7 @@ def lamb(groups: ParameterGroups, learning_rate: float, momentum: float | None) 
 
 OPTIMIZERS: dict[str, Callable[[ParameterGroups, float, float | None], Optimizer]] = {
     "adam": adam,
+    "adamw": adamw,
     "sgd": sgd,
     "nesterov": nesterov,
     "adagrad": adagrad,

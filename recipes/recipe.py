@@ -36,7 +36,7 @@ class Recipe(LightningModule):
     runs with different batch sizes then share an axis.
 
     Args:
-        network: Gives class scores (N, C) for inputs (N, ...).
+        network: Gives class scores (N, C) for inputs (N, ...); of sequences (N, C, T), for targets (N, T).
         regime: A name of ``regimes``. It is called once, here: it may change the attributes and returns callbacks.
 
     Raises:
@@ -53,7 +53,7 @@ class Recipe(LightningModule):
         learning_rate: The small batch's learning rate at the start, before any scaling.
         learning_rate_steps: Factors of the learning rate by the epoch in which they begin, e.g. {81: 0.1, 122: 0.01}.
         momentum: Momentum; refused for optimizers without it.
-        weight_decay: Of every weight, added to its gradient.
+        weight_decay: Of every weight, added to its gradient; of adamw, to its update.
         decay_all: Whether BatchNorm's weights and all biases decay too.
         gradient_clip: Gradient norm limit in sqrt-lr, ghost-lr and noise; Hoffer et al. use 5. As an attribute the
             limit in force, None for no clipping; the Trainer's own limit overrides it.
@@ -176,7 +176,7 @@ class Recipe(LightningModule):
         self.clip_gradients(optimizer, limit, gradient_clip_algorithm)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Class scores (N, C)."""
+        """Class scores (N, C), of sequences (N, C, T)."""
         if self.channels_last and inputs.ndim == 4:
             inputs = inputs.to(memory_format=torch.channels_last)
         scores: Tensor = self.network(inputs)

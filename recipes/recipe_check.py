@@ -29,12 +29,12 @@ def check_network(build: Callable[[], Recipe], batch: Batch, *, classes: int) ->
 
     Args:
         build: Builds the recipe where `torch.device` says.
-        batch: Inputs (n, ...) and targets (n,) of the data.
+        batch: Inputs (n, ...) and targets (n, ...) of the data.
         classes: Of the data.
 
     Raises:
-        ValueError: If it cannot be built, takes no such inputs, gives no scores (n, classes), or none of its weights
-            is trained; says which.
+        ValueError: If it cannot be built, takes no such inputs, gives no scores (n, classes, ...), or none of its
+            weights is trained; says which.
     """
     inputs, targets = batch
     with torch.random.fork_rng(devices=[]):
@@ -174,9 +174,10 @@ def _step(recipe: Recipe, inputs: Tensor, targets: Tensor, classes: int) -> None
         raise ValueError(f"its network does not take inputs of shape {shape}: {in_one_line(error)}") from error
     if not isinstance(scores, Tensor):
         raise ValueError(f"its network must give class scores, a tensor, got a {type(scores).__name__}")
-    if tuple(scores.shape) != (len(inputs), classes):
+    wanted = (len(inputs), classes, *targets.shape[1:])
+    if tuple(scores.shape) != wanted:
         raise ValueError(
-            f"its network must give scores of shape {(len(inputs), classes)}, one for each of {classes} classes, for "
+            f"its network must give scores of shape {wanted}, one for each of {classes} classes, for "
             f"inputs of shape {shape}, got {tuple(scores.shape)}; does it have --classes {classes}?"
         )
     if not scores.is_floating_point() or not scores.requires_grad:

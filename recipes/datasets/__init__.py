@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .samples import Frames as Frames
     from .samples import Images as Images
     from .samples import Samples as Samples
+    from .text import PythonLibrary as PythonLibrary
+    from .text import Text as Text
     from .timit import TIMIT as TIMIT
     from .timit_stand_in import TIMITStandIn as TIMITStandIn
 
@@ -35,6 +37,7 @@ _NAMES = {
     "in_memory_data": ["InMemoryData"],
     "mnist": ["MNIST"],
     "samples": ["Batch", "Frames", "Images", "Samples"],
+    "text": ["PythonLibrary", "Text"],
     "timit": ["TIMIT"],
     "timit_stand_in": ["TIMITStandIn"],
 }
@@ -85,5 +88,7 @@ DATASETS = DataSets(
         "timit": "TIMIT",
         "timit-stand-in": "TIMITStandIn",
         "imagenet": "ImageNet",
+        "python-library": "PythonLibrary",
+        "text": "Text",
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .gpt import GPT as GPT
 from .keskar import C1 as C1
 from .keskar import C2 as C2
 from .keskar import C3 as C3

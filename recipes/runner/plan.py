@@ -186,8 +186,8 @@ def check_plan(plan: Plan) -> None:
             data = plan.data(recipe, settings.seed)
             if index == 0:
                 two = [data.train[index] for index in (0, len(data.train) - 1)]
-                inputs = torch.stack([torch.as_tensor(sample) for sample, _ in two])
-                batch = inputs, torch.tensor([int(target) for _, target in two])
+                samples, targets = zip(*two, strict=True)
+                batch = torch.stack([*map(torch.as_tensor, samples)]), torch.stack([*map(torch.as_tensor, targets)])
                 check_network(lambda: plan.recipe(settings.regimes[0], 0), batch, classes=data.num_classes)
             accumulate = plan.trainer.accumulate_grad_batches
             check_batches(recipe, len(data.train), processes=processes, accumulate=accumulate)

@@ -34,6 +34,10 @@ def adam(w, g, s, t, decay):
     return w - RATE * (s["m"] / (1 - 0.9**t)) / ((s["v"] / (1 - 0.999**t)) ** 0.5 + 1e-8)
 
 
+def adamw(w, g, s, t, decay):
+    return adam(w, g, s, t, 0.0) - RATE * decay * w
+
+
 def sgd(w, g, s, t, decay):
     s["u"] = MOMENTUM * s.get("u", 0) + g + decay * w
     return w - RATE * s["u"]
@@ -66,7 +70,15 @@ def lamb(w, g, s, t, decay):
     return w - RATE * min(float(w.norm()), 10.0) / (u.norm() + 1e-6) * u
 
 
-FORMULAS = {"adam": adam, "sgd": sgd, "nesterov": nesterov, "adagrad": adagrad, "lars": lars, "lamb": lamb}
+FORMULAS = {
+    "adam": adam,
+    "adamw": adamw,
+    "sgd": sgd,
+    "nesterov": nesterov,
+    "adagrad": adagrad,
+    "lars": lars,
+    "lamb": lamb,
+}
 
 
 @pytest.mark.parametrize("decay_all", [True, False])
@@ -159,7 +171,7 @@ def test_biases_and_normalisation_do_not_decay_if_so_asked(name):
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ({"name": "lasr"}, "unknown optimizer 'lasr'; did you mean 'lars'.*known: adam, sgd, nesterov, adagrad"),
+        ({"name": "lasr"}, "unknown optimizer 'lasr'; did you mean 'lars'.*known: adam, adamw, sgd, nesterov, adagrad"),
         ({"name": "rprop"}, "unknown optimizer 'rprop'; known: adam"),
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),

@@ -1,0 +1,151 @@
+"""GPT: a small transformer that predicts the next byte of a text. Ours, not a paper's: for batch sizes over time.
+
+1.3 million weights: six blocks of width 128, four heads, sequences of 128 bytes. AdamW with beta2 0.95, a linear
+warmup, then cosine, or constant with a last fall (warmup-stable-decay, Hu et al. 2024), by the share of the run's bytes
+that have been read: whatever the batch size, the learning rate after so many bytes is the same.
+
+Loss is in nats a byte; divide by 0.6931 for bits.
+"""
+
+import math
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_gap.recipes import networks
+from lightning_gap.recipes.optimizers import make_optimizer
+from lightning_gap.recipes.recipe import Recipe
+from lightning_gap.recipes.regimes import (
+    conservative,
+    growing,
+    large,
+    linear_lr,
+    longer,
+    penalty,
+    piggyback,
+    sam,
+    sam_late,
+    small,
+    sqrt_lr,
+)
+
+
+class GPT(Recipe):
+    """A small transformer on bytes of a text (ours).
+
+    Args:
+        regime: As `lightning-gap list` names it, or of your own.
+        length: Bytes of a sequence; a batch size counts sequences.
+        width: Units of the residual stream.
+        depth: Blocks.
+        heads: Attention heads.
+        schedule: Of the learning rate after the warmup: "cosine" to a tenth, "wsd" (constant, then linearly to zero in
+            the last fifth) or "constant".
+        warmup_share: Of the run, in which the learning rate rises linearly.
+        beta2: Of AdamW.
+        The others: see `Recipe`.
+    """
+
+    regimes: ClassVar = {
+        "small": small,
+        "large": large,
+        "linear-lr": linear_lr,
+        "sqrt-lr": sqrt_lr,
+        "longer": longer,
+        "growing": growing,
+        "piggyback": piggyback,
+        "sam": sam,
+        "sam-late": sam_late,
+        "conservative": conservative,
+        "penalty": penalty,
+    }
+    data_sets: ClassVar[dict[str, dict[str, Any]]] = {"python-library": {}, "text": {}}
+
+    def __init__(
+        self,
+        regime: str = "small",
+        *,
+        epochs: int = 1,
+        small_batch_size: int = 16,
+        large_batch_size: int = 256,
+        warmup_epochs: float = 0.0,
+        optimizer: str = "adamw",
+        learning_rate: float = 1e-3,
+        learning_rate_steps: dict[int, float] | None = None,
+        momentum: float | None = None,
+        weight_decay: float = 0.1,
+        decay_all: bool = False,
+        gradient_clip: float = 1.0,
+        sam_rho: float = 0.05,
+        conservative_strength: float = 1e-3,
+        penalty_strength: float = 0.1,
+        validation_size: int = 0,
+        evaluation_chunk: int = 256,
+        sharpness_samples: int = 256,
+        length: int = 128,
+        width: int = 128,
+        depth: int = 6,
+        heads: int = 4,
+        schedule: Literal["cosine", "wsd", "constant"] = "cosine",
+        warmup_share: float = 0.02,
+        beta2: float = 0.95,
+    ) -> None:
+        super().__init__(networks.GPT(length=length, width=width, depth=depth, heads=heads), regime)
+        self.length, self.schedule, self.warmup_share, self.beta2 = length, schedule, warmup_share, beta2
+        self.gradient_clip = gradient_clip  # in every regime, as in every GPT
+        self.sequences_read = 0
+        _check(schedule, warmup_share, beta2)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, its learning rate by the share of the run that is done."""
+        optimizer = make_optimizer(
+            self.optimizer,
+            self.network,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            decay_all=self.decay_all,
+        )
+        for group in optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = (0.9, self.beta2)
+        by_share = LambdaLR(optimizer, lambda _: self.learning_rate_at(self.share_done))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_share, "interval": "step"}}
+
+    @property
+    def share_done(self) -> float:
+        """Of all sequences of the run, those that have been read, from 0 to 1."""
+        if not self.sequences_read:
+            return 0.0
+        dataset: Any = self.trainer.train_dataloader.dataset
+        return min(1.0, float(self.sequences_read / (self.epochs * len(dataset))))
+
+    def learning_rate_at(self, share: float) -> float:
+        """What the learning rate is multiplied by after a share of the run."""
+        warmup = self.warmup_share
+        if share < warmup:
+            return max(0.01, share / warmup)
+        if self.schedule == "cosine":
+            return 0.55 + 0.45 * math.cos(math.pi * (share - warmup) / (1 - warmup))
+        return min(1.0, (1 - share) / 0.2) if self.schedule == "wsd" else 1.0
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.sequences_read += len(batch[0]) * self.trainer.world_size
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["sequences_read"] = self.sequences_read
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.sequences_read = checkpoint.get("sequences_read", 0)
+
+
+def _check(schedule: str, warmup_share: float, beta2: float) -> None:
+    if schedule not in ("cosine", "wsd", "constant"):
+        raise ValueError(f"schedule must be 'cosine', 'wsd' or 'constant', got {schedule!r}")
+    for name, value in (("warmup_share", warmup_share), ("beta2", beta2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
