@@ -19,12 +19,10 @@ from lightning_gap.recipes.optimizers import make_optimizer
 from lightning_gap.recipes.recipe import Recipe
 from lightning_gap.recipes.regimes import (
     conservative,
-    growing,
     large,
     linear_lr,
     longer,
     penalty,
-    piggyback,
     sam,
     sam_late,
     small,
@@ -54,8 +52,6 @@ class GPT(Recipe):
         "linear-lr": linear_lr,
         "sqrt-lr": sqrt_lr,
         "longer": longer,
-        "growing": growing,
-        "piggyback": piggyback,
         "sam": sam,
         "sam-late": sam_late,
         "conservative": conservative,
