@@ -26,7 +26,7 @@ from .recipe import Batch, Recipe
 
 # About as many samples as the scale to be told, in chunks that leave eighty gradients to compare.
 SAMPLES, CHUNK, PROBES, TIMES = 4000, 50, 3, 6
-ADAPTIVE = ("adam", "adagrad", "lamb")  # scale every step by the size of the gradient
+ADAPTIVE = ("adam", "adamw", "adagrad", "lamb")  # scale every step by the size of the gradient
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,11 @@ class NoiseAlongTheWay(Callback):
                 f"steps must be at least {TIMES}, one for each measurement, got {steps}; the default is 300"
             )
         self.steps = [round(steps * k / TIMES) for k in range(1, TIMES + 1)]
-        self.loss_fn = _cross_entropy if loss_fn is None else loss_fn
+        self.loss_fn = loss_fn
         self.found: list[Measurement] = []
         self._step = 0  # that the optimizer took last
         self._losses: list[Tensor] = []  # of the micro-batches since the last step
-        self._population = len(train)
-        self._batches = FixedSubset(train, samples=SAMPLES, chunk_size=CHUNK, seed=0)
+        self._train = train
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,20 +99,35 @@ class NoiseAlongTheWay(Callback):
         loss = float(torch.stack(self._losses).mean())
         self._losses.clear()
         if self._step in self.steps:
-            self.found.append(Measurement(self._step, loss, self._measure(pl_module)))
+            noise = measured_noise(pl_module, self._train, self.loss_fn)
+            self.found.append(Measurement(self._step, loss, noise))
 
-    def _measure(self, module: LightningModule) -> GradientNoise:
-        def mean_loss(network: nn.Module, batch: Any) -> Tensor:
-            return self.loss_fn(network, module.transfer_batch_to_device(batch, module.device, 0))
 
-        return gradient_noise(
-            DatasetLoss(module, mean_loss, self._batches),
-            module.parameters(),
-            sizes=self._batches.sizes,
-            probes=PROBES,
-            population=self._population,
-            generator=torch.Generator().manual_seed(0),
-        )
+def measured_noise(
+    module: LightningModule, train: Any, loss_fn: Callable[[nn.Module, Any], Tensor] | None = None
+) -> GradientNoise:
+    """The gradient noise of a module where it stands, on a fixed subset of its training samples.
+
+    Args:
+        module: The module.
+        train: What is trained on.
+        loss_fn: As in `NoiseAlongTheWay`.
+    """
+    chosen = _cross_entropy if loss_fn is None else loss_fn
+    batches = FixedSubset(train, samples=SAMPLES, chunk_size=CHUNK, seed=0)
+
+    def mean_loss(network: nn.Module, batch: Any) -> Tensor:
+        there = module.transfer_batch_to_device(batch, module.device, 0)
+        return chosen(network, module.trainer.precision_plugin.convert_input(there))  # to float64, where that is asked
+
+    return gradient_noise(
+        DatasetLoss(module, mean_loss, batches),
+        module.parameters(),
+        sizes=batches.sizes,
+        probes=PROBES,
+        population=len(train),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def _cross_entropy(network: nn.Module, batch: Batch) -> Tensor:

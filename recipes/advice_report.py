@@ -14,7 +14,7 @@ from .recipe import Recipe
 
 
 def report(recipe: Recipe, measurements: list[Measurement], advice: Advice) -> Iterator[RenderableType]:
-    """Two tables, then a paragraph for each of batch, cost, learning rate and a longer run."""
+    """Two tables, then a paragraph for each of batch, cost, learning rate, a longer run and what is surer."""
     seen = _table("step", "train loss", "noise scale", "critical batch")
     for m in measurements:
         seen.add_row(f"{m.step}", f"{m.loss:.3f}", _samples(m.noise.simple_scale), _samples(m.noise.critical_batch))
@@ -41,6 +41,11 @@ def report(recipe: Recipe, measurements: list[Measurement], advice: Advice) -> I
     yield (
         "[bold]Later[/bold]: as a rule the scale grows as the loss falls, and a longer run bears a larger batch; see "
         f"--steps {10 * measurements[-1].step}. Test accuracy is another matter: compare it."
+    )
+    yield (
+        "[bold]Surer[/bold]: the scale is read from gradients at single points, for plain SGD with the best learning "
+        "rate at each step. `lightning-gap critical-batch` trains branches with larger batches instead; where the two "
+        "disagree, trust the branches."
     )
 
 

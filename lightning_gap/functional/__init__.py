@@ -10,6 +10,7 @@ from .batch_size.adaptive_sampling import cabs as cabs
 from .batch_size.adaptive_sampling import inner_product_test as inner_product_test
 from .batch_size.adaptive_sampling import norm_test as norm_test
 from .batch_size.adaptive_sampling import orthogonality_test as orthogonality_test
+from .batch_size.branching import largest_harmless_factor as largest_harmless_factor
 from .batch_size.gradient_statistics import GradientStatistics as GradientStatistics
 from .batch_size.gradient_statistics import gradient_statistics as gradient_statistics
 from .batch_size.growth import AdaBatch as AdaBatch

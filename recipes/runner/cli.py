@@ -1,4 +1,4 @@
-"""The command `lightning-gap`: list, run one regime, compare several, advise, copy, report, reproduce, doctor."""
+"""The command `lightning-gap`: a word for each thing that it does."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _COMMANDS = {
     "run": "Train one regime of a recipe.",
     "compare": "Train several regimes from the same weights and compare them.",
     "advise": "Measure a recipe's gradient noise and advise a batch size.",
+    "critical-batch": "Branch a run at larger batches and find the largest that does no harm.",
     "copy": "Write a recipe's file into a folder, to be edited and run.",
     "report": "Show what results folders hold on one page, with figures and files.",
     "reproduce": "Make the runs of papers' tables and figures, and show them in a report.",
@@ -32,6 +33,7 @@ _COMMANDS = {
 }
 _ON_STOP = {
     "advise": "stopped; nothing is kept",
+    "critical-batch": "stopped; branches that are done are kept, and the same command with their --output continues",
     "report": "stopped; nothing is written",
     "doctor": "stopped; nothing was changed",
     "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
@@ -53,16 +55,21 @@ def main(args: Sequence[str] | None = None) -> int:
     plan: Plan | None = None
     try:
         with stoppable():
-            if command not in ("run", "compare", "advise"):
+            if command not in ("run", "compare", "advise", "critical-batch"):
                 return _do(command, given[1:])
             asked = ask(command, _COMMANDS[command], given[1:])  # only what is not refused by its words needs torch
+            from ..critical_batch.command import find_critical_batch
             from .advising import advise_batch_size
             from .plan import make_plan
             from .runs import execute
 
             with spoken_plainly():
                 plan = make_plan(asked.settings)
-                return execute(plan) if asked.steps is None else advise_batch_size(plan, asked.steps, asked.changed)
+                if command == "advise":
+                    return advise_batch_size(plan, asked.own["steps"], asked.changed)
+                if command == "critical-batch":
+                    return find_critical_batch(plan, **asked.own)
+                return execute(plan)
     except BrokenPipeError:  # of who reads the first lines only
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

@@ -23,7 +23,10 @@ from ..lookup import lookup
 from .settings import Settings
 from .words import read_words
 
-_NOT_ADVISED = {"trials", "epsilon", "measure_every_n_epochs", "workers", "threads", "output"}
+_NOT_TAKEN = {
+    "advise": {"trials", "epsilon", "measure_every_n_epochs", "workers", "threads", "output"},
+    "critical-batch": {"epsilon", "measure_every_n_epochs", "workers"},
+}
 
 
 class Parser(ArgumentParser):
@@ -45,11 +48,11 @@ class Parser(ArgumentParser):
 
 
 class Asked(NamedTuple):
-    """What to train, the options that are not their defaults, and the steps that advise measures in."""
+    """What to train, the options that are not their defaults, and those of the command alone."""
 
     settings: Settings
     changed: dict[str, Any]
-    steps: int | None
+    own: dict[str, Any]
 
 
 def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
@@ -67,7 +70,7 @@ def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
     if recipe is None and not {"-h", "--help", "--print_config"} & options.keys():
         raise ValueError(f"no recipe is named; write lightning-gap {command} RECIPE, see `lightning-gap list`")
     parser, hyperparameters = Parser(prog=f"lightning-gap {command}", description=told), list[str]()
-    _add_settings(parser, command)
+    own = _add_settings(parser, command)
     if recipe is not None:
         file = recipe_file(recipe)
         hyperparameters = add_hyperparameters(parser, file)
@@ -91,8 +94,8 @@ def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
     settings: dict[str, Any] = {field.name: given[field.name] for field in fields(Settings) if field.name in given}
     settings |= {"regimes": tuple(regimes), "trainer": values["trainer"]}
     settings |= {"hyperparameters": {name: values[name] for name in hyperparameters}}
-    changed = {name: value for name, value in values.items() if value != defaults[name]}
-    return Asked(Settings(**settings), changed, changed.pop("steps", values.get("steps")))
+    changed = {name: value for name, value in values.items() if value != defaults[name] and name not in own}
+    return Asked(Settings(**settings), changed, {name: values[name] for name in own})
 
 
 def add_hyperparameters(parser: Parser, file: RecipeFile) -> list[str]:
@@ -105,8 +108,8 @@ def add_hyperparameters(parser: Parser, file: RecipeFile) -> list[str]:
     return list(parser.add_function_arguments(file.signature, skip={"self", "regime"}))
 
 
-def _add_settings(parser: Parser, command: str) -> None:
-    """Add every setting of a run that a command takes."""
+def _add_settings(parser: Parser, command: str) -> tuple[str, ...]:
+    """Add every setting of a run that a command takes, and its own options; give the names of those."""
     described = _described(Settings.__doc__)
     parser.add_argument("--config", action="config", help="YAML file of options, as --print_config writes it.")
     parser.add_argument("--recipe", type=str, help="The same as the first word after the command.")
@@ -114,14 +117,24 @@ def _add_settings(parser: Parser, command: str) -> None:
         parser.add_argument("--regime", type=str, required=True, help="Training regime of the recipe.")
     elif command == "compare":
         parser.add_argument("regimes", nargs="*", type=str, help=described["regimes"])
-    else:
+    elif command == "advise":
         parser.add_argument("--steps", type=int, default=300, help="Steps in which the gradient noise is measured.")
+    else:
+        told = "Shares of the run after which it branches."
+        parser.add_argument("--at", type=list[float], default=[0.1, 0.5], help=told)
+        told = "Of the small batch, one branch each; 1 is the batch as it is."
+        parser.add_argument("--factors", type=list[int], default=[1, 2, 4, 8, 16], help=told)
+        told = "Samples that each branch trains on; by default a tenth of the run's."
+        parser.add_argument("--samples", type=int, help=told)
+        told = "How much higher a harmless branch's loss may be; the default is that of Merrill et al. (2025)."
+        parser.add_argument("--tolerance", type=float, default=0.01, help=told)
     parser.add_argument("--data", type=str, help=described["data"])
     parser.add_argument("--download", action="store_true", help=described["download"])
-    if command != "advise":
+    if command in ("run", "compare"):
         parser.add_argument("--resume", action="store_true", help=described["resume"])
     skipped = {"recipe", "regimes", "data", "download", "resume", "hyperparameters"}
-    parser.add_class_arguments(Settings, skip=skipped | (_NOT_ADVISED if command == "advise" else set()))
+    parser.add_class_arguments(Settings, skip=skipped | _NOT_TAKEN.get(command, set()))
+    return {"advise": ("steps",), "critical-batch": ("at", "factors", "samples", "tolerance")}.get(command, ())
 
 
 def _defaults_on(file: RecipeFile, data: str | None) -> dict[str, Any]:

@@ -296,6 +296,7 @@ CALLS = {
         functional.length_weighted_mean,
         lambda: of_states(points=functional.line_points(state(), state(2.0), [0.0, 1.0]), values=[0.0, 1.0]),
     ),
+    "largest_harmless_factor": (functional.largest_harmless_factor, lambda: {"losses": {1: 1.0, 2: 1.0}}),
     "line_points": (functional.line_points, lambda: {"start": state(), "end": state(2.0), "alphas": [0.0]}),
     "log_fit": (functional.log_fit, lambda: {"steps": [1, 2], "distances": [1.0, 2.0]}),
     "loss_barrier": (functional.loss_barrier, lambda: {"alphas": [0.0, 1.0], "losses": [1.0, 2.0]}),

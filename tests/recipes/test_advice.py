@@ -160,8 +160,8 @@ CHOSEN = [
 @pytest.mark.parametrize("chosen", [[], ["--large_batch_size", "64"], CHOSEN], ids=["nothing", "a batch", "much"])
 def test_the_commands_train_what_was_measured(scale, commands, chosen, tmp_path):
     options = ["--data_dir", str(tmp_path / "my data"), "--steps", "60", *chosen]
-    given, changed, steps = asked(["advise", "f1", *options])
-    assert steps == 60
+    given, changed, own = asked(["advise", "f1", *options])
+    assert own == {"steps": 60}
     recipe = make_plan(given).recipe("small", 0)
     printed = list(next_commands(recipe, "f1", changed, advise(measurements(scale), 1280)))
     assert [command[1] for command in printed] == (commands or ["compare", "run"])
@@ -181,8 +181,8 @@ def test_the_commands_of_a_file_of_options_hold_what_it_changes_and_no_steps(tmp
     file.write_text(
         "recipe: f1\nsteps: 60\nwidth: 16\nlearning_rate_steps: {20: 1e-5}\ntrainer: {max_time: 00:01:00:00}\n"
     )
-    given, changed, steps = asked(["advise", "--config", str(file)])
-    assert steps == 60
+    given, changed, own = asked(["advise", "--config", str(file)])
+    assert own == {"steps": 60}
     recipe = make_plan(given).recipe("small", 0)
     for command in next_commands(recipe, "f1", changed, advise(measurements(900.0), 1280)):
         again = asked(command[1:]).settings

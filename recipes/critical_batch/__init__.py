@@ -1,0 +1,1 @@
+"""The critical batch size of a recipe, by branching: `lightning-gap critical-batch`."""
