@@ -35,7 +35,8 @@ class GPT(Recipe):
 
     Args:
         regime: As `lightning-gap list` names it, or of your own.
-        length: Bytes of a sequence; a batch size counts sequences.
+        sequences: Sequences of the text to train on, the first ones; a batch size counts them.
+        length: Bytes of a sequence.
         width: Units of the residual stream.
         depth: Blocks.
         heads: Attention heads.
@@ -80,6 +81,7 @@ class GPT(Recipe):
         validation_size: int = 0,
         evaluation_chunk: int = 256,
         sharpness_samples: int = 256,
+        sequences: int = 32_768,
         length: int = 128,
         width: int = 128,
         depth: int = 6,
@@ -89,7 +91,8 @@ class GPT(Recipe):
         beta2: float = 0.95,
     ) -> None:
         super().__init__(networks.GPT(length=length, width=width, depth=depth, heads=heads), regime)
-        self.length, self.schedule, self.warmup_share, self.beta2 = length, schedule, warmup_share, beta2
+        self.sequences, self.length = sequences, length
+        self.schedule, self.warmup_share, self.beta2 = schedule, warmup_share, beta2
         self.gradient_clip = gradient_clip  # in every regime, as in every GPT
         self.sequences_read = 0
         _check(schedule, warmup_share, beta2)
@@ -113,10 +116,8 @@ class GPT(Recipe):
     @property
     def share_done(self) -> float:
         """Of all sequences of the run, those that have been read, from 0 to 1."""
-        if not self.sequences_read:
-            return 0.0
-        dataset: Any = self.trainer.train_dataloader.dataset
-        return min(1.0, float(self.sequences_read / (self.epochs * len(dataset))))
+        whole: int = self.epochs * (self.sequences - self.validation_size)
+        return min(1.0, self.sequences_read / whole)
 
     def learning_rate_at(self, share: float) -> float:
         """What the learning rate is multiplied by after a share of the run."""

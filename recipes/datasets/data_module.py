@@ -82,17 +82,17 @@ class ClassificationData(LightningDataModule, Generic[S]):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        step = _setting(recipe, "batch_size", batch_size, None)
+        step = setting(recipe, "batch_size", batch_size, None)
         if step is None:
             raise ValueError(
                 "batch_size=None: pass batch_size=..., samples per optimizer step, or a recipe that has it"
             )
         self._step = whole_number("batch_size", step)
         self._shares = 1  # of an optimizer step, over processes and micro-batches
-        named = _setting(recipe, "augmentation", augmentation, "none")
+        named = setting(recipe, "augmentation", augmentation, "none")
         self.augmentation = lookup("augmentation", named, AUGMENTATIONS)
-        self.standardise = flag("standardise", _setting(recipe, "standardise", standardise, False))
-        held_out = _setting(recipe, "validation_size", validation_size, 0)
+        self.standardise = flag("standardise", setting(recipe, "standardise", standardise, False))
+        held_out = setting(recipe, "validation_size", validation_size, 0)
         self.validation_size = whole_number("validation_size", held_out, 0)
         self.data_dir = Path(data_dir)
         self.download = flag("download", download)
@@ -198,8 +198,8 @@ class ClassificationData(LightningDataModule, Generic[S]):
         self._shares = shares
 
 
-def _setting(recipe: Any, name: str, given: Any, otherwise: Any) -> Any:
-    """The recipe's value or the given one, which must not differ."""
+def setting(recipe: Any, name: str, given: Any, otherwise: Any) -> Any:
+    """The recipe's value or the given one, which must not differ; of neither the default."""
     asked = getattr(recipe, name, None)
     if given is None:
         return otherwise if asked is None else asked

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gap.functional._validation import whole_number
+
+from .data_module import setting
 from .in_memory_data import InMemoryData
 from .integrity import is_folder, lacks
 from .samples import Samples
@@ -39,22 +42,21 @@ class Text(InMemoryData):
     """Bytes of the text files in ``data_dir``, cut into sequences of the recipe's length; the last tenth to test.
 
     All files that end in .txt, in the order of their names. A sample is a sequence: inputs (N, T) int64 and targets
-    (N, T), the bytes that follow. Arguments and attributes are those of `ClassificationData`, and ``length``, tokens of
-    a sequence, by default 128.
+    (N, T), the bytes that follow. Arguments and attributes are those of `ClassificationData`, and two that the recipe
+    has too: ``length``, bytes of a sequence, by default 128, and ``sequences`` to train on, the first ones, by default
+    all.
     """
 
     name, title = "text", "a text of your own"
     num_classes = 256
 
-    def __init__(self, recipe: Any = None, *, length: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self, recipe: Any = None, *, length: int | None = None, sequences: int | None = None, **settings: Any
+    ) -> None:
         super().__init__(recipe, **settings)
-        own = getattr(recipe, "length", None)
-        if length is not None and own not in (None, length):
-            raise ValueError(
-                f"length={length} contradicts length={own} of the recipe {type(recipe).__name__}; leave it out, or "
-                "change the recipe"
-            )
-        self.length = length or own or 128
+        self.length: int = whole_number("length", setting(recipe, "length", length, 128))
+        asked = setting(recipe, "sequences", sequences, None)
+        self.sequences: int | None = None if asked is None else whole_number("sequences", asked)
         self.input_shape = (self.length,)
 
     def texts(self) -> tuple[bytes, bytes]:
@@ -77,7 +79,14 @@ class Text(InMemoryData):
                     "one more; use a longer text or shorter sequences"
                 )
         train, test = (Sequences(torch.frombuffer(bytearray(text), dtype=torch.uint8), self.length) for text in texts)
-        return train, test
+        if self.sequences is None:
+            return train, test
+        if self.sequences > len(train):
+            raise ValueError(
+                f"the train text has {len(train)} sequences of length={self.length}, and sequences={self.sequences} "
+                f"are asked for; use at most {len(train)}, or a longer text"
+            )
+        return train.subset(torch.arange(self.sequences)), test
 
 
 class PythonLibrary(Text):

@@ -13,8 +13,17 @@ from lightning_gap.recipes.networks import GPT as Network
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.trainer import make_trainer
 
-TINY = {"length": 16, "width": 8, "depth": 2, "heads": 2, "small_batch_size": 4, "large_batch_size": 16}
+TINY = {
+    "length": 16,
+    "width": 8,
+    "depth": 2,
+    "heads": 2,
+    "small_batch_size": 4,
+    "large_batch_size": 16,
+    "sequences": 151,
+}
 WORDS = b"the quick brown fox jumps over the lazy dog. " * 60
+SEQUENCES = (len(WORDS) * 9 // 10 - 1) // 16
 
 
 @pytest.fixture
@@ -124,6 +133,9 @@ def test_text_that_is_not_there_or_too_short_is_told(tmp_path):
     (tmp_path / "short.txt").write_bytes(b"a few words")
     with pytest.raises(ValueError, match=r"the train text has 9 bytes, .* length=128"):
         Text(data_dir=tmp_path, batch_size=4).setup()
+    (tmp_path / "short.txt").write_bytes(WORDS)
+    with pytest.raises(ValueError, match=r"the train text has 151 sequences of length=16, and sequences=152"):
+        Text(GPT(**TINY | {"sequences": 152}), data_dir=tmp_path).setup()
     with pytest.raises(ValueError, match="length=4 contradicts length=16 of the recipe GPT"):
         Text(GPT(**TINY), length=4)
 
@@ -157,7 +169,7 @@ def test_the_learning_rate_after_so_many_bytes_is_the_same_for_every_batch(sched
     shared = [read for read in large if read in small and read]
     assert len(shared) > 5
     assert all(large[read] == small[read] for read in shared)
-    total = 2 * ((len(WORDS) * 9 // 10 - 1) // 16)
+    total = 2 * SEQUENCES
     for read, rate in small.items():
         share = read / total
         factor = {
