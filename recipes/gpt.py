@@ -10,10 +10,13 @@ Loss is in nats a byte; divide by 0.6931 for bits.
 import math
 from typing import Any, ClassVar, Literal
 
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_gap import AdaptiveBatchSize, BatchSizeScheduler, LearningRateScaling
+from lightning_gap.functional import LateSwitch, LinearRamp, Seesaw
 from lightning_gap.recipes import networks
 from lightning_gap.recipes.optimizers import make_optimizer
 from lightning_gap.recipes.recipe import Recipe
@@ -28,6 +31,85 @@ from lightning_gap.recipes.regimes import (
     small,
     sqrt_lr,
 )
+
+
+def smith(recipe: Recipe) -> list[Callback]:
+    """Batch grown up to the large in place of all decay, the rate kept (Smith et al. 2018).
+
+    Wherever the schedule would divide the learning rate by the root of two, the batch is multiplied by it.
+    """
+    return _in_place_of_decay(recipe, "sgd")
+
+
+def seesaw(recipe: Recipe) -> list[Callback]:
+    """Batch grown up to the large in place of half of the decay (Meterez et al. 2025).
+
+    Wherever the schedule would divide the learning rate by two, it is divided by the root and the batch multiplied.
+    """
+    return _in_place_of_decay(recipe, "adam")
+
+
+def early_ramp(recipe: Recipe) -> list[Callback]:
+    """Batch grown to the large in the first fifth, the rate by the root (Merrill et al. 2025, in miniature)."""
+    recipe.batch_size = recipe.small_batch_size
+    ramp = LinearRamp(
+        recipe.small_batch_size,
+        recipe.large_batch_size,
+        increment=recipe.small_batch_size,
+        ramp=max(1, _sequences_of(recipe) // 5),
+    )
+    return [
+        BatchSizeScheduler(ramp, unit="samples"),
+        LearningRateScaling(recipe.small_batch_size, rule="sqrt", when_batch_changes="rescale", warmup_epochs=0),
+    ]
+
+
+def late_switch(recipe: Recipe) -> list[Callback]:
+    """The small batch until three quarters, then the large, the rate as it is (arXiv 2602.14208)."""
+    recipe.batch_size = recipe.small_batch_size
+    switch = LateSwitch(recipe.small_batch_size, recipe.large_batch_size, total=_sequences_of(recipe))
+    return [BatchSizeScheduler(switch, unit="samples")]
+
+
+def norm_test(recipe: Recipe) -> list[Callback]:
+    """Batch grown up to the large as the gradient's noise asks, the rate as it is (Byrd et al. 2012)."""
+    recipe.batch_size = recipe.small_batch_size
+    return [AdaptiveBatchSize(recipe.small_batch_size, recipe.large_batch_size, decide_every_n_steps=10)]
+
+
+def _in_place_of_decay(recipe: Recipe, optimizer: Literal["adam", "sgd"]) -> list[Callback]:
+    recipe.batch_size = recipe.small_batch_size
+    schedule, warmup = recipe.hparams["schedule"], recipe.hparams["warmup_share"]
+    if schedule == "constant":
+        raise ValueError("schedule='constant' has no decay that a batch could grow in place of; use 'cosine' or 'wsd'")
+
+    def decay(share: float) -> float:
+        return max(_decay(schedule, share, warmup), 1e-3)
+
+    recipe.schedule = "constant"  # the scheduler below brings what is left of the decay
+    grown = Seesaw(
+        recipe.small_batch_size,
+        recipe.large_batch_size,
+        total=_sequences_of(recipe),
+        decay=decay,
+        optimizer=optimizer,
+        multiple_of=math.gcd(recipe.small_batch_size, recipe.large_batch_size),
+    )
+    return [BatchSizeScheduler(grown, unit="samples")]
+
+
+def _sequences_of(recipe: Recipe) -> int:
+    """That a run trains on."""
+    return int(recipe.epochs * (recipe.hparams["sequences"] - recipe.validation_size))
+
+
+def _decay(schedule: str, share: float, warmup: float) -> float:
+    """What the learning rate is multiplied by after a share of the run, over its peak; 1 in the warmup."""
+    if share <= warmup:
+        return 1.0
+    if schedule == "cosine":
+        return 0.55 + 0.45 * math.cos(math.pi * (share - warmup) / (1 - warmup))
+    return min(1.0, (1 - share) / 0.2) if schedule == "wsd" else 1.0
 
 
 class GPT(Recipe):
@@ -49,6 +131,11 @@ class GPT(Recipe):
 
     regimes: ClassVar = {
         "small": small,
+        "smith": smith,
+        "seesaw": seesaw,
+        "early-ramp": early_ramp,
+        "late-switch": late_switch,
+        "norm-test": norm_test,
         "large": large,
         "linear-lr": linear_lr,
         "sqrt-lr": sqrt_lr,
@@ -92,7 +179,8 @@ class GPT(Recipe):
     ) -> None:
         super().__init__(networks.GPT(length=length, width=width, depth=depth, heads=heads), regime)
         self.sequences, self.length = sequences, length
-        self.schedule, self.warmup_share, self.beta2 = schedule, warmup_share, beta2
+        self.schedule = getattr(self, "schedule", schedule)  # unless the regime has another
+        self.warmup_share, self.beta2 = warmup_share, beta2
         self.gradient_clip = gradient_clip  # in every regime, as in every GPT
         self.sequences_read = 0
         _check(schedule, warmup_share, beta2)
@@ -116,17 +204,12 @@ class GPT(Recipe):
     @property
     def share_done(self) -> float:
         """Of all sequences of the run, those that have been read, from 0 to 1."""
-        whole: int = self.epochs * (self.sequences - self.validation_size)
-        return min(1.0, self.sequences_read / whole)
+        return min(1.0, self.sequences_read / _sequences_of(self))
 
     def learning_rate_at(self, share: float) -> float:
         """What the learning rate is multiplied by after a share of the run."""
-        warmup = self.warmup_share
-        if share < warmup:
-            return max(0.01, share / warmup)
-        if self.schedule == "cosine":
-            return 0.55 + 0.45 * math.cos(math.pi * (share - warmup) / (1 - warmup))
-        return min(1.0, (1 - share) / 0.2) if self.schedule == "wsd" else 1.0
+        warming = max(0.01, share / self.warmup_share) if share < self.warmup_share else 1.0
+        return warming * _decay(self.schedule, share, self.warmup_share)
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.sequences_read += len(batch[0]) * self.trainer.world_size

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch.nn.functional import cross_entropy, gelu
 
 from lightning_gap.recipes import GPT
@@ -144,10 +145,9 @@ def test_text_that_is_not_there_or_too_short_is_told(tmp_path):
 
 
 def fitted(recipe, text, **trainer):
-    made = make_trainer(
-        {"accelerator": "cpu", "enable_checkpointing": False, **trainer},
-        epochs=recipe.epochs, callbacks=[], logger=None,
-    )  # fmt: skip
+    callbacks = trainer.pop("callbacks", [])
+    options = {"accelerator": "cpu", "enable_checkpointing": False, **trainer}
+    made = make_trainer(options, epochs=recipe.epochs, callbacks=callbacks, logger=None)
     rates = []
     step = recipe.training_step
 
@@ -179,6 +179,50 @@ def test_the_learning_rate_after_so_many_bytes_is_the_same_for_every_batch(sched
         }[schedule]
         factor = max(0.01, share / 0.1) if share < 0.1 else factor
         assert rate == pytest.approx(1e-3 * factor)
+
+
+class Seen(Callback):
+    """Sizes and learning rates of the steps, by sequences read before."""
+
+    def __init__(self):
+        self.read, self.steps = 0, {}
+
+    def on_train_start(self, trainer, pl_module):
+        (optimizer,) = trainer.optimizers
+        optimizer.register_step_post_hook(self.stepped)
+
+    def stepped(self, optimizer, args, kwargs):
+        self.rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps[self.read] = len(batch[0]), self.rate
+        self.read += len(batch[0])
+
+
+def test_seesaw_and_smith_follow_the_decay_that_they_replace(text):
+    """Adam's noise per byte is rate / root of the batch, SGD's rate / batch: what the decay would have made of it."""
+    for regime, power in (("seesaw", 0.5), ("smith", 1.0)):
+        recipe, seen = GPT(regime, **TINY, epochs=8, warmup_share=0.0), Seen()
+        fitted(recipe, text, callbacks=[seen])
+        sizes = [size for size, _ in seen.steps.values()]
+        assert sizes[0] == 4
+        assert max(sizes) == 16
+        total = 8 * SEQUENCES
+        for read, (size, rate) in seen.steps.items():
+            if (read + size) % SEQUENCES == 0:
+                continue  # the last batch of an epoch is smaller
+            decay = 0.1 + 0.9 * (1 + math.cos(math.pi * read / total)) / 2
+            cut = 2.0 ** -math.floor(math.log2(1 / decay) + 1e-9)
+            assert rate * (4 / size) ** power == pytest.approx(1e-3 * cut)
+
+
+def test_the_early_ramp_is_over_after_a_fifth_and_its_rate_is_the_roots(text):
+    recipe, seen = GPT("early-ramp", **TINY, epochs=8, warmup_share=0.0, schedule="constant"), Seen()
+    fitted(recipe, text, callbacks=[seen])
+    whole = {read: step for read, step in seen.steps.items() if (read + step[0]) % SEQUENCES}  # not an epoch's last
+    assert {size for read, (size, _) in whole.items() if read >= 8 * SEQUENCES // 5} == {16}
+    assert {size for size, _ in whole.values()} == {4, 8, 12, 16}
+    assert all(rate == pytest.approx(1e-3 * math.sqrt(size / 4)) for size, rate in whole.values())
 
 
 @pytest.mark.parametrize("regime", GPT.regimes)
