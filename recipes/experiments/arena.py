@@ -75,7 +75,7 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
     yield Table("Six schedules on equally many bytes", head, rows, note)
     told = ", ".join(saving) if saving else "none"
     yield Remark(
-        f"At least 30 % of the steps saved, with a mean loss within one standard error of constant's, {error:.4f}: {told}."
+        f"At least 30 % of the steps saved, mean loss within one standard error of constant's, {error:.4f}: {told}."
     )
     figure, (axes,) = blank(4.4)
     for (schedule, own), like in zip(results.items(), (*SERIES, *SERIES), strict=False):

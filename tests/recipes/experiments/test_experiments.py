@@ -618,3 +618,35 @@ def test_where_the_large_batch_is_no_worse_nothing_is_brought_back():
     )
     closing = next(part for part in shown("closes-the-gap", found, "c3") if isinstance(part, Table))
     assert column(closing, "of large's gap back, %") == ["-", "-", "no gap", "no gap"]
+
+
+def test_the_knee_is_where_a_run_takes_twice_the_fewest_steps():
+    critical = import_module("lightning_gap.recipes.experiments.critical_batch")
+    found = critical.knee({size: 300 * (1 + 500 / size) for size in (32, 64, 256, 1024, 4096)})
+    assert found == pytest.approx((300, 500))
+    noisy = critical.knee(
+        {size: 300 * (1 + 500 / size) * (1.02 if size > 100 else 0.98) for size in (32, 64, 256, 1024)}
+    )
+    assert noisy.batch == pytest.approx(500, rel=0.15)
+
+
+def test_steps_to_a_loss_are_told_between_epochs():
+    steps_to = import_module("lightning_gap.recipes.experiments.critical_batch").steps_to
+    rows = [{"step": 10, "train_loss": 1.0}, {"step": 20, "train_loss": 0.25}, {"step": 30, "train_loss": 0.1}]
+    assert steps_to(rows, 0.5) == pytest.approx(15)  # half of the way in its logarithm
+    assert steps_to(rows, 0.1) == pytest.approx(30)
+    assert steps_to(rows, 1.5) == 10
+    assert math.isnan(steps_to(rows, 0.05))
+
+
+def test_the_arena_tells_which_schedules_save_steps_for_nothing():
+    steps = {"small": 100, "smith": 60, "seesaw": 65, "early-ramp": 40, "late-switch": 90, "norm-test": 50, "large": 25}
+    worse = {"seesaw": -0.001, "smith": 0.5, "early-ramp": 0.5, "norm-test": 0.5, "large": 1.0}
+    found = Found(
+        test_loss=lambda spec: 2.0 + spec.seed / 100 + worse.get(spec.regime, 0.0),
+        steps=lambda spec: steps[spec.regime],
+    )
+    table, remark, _ = shown("arena", found)
+    assert remark.text.endswith(": seesaw.")
+    by_schedule = dict(zip([row[0] for row in table.rows], column(table, "above constant"), strict=True))
+    assert by_schedule["smith: grown for all decay"].values == pytest.approx([0.5] * 8)
