@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback, Trainer
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from . import _private
 from .callbacks import callbacks_of, is_lightnings
@@ -21,8 +22,13 @@ def run_after_averaging(trainer: Trainer, callback: Callback) -> None:
     trainer.callbacks = [*rest, callback, *saving]  # type: ignore[attr-defined]
 
 
-def averaged_modules(trainer: Trainer) -> list[nn.Module]:
-    """The averages that `WeightAveraging` callbacks keep beside the module, and save in its place."""
+def averaged_models(trainer: Trainer) -> list[AveragedModel]:
+    """What `WeightAveraging` callbacks average into; they make it in `setup`."""
     found = (other for other in callbacks_of(trainer) if is_lightnings(other, "WeightAveraging"))
     averages = (_private.averaged_model(callback) for callback in found)
-    return [average.module for average in averages if average is not None]
+    return [average for average in averages if average is not None]
+
+
+def averaged_modules(trainer: Trainer) -> list[nn.Module]:
+    """The averages that `WeightAveraging` callbacks keep beside the module, and save in its place."""
+    return [average.module for average in averaged_models(trainer)]
