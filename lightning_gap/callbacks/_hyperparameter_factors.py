@@ -196,7 +196,7 @@ class HyperparameterFactors:
             now = group[name]
             if now is scaled or bool(now == scaled):
                 group[name] = before
-            elif isinstance(before, tuple):  # which no factor leads back from
+            elif isinstance(before, tuple | list):  # betas, which no factor leads back from
                 group[name], kept = before, False
             else:  # the optimizer's own doing, beginning with the value that it found
                 group[name], kept = now * (before / scaled) if scaled else now, False

@@ -22,10 +22,15 @@ def run_after_averaging(trainer: Trainer, callback: Callback) -> None:
     trainer.callbacks = [*rest, callback, *saving]  # type: ignore[attr-defined]
 
 
-def averaged_models(trainer: Trainer) -> list[AveragedModel]:
-    """What `WeightAveraging` callbacks average into; they make it in `setup`."""
-    found = (other for other in callbacks_of(trainer) if is_lightnings(other, "WeightAveraging"))
-    averages = (_private.averaged_model(callback) for callback in found)
+def averaged_models(trainer: Trainer, *, after_steps: bool = False) -> list[AveragedModel]:
+    """What `WeightAveraging` callbacks average into; they make it in `setup`.
+
+    With ``after_steps`` those alone that are updated after steps, not at the ends of epochs only.
+    """
+    found = [other for other in callbacks_of(trainer) if is_lightnings(other, "WeightAveraging")]
+    if after_steps:  # which one of the general class that is no EMAWeightAveraging is by default
+        found = [other for other in found if getattr(other, "update_every_n_steps", 1) > 0]
+    averages = [_private.averaged_model(callback) for callback in found]
     return [average for average in averages if average is not None]
 
 
