@@ -28,8 +28,8 @@ def averaged_models(trainer: Trainer, *, after_steps: bool = False) -> list[Aver
     With ``after_steps`` those alone that are updated after steps, not at the ends of epochs only.
     """
     found = [other for other in callbacks_of(trainer) if is_lightnings(other, "WeightAveraging")]
-    if after_steps:  # which one of the general class that is no EMAWeightAveraging is by default
-        found = [other for other in found if getattr(other, "update_every_n_steps", 1) > 0]
+    if after_steps:
+        found = [other for other in found if not _waits_for_epochs(other)]
     averages = [_private.averaged_model(callback) for callback in found]
     return [average for average in averages if average is not None]
 
@@ -37,3 +37,9 @@ def averaged_models(trainer: Trainer, *, after_steps: bool = False) -> list[Aver
 def averaged_modules(trainer: Trainer) -> list[nn.Module]:
     """The averages that `WeightAveraging` callbacks keep beside the module, and save in its place."""
     return [average.module for average in averaged_models(trainer)]
+
+
+def _waits_for_epochs(averaging: Callback) -> bool:
+    """Whether an average is updated at the ends of epochs alone; the general class does so after steps."""
+    is_ema = is_lightnings(averaging, "EMAWeightAveraging")
+    return is_ema and averaging.update_every_n_steps <= 0  # type: ignore[attr-defined]
