@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .callbacks import GradientPenalty as GradientPenalty
     from .callbacks import LearningRateScaling as LearningRateScaling
     from .callbacks import MultiplicativeNoise as MultiplicativeNoise
+    from .callbacks import OptimizerScaling as OptimizerScaling
     from .callbacks import PiggybackWarmStart as PiggybackWarmStart
     from .callbacks import RecomputeBatchNorm as RecomputeBatchNorm
     from .callbacks import ResumeExactly as ResumeExactly
@@ -60,6 +61,7 @@ __all__ = [
     "InMemoryLoader",
     "LearningRateScaling",
     "MultiplicativeNoise",
+    "OptimizerScaling",
     "PiggybackWarmStart",
     "RecomputeBatchNorm",
     "ResumableLoader",

@@ -83,8 +83,9 @@ def read_code(root: Path) -> Architecture:
     return dict(sorted(found.items(), key=lambda item: place(item[0])))
 
 
-def place(package: str) -> int:
-    return ORDER.index(package) if package in ORDER else len(ORDER)
+def place(package: str) -> tuple[int, str]:
+    """Where it stands; those that have no place of their own come last, by name, the same in every process."""
+    return ORDER.index(package) if package in ORDER else len(ORDER), package
 
 
 def source_of(package: str) -> str:

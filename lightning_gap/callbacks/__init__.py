@@ -13,6 +13,7 @@ from .gradient_penalty import GradientPenalty as GradientPenalty
 from .learning_rate import LearningRateScaling as LearningRateScaling
 from .multiplicative_noise import MultiplicativeNoise as MultiplicativeNoise
 from .noise_scale import GradientNoiseScaleMonitor as GradientNoiseScaleMonitor
+from .optimizer_scaling import OptimizerScaling as OptimizerScaling
 from .piggyback import PiggybackWarmStart as PiggybackWarmStart
 from .recompute_batch_norm import RecomputeBatchNorm as RecomputeBatchNorm
 from .resume_exactly import ResumeExactly as ResumeExactly

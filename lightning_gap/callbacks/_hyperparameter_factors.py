@@ -1,4 +1,4 @@
-"""Multiply hyperparameters around each optimizer step, so that schedulers and checkpoints never see it."""
+"""Change hyperparameters around each optimizer step, so that schedulers and checkpoints never see it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ._learning_rate_checks import no_rate
 from ._update_record import UpdateRecord
 
 Factors = Mapping[str, float]  # by the name that a hyperparameter has in an optimizer's parameter groups
+NewValues = Callable[[Optimizer, Mapping[str, Any]], Mapping[str, Any]]  # of a group, from the user's own values in it
 
 
 class _Scaled(NamedTuple):
@@ -38,7 +39,9 @@ class _Step:
 
 
 class HyperparameterFactors:
-    """Hyperparameters of one fit, multiplied before each update of the module's weights and put back after it.
+    """Hyperparameters of one fit, changed before each update of the module's weights and put back after it.
+
+    Most are multiplied. What no factor changes, like betas, is computed anew from the user's own.
 
     By torch's hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled value. So
     must the closure, in which Lightning runs `training_step`. Torch calls these hooks for every optimizer: they reach
@@ -62,6 +65,7 @@ class HyperparameterFactors:
         self.record = UpdateRecord()
         self._trainer = trainer
         self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
+        self._new_values: dict[object, NewValues] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
         self._told: set[str] = set()
         self._handles = [register_optimizer_step_pre_hook(self._before), register_optimizer_step_post_hook(self._after)]
@@ -76,16 +80,27 @@ class HyperparameterFactors:
         """Whether some factor is known not to be 1 throughout."""
         return any(certain for _, certain in self._owners.values())
 
-    def multiply(self, owner: object, factors: Callable[[], Factors], *, certain: bool = True) -> None:
+    def multiply(
+        self,
+        owner: object,
+        factors: Callable[[], Factors],
+        *,
+        certain: bool = True,
+        new_values: NewValues | None = None,
+    ) -> None:
         """Multiply hyperparameters by what ``factors`` says at each step, until ``owner`` stops.
 
-        ``certain`` tells that a factor is not 1 throughout, so that an update without it is wrong.
+        ``certain`` tells that a factor is not 1 throughout, so that an update without it is wrong. ``new_values`` gives
+        others by name, which no factor has; it is asked for each group after ``factors``.
         """
         self._owners[owner] = factors, certain
+        if new_values is not None:
+            self._new_values[owner] = new_values
 
     def stop(self, owner: object) -> bool:
         """Multiply no longer for this owner, and put back what a step that raised has left; whether others do."""
         self._owners.pop(owner, None)
+        self._new_values.pop(owner, None)
         if not self._owners:
             self._told.clear()
             while self._steps:
@@ -156,15 +171,22 @@ class HyperparameterFactors:
                     if name == "lr" and self.changes_rates:
                         self.say(no_rate(step.optimizer, self.owners[0]), at_first_step=self.steps == 0)
                     continue
-                if around and _is_scaled(group, name, value, around):
+                if around and _scaled_around(group, name, value, around) is not None:
                     continue
-                scaled = value * factor  # a new object: learning rates held as tensors are shared
-                step.scaled.append(_Scaled(group, name, value, scaled))
-                group[name] = scaled
+                # a new object: learning rates held as tensors are shared
+                _set(step, group, name, value * factor)
+            for new_values in self._new_values.values():
+                own = _own_values(group, around) if around else group
+                for name, value in new_values(step.optimizer, own).items():
+                    if own[name] is group[name]:  # not scaled already by a step around this one
+                        _set(step, group, name, value)
 
     def _note(self, step: _Step) -> None:
         around = [other.optimizer for other in self._steps if other is not step]
         self.record.note(step.optimizer, around, correct_momentum=self.corrects_momentum)
+        for entry in step.scaled:
+            if entry.name != "lr":
+                self.record.note_value(entry.group, entry.name, entry.scaled)
 
     def _put_back(self, step: _Step) -> bool:
         """Put the unscaled values back; whether they still were those that the step was given."""
@@ -174,6 +196,8 @@ class HyperparameterFactors:
             now = group[name]
             if now is scaled or bool(now == scaled):
                 group[name] = before
+            elif isinstance(before, tuple | list):  # betas, which no factor leads back from
+                group[name], kept = before, False
             else:  # the optimizer's own doing, beginning with the value that it found
                 group[name], kept = now * (before / scaled) if scaled else now, False
         return kept
@@ -181,21 +205,33 @@ class HyperparameterFactors:
     def _unscale(self, step: _Step) -> None:
         if not self._put_back(step):
             name = type(step.optimizer).__name__
+            or_others = " or another hyperparameter" if self._new_values else ""
             self.say(
-                f"{name} sets its own learning rate inside step, so that {self.owners[0]} cannot tell which one an "
-                f"update had; remove {self.owners[0]}, or set the learning rate outside of the step, as schedulers do",
+                f"{name} sets its own learning rate{or_others} inside step, so that {self.owners[0]} cannot tell which "
+                f"one an update had; remove {self.owners[0]}, or set it outside of the step, as schedulers do",
                 at_first_step=self.steps == 0,
             )
 
 
-def _is_scaled(group: dict[str, Any], name: str, value: Any, around: list[_Scaled]) -> bool:
-    """Whether a step around this one has scaled this value, or the one that it is a copy of."""
+def _set(step: _Step, group: dict[str, Any], name: str, value: Any) -> None:
+    step.scaled.append(_Scaled(group, name, group[name], value))
+    group[name] = value
+
+
+def _scaled_around(group: dict[str, Any], name: str, value: Any, around: list[_Scaled]) -> _Scaled | None:
+    """How a step around this one has scaled this value, or the one that it is a copy of; None if it has not."""
     for other in around:
         if name != other.name:
             continue
         if group is other.group:
-            return True
+            return other
         same = other.scaled != other.before and value == other.scaled
         if same and {*map(id, group["params"])} & {*map(id, other.group["params"])}:
-            return True
-    return False
+            return other
+    return None
+
+
+def _own_values(group: dict[str, Any], around: list[_Scaled]) -> dict[str, Any]:
+    """The user's own values in a group, where steps around this one may have scaled them."""
+    scaled = {name: _scaled_around(group, name, value, around) for name, value in group.items() if name != "params"}
+    return {**group, **{name: entry.before for name, entry in scaled.items() if entry is not None}}

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from ._callback import GapCallback
+from ._hyperparameter_factors import NewValues
 from ._run import run_of
 
 
@@ -30,14 +31,17 @@ class RateScalingCallback(GapCallback):
         fix = "use LearningRateScaling(when_batch_changes='keep'), or a schedule that leaves the learning rate alone"
         run_of(trainer).claim(trainer, self, "change the learning rate when the batch size changes", fix=fix)
 
-    def multiply(self, trainer: Trainer, *, certain: bool) -> None:
-        """Begin, or tell anew how certain it is that the factor is not 1 throughout."""
+    def multiply(self, trainer: Trainer, *, certain: bool, new_values: NewValues | None = None) -> None:
+        """Begin, or tell anew how certain it is that the factor is not 1 throughout.
+
+        ``new_values`` gives other hyperparameters of a group; see `HyperparameterFactors`.
+        """
 
         def factors() -> dict[str, float]:
             self._factor = self.factor(trainer)
             return {"lr": self._factor}
 
-        run_of(trainer).factors_of(trainer).multiply(self, factors, certain=certain)
+        run_of(trainer).factors_of(trainer).multiply(self, factors, certain=certain, new_values=new_values)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)

@@ -45,6 +45,7 @@ class Run:
         split: How this epoch's batches are split, where a callback sets the batch size; else ``None``.
         planned: The same for the epochs to come, as far as they are known.
         decides_batch_size: Whether a callback decides about it during the run, so that it is not known before.
+        largest_batch_size: The largest that it may decide on, in samples; ``None`` where none decides.
         accumulation: Weighs micro-batches.
         factors: Multiplies hyperparameters around each step; ``None`` while no callback does.
         unscaled: Finds updates that the factor on the learning rate did not reach.
@@ -58,6 +59,7 @@ class Run:
         self.split: MicroBatching | None = None
         self.planned: list[MicroBatching] = []
         self.decides_batch_size = False
+        self.largest_batch_size: int | None = None
         self.accumulation = SampleWeightedAccumulation()
         self.factors: HyperparameterFactors | None = None
         self.unscaled: UnscaledUpdates | None = None
@@ -105,7 +107,7 @@ class Run:
         """Give back all that this callback has claimed: its fit is over."""
         if owner is self._owners.get(SET_BATCH_SIZE):
             self.split, self.planned, self._begin_batch_size = None, [], None
-            self.decides_batch_size = False
+            self.decides_batch_size, self.largest_batch_size = False, None
         self._owners = {does: other for does, other in self._owners.items() if other is not owner}
         if self.factors is not None and not self.factors.stop(owner):
             self.factors = self.unscaled = None

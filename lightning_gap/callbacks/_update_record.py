@@ -1,4 +1,4 @@
-"""What the updates of one fit had for learning rates, and which weights they have reached."""
+"""What the updates of one fit had for hyperparameters, and which weights they have reached."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class UpdateRecord:
         self.stepped: set[Optimizer] = set()
         self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
         self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
+        self._values: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # of other hyperparameters, likewise
         self._known: WeakSet[Optimizer] = WeakSet()  # whose weights are known to be reached
 
     def note(self, optimizer: Optimizer, around: Sequence[Optimizer], *, correct_momentum: bool) -> None:
@@ -50,6 +51,11 @@ class UpdateRecord:
         if not any(outer.state is optimizer.state for outer in around if outer is not optimizer):
             _correct_momentum(optimizer, previous, used)  # else the step around it has corrected it
 
+    def note_value(self, group: dict[str, Any], name: str, value: Any) -> None:
+        """Another hyperparameter of the update that comes now; one that a step around it has noted stays."""
+        if group["params"]:
+            self._values.setdefault(_key(group), (group["params"][0], {}))[1][name] = value
+
     def remember(self, optimizer: Optimizer, used: list[float]) -> None:
         """Take over the learning rates of the last step from a checkpoint."""
         if used:
@@ -63,6 +69,10 @@ class UpdateRecord:
             self._last[key][1] if (key := _key(group)) in self._last else math.nan for group in groups_of(optimizer)
         ]
         return rates if any(math.isfinite(rate) for rate in rates) else []
+
+    def used_values(self, optimizer: Optimizer) -> list[dict[str, Any]]:
+        """What other hyperparameters were in the last update, by name for each parameter group; learning rates not."""
+        return [self._values.get(_key(group), (None, {}))[1] for group in groups_of(optimizer)]
 
     def used_by_others(self, held: Sequence[Optimizer]) -> list[float]:
         """The learning rates of the last updates by optimizers that the Trainer does not hold, nor wraps."""
@@ -86,6 +96,7 @@ class UpdateRecord:
         self._known.clear()  # others may step the same weights
         for group in groups_of(optimizer):
             self._last.pop(_key(group), None)
+            self._values.pop(_key(group), None)
 
     def forget_others(self, optimizers: list[Optimizer]) -> None:
         """These are the Trainer's from now on: updates of the same weights by others are not theirs."""

@@ -106,7 +106,8 @@ class AdaptiveBatchSize(BatchSizeCallback):
         if trainer.global_step == 0:  # not a second fit of one Trainer
             self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch
         super().begin_fit(trainer, module)
-        run_of(trainer).decides_batch_size = self.max_batch_size > self.batch_size
+        run = run_of(trainer)
+        run.decides_batch_size, run.largest_batch_size = self.max_batch_size > self.batch_size, self.max_batch_size
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

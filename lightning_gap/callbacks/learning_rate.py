@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
 
-from ..functional._validation import flag, one_of, real_number, whole_number
+from ..functional._validation import flag, one_of, real_number
 from ..functional.learning_rate import Rule, Warmup, checked_rule, constant_warmup, gradual_warmup, learning_rate_scale
 from ..trainer.logs import writes_logs_now
 from ..trainer.progress import optimizer_steps_per_epoch, optimizer_steps_planned_before, optimizer_steps_taken
 from ._arguments import optional_whole_number
-from ._learning_rate_checks import check_micro_batch_size, check_optimizer, check_warmup
-from ._rate_scaling import RateScalingCallback
+from ._batch_following import SCALE_RATES, BatchFollowingCallback
+from ._learning_rate_checks import check_optimizer, check_warmup
 from ._run import run_of
 
 WhenBatchChanges = Literal["rescale", "keep", "replace_decay"]
 
 
-class LearningRateScaling(RateScalingCallback):
+class LearningRateScaling(BatchFollowingCallback):
     """Multiply the learning rate by what the batch size calls for, whatever the optimizer and scheduler.
 
     The factor is applied around each update of the module's weights and taken back right after it, so schedulers and
@@ -83,8 +82,8 @@ class LearningRateScaling(RateScalingCallback):
         momentum_correction: bool = False,
         micro_batch_size: int | None = None,
     ) -> None:
+        super().__init__(base_batch_size=base_batch_size, micro_batch_size=micro_batch_size)
         none = "0 means no warmup"
-        self.base_batch_size = whole_number("base_batch_size", base_batch_size, unit="samples")
         self.rule: Rule = checked_rule(rule)
         epochs = real_number("warmup_epochs", warmup_epochs, at_least=0, hint=none)
         self.warmup_epochs = int(epochs) if epochs.is_integer() else epochs  # messages say 5, not 5.0
@@ -97,17 +96,13 @@ class LearningRateScaling(RateScalingCallback):
             "when_batch_changes", when_batch_changes, get_args(WhenBatchChanges)
         )
         self.momentum_correction = flag("momentum_correction", momentum_correction)
-        self.micro_batch_size = optional_whole_number("micro_batch_size", micro_batch_size)
-        self._is_first_batch = False
         self._first_batch_size: int | None = None
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._scale = 0, 1.0  # the batch size and what the rule gives for it
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
-        run = run_of(trainer)
-        run.claim(trainer, self, "scale the learning rate with the batch size")
-        run.state_micro_batch_size(self, self.micro_batch_size)
+        run_of(trainer).claim(trainer, self, SCALE_RATES)
         if self.when_batch_changes != "keep":
             self.claim_rescaling(trainer)
         self._scale = 0, 1.0
@@ -116,9 +111,6 @@ class LearningRateScaling(RateScalingCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self.micro_batch_size is not None and run_of(trainer).split is None:
-            check_micro_batch_size(trainer, self.micro_batch_size)
-        self._is_first_batch = True
         if self._warms_up(self._scales(trainer)[0]):
             check_warmup(trainer, epochs=self.warmup_epochs, steps=self.warmup_steps)
         for optimizer in trainer.optimizers:
@@ -129,17 +121,9 @@ class LearningRateScaling(RateScalingCallback):
             factors.record.remember(optimizer, used)
         self.multiply(trainer, certain=self._changes_rates)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_start(trainer, pl_module)
-        self._batch_size(trainer)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._is_first_batch:  # others may have changed it since, as Lightning's GradientAccumulationScheduler does
-            self._is_first_batch = False
-            run_of(trainer).read_batch_size(trainer)
-            if self._first_batch_size is None:
-                self._first_batch_size = self._batch_size(trainer)
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+    def begin_batches(self, trainer: Trainer) -> None:
+        if self._first_batch_size is None:
+            self._first_batch_size = self.batch_size(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -147,10 +131,9 @@ class LearningRateScaling(RateScalingCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not writes_logs_now(trainer):
             return
-        used = enumerate(self._rates_used(trainer))
-        rates = {f"lr/effective_{i}" if i else "lr/effective": rate for i, rate in used if not math.isnan(rate)}
+        rates = self.effective_rates(trainer)
         if rates:
-            size = float(self._batch_size(trainer))
+            size = float(self.batch_size(trainer))
             terms = {"lr/scale": self._factor, "batch/size": size, "batch/effective": size}  # the last until 0.2
             pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
 
@@ -177,18 +160,9 @@ class LearningRateScaling(RateScalingCallback):
             scale = ramp(step, length, scale, start=self.warmup_start)
         return scale * growth
 
-    def _batch_size(self, trainer: Trainer) -> int:
-        size = run_of(trainer).batch_size(trainer)
-        if size is None:
-            raise ValueError(
-                f"LearningRateScaling cannot read a batch size from {type(trainer.train_dataloader).__name__}; pass "
-                "micro_batch_size=..., the samples per batch and process"
-            )
-        return size
-
     def _scales(self, trainer: Trainer) -> tuple[float, float]:
         """The factor to warm up to, and the factor by which a grown batch replaces decay."""
-        size, first = self._batch_size(trainer), self._first_batch_size or self._batch_size(trainer)
+        size, first = self.batch_size(trainer), self._first_batch_size or self.batch_size(trainer)
         followed = size if self.when_batch_changes == "rescale" else first
         growth = size / first if self.when_batch_changes == "replace_decay" else 1.0
         if followed != self._scale[0]:
@@ -213,12 +187,6 @@ class LearningRateScaling(RateScalingCallback):
             return optimizer_steps_taken(trainer), self.warmup_steps
         per_epoch = optimizer_steps_per_epoch(trainer) or 0
         return optimizer_steps_planned_before(trainer), self.warmup_epochs * per_epoch
-
-    def _rates_used(self, trainer: Trainer) -> list[float]:
-        """By parameter group: the Trainer's optimizers first, then those that the module steps by hand."""
-        record = run_of(trainer).factors_of(trainer).record
-        used = [record.used(optimizer) or [math.nan] * len(optimizer.param_groups) for optimizer in trainer.optimizers]
-        return [rate for group in used for rate in group] + record.used_by_others(trainer.optimizers)
 
     def _remember_rates(self, trainer: Trainer) -> None:
         factors = run_of(trainer).factors

@@ -80,6 +80,8 @@ from .noise_scale.noise_scale import RatioAverage as RatioAverage
 from .noise_scale.noise_scale import learning_rate_gain as learning_rate_gain
 from .noise_scale.noise_scale import noise_from_norms as noise_from_norms
 from .noise_scale.noise_scale import optimal_learning_rate as optimal_learning_rate
+from .optimizer_scaling import scaled_ema_decay as scaled_ema_decay
+from .optimizer_scaling import scaled_hyperparameters as scaled_hyperparameters
 from .parameter_groups import no_decay_groups as no_decay_groups
 from .perturbation.adversarial import adversarial_inputs as adversarial_inputs
 from .perturbation.adversarial import stability_loss as stability_loss

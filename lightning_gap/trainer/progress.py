@@ -60,6 +60,12 @@ def zeroes_gradients(trainer: Trainer) -> bool:
     return trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0
 
 
+def is_inside_a_batch(trainer: Trainer) -> bool:
+    """Whether a training batch has been begun and is not over, its `on_train_batch_end` included."""
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    return current.ready > current.completed
+
+
 def validation_interval(trainer: Trainer) -> int | None:
     """Batches between validations, where Lightning insists that an epoch has at least as many."""
     interval: object = trainer.val_check_interval

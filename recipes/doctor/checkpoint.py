@@ -40,7 +40,7 @@ def facts_of_checkpoint(file: Path) -> dict[str, Reading]:
     callbacks = saved.get(_SETTINGS, {})
     for name in callbacks:
         where = f"{name} in {_SETTINGS}"
-        if name == "LearningRateScaling":
+        if name in ("LearningRateScaling", "OptimizerScaling"):
             found["base_batch_size"] = told(callbacks[name]["base_batch_size"], where)
         elif name == "GhostBatchNormSwap":
             found["ghosts"] = told(layers, where)

@@ -48,8 +48,10 @@ class Facts:
         accumulate: Micro-batches in a step.
         weighed: 1 where micro-batches are weighed by their samples, else 0.
         weight_decay: The optimizer's.
+        used_weight_decay: That of the updates, where `OptimizerScaling` has changed it.
         decay_in_gradient: 1 where an adaptive optimizer gets the decay as part of the gradient, else 0.
         ema_decay: Of the averaged weights, 0 where none are averaged.
+        used_ema_decay: The same as `OptimizerScaling` has changed it.
     """
 
     name: str
@@ -74,8 +76,10 @@ class Facts:
     accumulate: Reading | None = None
     weighed: Reading | None = None
     weight_decay: Reading | None = None
+    used_weight_decay: Reading | None = None
     decay_in_gradient: Reading | None = None
     ema_decay: Reading | None = None
+    used_ema_decay: Reading | None = None
 
 
 def facts_of_curves(curves: Mapping[str, Curve]) -> dict[str, Reading]:
@@ -107,7 +111,9 @@ def facts_of_curves(curves: Mapping[str, Curve]) -> dict[str, Reading]:
         falling = share_in_the_last_fifth(loss.values)
         if not math.isnan(falling):
             read("still_falling", falling, loss)
-    for fact, key in {"gap_loss": "gap/loss", "ghosts": "ghost/layers", "accumulate": "batch/accumulate"}.items():
+    last = {"gap_loss": "gap/loss", "ghosts": "ghost/layers", "accumulate": "batch/accumulate"}
+    last |= {"used_weight_decay": "optimizer/weight_decay", "used_ema_decay": "optimizer/ema_decay"}
+    for fact, key in last.items():
         if curve := curves.get(key):
             read(fact, curve.values[-1], curve)
     return found

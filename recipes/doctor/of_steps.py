@@ -103,20 +103,23 @@ def decay_not_following(facts: Facts, small: Facts | None) -> Verdict:
     if scale is None:
         return Unknown("log the learning rate: add LearningRateScaling(base_batch_size=...)")
     before = small.weight_decay.value if small and small.weight_decay else decay.value
-    share = scale.value / both.ratio * (decay.value / before if before else 1.0)
+    used = facts.used_weight_decay or decay
+    share = scale.value / both.ratio * (used.value / before if before else 1.0)
     told = (
-        f"weight_decay {decay}, learning rate × {scale.value:.3g}, steps / {both.ratio:.3g}: an epoch decays the "
+        f"weight_decay {used}, learning rate × {scale.value:.3g}, steps / {both.ratio:.3g}: an epoch decays the "
         f"weights {share:.2g} times as much as with the small batch"
     )
     if share >= UNFOLLOWED:
         return Absent(told)
-    fix = f"scale the learning rate linearly, else weight_decay={decay.value / share:.2g}"
-    return Applies(told, sources(decay, scale), fix)
+    fix = f"scale the learning rate linearly, else weight_decay={used.value / share:.2g}"
+    return Applies(told, sources(used, scale), fix)
 
 
 def average_not_following(facts: Facts, small: Facts | None) -> Verdict:
     """Averaged weights that reach back further than the small batch's did, or to the beginning."""
     decay = facts.ema_decay
+    if facts.used_ema_decay is not None:
+        return Absent(f"decay {facts.used_ema_decay}, which OptimizerScaling changes with the batch")
     if decay is None:
         return Unknown(
             'are weights averaged? save the decay as a hyperparameter: self.save_hyperparameters("ema_decay")'

@@ -20,6 +20,7 @@ from lightning_gap import (
     GradientPenalty,
     LearningRateScaling,
     MultiplicativeNoise,
+    OptimizerScaling,
     PiggybackWarmStart,
     RecomputeBatchNorm,
     ResumeExactly,
@@ -74,6 +75,11 @@ REGISTRY = {
         lambda: LearningRateScaling(8, warmup_epochs=1),
         second="LearningRateScaling and LearningRateScaling both",
         keys=frozenset({"lr/effective", "lr/scale", "batch/size", "batch/effective"}),
+    ),
+    "OptimizerScaling": Entry(
+        lambda: OptimizerScaling(8, "sqrt"),
+        second="OptimizerScaling and OptimizerScaling both",
+        keys=frozenset({"lr/effective", "lr/scale", "batch/size"}),  # and others with other rules and optimizers
     ),
     "PiggybackWarmStart": Entry(
         lambda: PiggybackWarmStart(1, 24, optimizer_state="keep"),

@@ -20,6 +20,7 @@ from lightning_gap import (
     ExactAccumulation,
     InMemoryLoader,
     LearningRateScaling,
+    OptimizerScaling,
     PiggybackWarmStart,
 )
 
@@ -70,6 +71,7 @@ def test_the_learning_rate_finder_looks_at_scaled_rates_and_the_run_scales_what_
     "make",
     [
         lambda: LearningRateScaling(2, warmup_epochs=0),
+        lambda: OptimizerScaling(2, "sqrt"),
         lambda: BatchSizeScheduler({0: 8, 1: 16}),
         lambda: AdaptiveBatchSize(8, 16, micro_batches=2),
         lambda: PiggybackWarmStart(1, 16, optimizer_state="keep"),

@@ -12,6 +12,7 @@ from lightning_gap import (
     ExactAccumulation,
     GradientNoiseScaleMonitor,
     LearningRateScaling,
+    OptimizerScaling,
     PiggybackWarmStart,
     SharpnessMonitor,
     WeightDistanceMonitor,
@@ -91,6 +92,8 @@ def test_another_scaling_is_refused(resumed, changed, message):
     ("first", "second", "message"),
     [
         (LearningRateScaling(16, rule=cubic), LearningRateScaling(16, rule=quartic), "rule='cubic', .* rule='quartic'"),
+        (OptimizerScaling(16, "sqrt"), OptimizerScaling(16, "linear"), r"rule=\['sqrt'\], .* rule=\['linear'\]"),
+        (OptimizerScaling(16, "sqrt"), OptimizerScaling(8, "sqrt"), "base_batch_size=16, .* base_batch_size=8"),
         (
             BatchSizeScheduler({0: 16, 1: 24}),
             BatchSizeScheduler({0: 24}),
@@ -137,6 +140,7 @@ def test_another_schedule_is_refused(first, second, message, tmp_path):
     ("first", "second"),
     [
         (LearningRateScaling(**PLAIN), LearningRateScaling(**PLAIN, micro_batch_size=16)),
+        (OptimizerScaling(16, "sqrt"), OptimizerScaling(16, ["sqrt"], micro_batch_size=16)),
         (BatchSizeScheduler({0: 16}), BatchSizeScheduler({0: 16}, max_micro_batch=8)),
         (BatchSizeScheduler(AdaBatch(16, 32)), BatchSizeScheduler(AdaBatch(16, 32))),
         (BatchSizeScheduler(lambda epoch: 16), BatchSizeScheduler(lambda epoch: 16 + 8 * epoch)),

@@ -352,6 +352,14 @@ CALLS = {
     ),
     "residual_norms": (functional.residual_norms, lambda: {"module": BasicBlock(2, 2)}),
     "restore_batch_norm": (functional.restore_batch_norm, lambda: {"module": nn.BatchNorm1d(2)}),
+    "scaled_ema_decay": (
+        functional.scaled_ema_decay,
+        lambda: {"decay": 0.5, "batch_size": 9, "base_batch_size": 3},
+    ),
+    "scaled_hyperparameters": (
+        functional.scaled_hyperparameters,
+        lambda: {"hyperparameters": {"lr": 0.1}, "batch_size": 9, "base_batch_size": 3, "rule": "linear"},
+    ),
     "sharp_share": (functional.sharp_share, lambda: of_weights(radius=0.1)),
     "sharpness": (functional.sharpness, of_weights),
     "sharpness_aware_gradient": (functional.sharpness_aware_gradient, lambda: of_one_weight(rho=0.1)),

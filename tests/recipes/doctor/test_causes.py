@@ -105,6 +105,8 @@ ABSENT = [
     ("ragged accumulation", {"weighed": 0, "micro_batches": 10, "updates": 10}, None),
     ("weight decay does not follow", {"scale": 1, "weight_decay": 0}, None),
     ("weight decay does not follow", {"scale": 1, "weight_decay": 1e-3}, {**SMALL, "peak_rate": 0.5}),
+    ("weight decay does not follow", {"scale": 3.17, "used_weight_decay": 3.17e-4}, None),
+    ("averaged weights do not follow", {"ema_decay": None, "used_ema_decay": 0.99}, None),
     ("averaged weights do not follow", {"ema_decay": 0.99}, {**SMALL, "ema_decay": 0.999}),
 ]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
+from lightning_gap import GhostBatchNormSwap
 from lightning_gap.recipes.experiments import basin_shape, experiments, published
 from lightning_gap.recipes.experiments.published_curves import CURVES
 from lightning_gap.recipes.experiments.scales import SCALES, Choice
@@ -591,6 +592,47 @@ def test_rise_and_minima_of_surfaces_on_paper():
     assert minima(bowl) == 1
     waves = {"at": at, "losses": [[math.cos(5 * math.pi * x) + math.cos(5 * math.pi * y) for y in at] for x in at]}
     assert minima(waves) == 16  # at +-0.2 and +-0.6 of each; +-1 lie on the edge
+
+
+# Rules for the batch
+
+
+def test_batch_rules_train_at_three_sizes_and_once_where_all_was_tuned():
+    specs = list(experiment("batch-rules").needs(Choice("small", ("c1",), (0,))))
+    trained = sorted((spec.hyperparameters["large_batch_size"], spec.regime) for spec in specs)
+    rules = ["adaptive-root", "rate-alone", "root-half-life", "unscaled"]
+    assert trained == [*((64, rule) for rule in rules), (256, "unscaled"), *((1024, rule) for rule in rules)]
+    for spec in specs:
+        with torch.device("meta"):
+            recipe = spec.recipe(spec.regime, **spec.hyperparameters)
+        assert recipe.batch_size == spec.hyperparameters["large_batch_size"]
+        callbacks = recipe.configure_callbacks()
+        ghosts = [callback.ghost_batch_size for callback in callbacks if isinstance(callback, GhostBatchNormSwap)]
+        assert ghosts == ([] if recipe.batch_size == 64 else [64])
+        bases = [callback.base_batch_size for callback in callbacks[len(ghosts) :]]
+        assert bases == ([] if spec.regime == "unscaled" else [256])
+
+
+def test_the_spread_over_batch_sizes_is_compared_with_that_of_the_learning_rate_alone():
+    spread = {"unscaled": 0.5, "rate-alone": 0.2, "adaptive-root": 0.1, "root-half-life": 0.2}
+    noise = random.Random(0)
+    jitter = {(rule, seed): noise.uniform(-0.01, 0.01) for rule in spread for seed in range(5)}
+
+    def loss(spec):
+        if spec.hyperparameters["large_batch_size"] == 256:
+            return 1.0 + spec.seed
+        half = (spread[spec.regime] + jitter[spec.regime, spec.seed]) / 2
+        return 1.0 + spec.seed + (half if spec.hyperparameters["large_batch_size"] == 64 else -half)
+
+    train, verdict, test, _ = shown("batch-rules", Found(train_loss=loss, test_loss=lambda spec: 0.0))
+    wanted = [[value + jitter[rule, seed] for seed in range(5)] for rule, value in spread.items()]
+    assert np.allclose([cell.values for cell in column(train, "spread over batches")], wanted)
+    unscaled, alone, adaptive, half_life = column(train, "more than the rate alone")
+    assert alone == "-"
+    assert np.allclose(adaptive.values, np.subtract(wanted[2], wanted[1]))
+    assert [cell.found.sign for cell in (unscaled, adaptive, half_life)] == [1, -1, 0]
+    assert "unscaled, more; adaptive-root, less; root-half-life, no difference shown" in verdict.text
+    assert {cell.values for cell in column(test, "spread over batches")} == {(0.0,) * 5}
 
 
 # Terms
