@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from ..gpt import GPT
 from ..intervals import mean_interval
 from ..reports.drawing import SERIES, blank, label
 from ..reports.parts import Chart, Numbers, Part, Remark, Table
@@ -28,16 +26,11 @@ SCHEDULES = {
     "norm-test": "grown by the norm test",
 }
 _ALSO = ("large",)  # what growing too much costs
-SCALES: dict[str, dict[str, Any]] = {
-    "tiny": {"sequences": 256, "length": 32, "width": 16, "depth": 1, "small_batch_size": 8, "large_batch_size": 32},
-    "small": {"sequences": 8192, "large_batch_size": 64},
-    "paper": {"large_batch_size": 64},
-}
 
 
 def run(choice: Choice, schedule: str, seed: int) -> RunSpec:
     """Of one schedule."""
-    return RunSpec(GPT, schedule, "python-library", seed, SCALES[choice.scale])
+    return choice.run("gpt", schedule, seed)
 
 
 def needs(choice: Choice) -> Iterator[RunSpec]:
@@ -98,7 +91,7 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
 
 EXPERIMENT = Experiment(
     "The arena: six schedules of the batch size",
-    (),
+    ("gpt",),
     needs,
     show,
     {

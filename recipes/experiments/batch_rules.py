@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from lightning.pytorch import Callback
+from torch import nn
 
 from lightning_gap import GhostBatchNormSwap, LearningRateScaling, OptimizerScaling
 
 from ..c1 import C1
+from ..gpt import GPT
 from ..recipe import Recipe
 from ..reports.parts import Numbers, Part, Remark, Table
 from ..runner.run_store import RunSpec
@@ -26,7 +28,9 @@ def _scaled_by(scaling: Callable[[int], Callback] | None) -> Callable[[Recipe], 
 
     def regime(recipe: Recipe) -> list[Callback]:
         recipe.batch_size = recipe.large_batch_size
-        ghosts = [GhostBatchNormSwap(recipe.small_batch_size)] if recipe.batch_size > recipe.small_batch_size else []
+        normalises = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in recipe.modules())
+        larger = normalises and recipe.batch_size > recipe.small_batch_size
+        ghosts = [GhostBatchNormSwap(recipe.small_batch_size)] if larger else []
         return [*ghosts, *([] if scaling is None else [scaling(TUNED * recipe.small_batch_size)])]
 
     return regime
@@ -36,21 +40,33 @@ SCALINGS: Mapping[str, Callable[[int], Callback] | None] = {
     "unscaled": None,
     ALONE: lambda base: LearningRateScaling(base, rule="sqrt", warmup_epochs=0),
     "adaptive-root": lambda base: OptimizerScaling(base, "adaptive_sqrt"),
-    "root-half-life": lambda base: OptimizerScaling(base, ("sqrt", "half_life")),
+    "root-half-life": lambda base: OptimizerScaling(base, ("sqrt", "half_life", "timescale")),
 }
 
 
-class ScaledC1(C1):
-    """C1 with these experiments' regimes; ``large_batch_size`` is the batch of the run."""
+_REGIMES = {name: _scaled_by(scaling) for name, scaling in SCALINGS.items()}
 
-    regimes: ClassVar = {**C1.regimes, **{name: _scaled_by(scaling) for name, scaling in SCALINGS.items()}}
+
+class ScaledC1(C1):
+    """C1 with these regimes; ``large_batch_size`` is the batch of the run."""
+
+    regimes: ClassVar = {**C1.regimes, **_REGIMES}
+
+
+class ScaledGPT(GPT):
+    """The GPT with the same."""
+
+    regimes: ClassVar = {**GPT.regimes, **_REGIMES}
+
+
+_RECIPES: Mapping[str, type[Recipe]] = {"c1": ScaledC1, "gpt": ScaledGPT}
 
 
 def run(choice: Choice, network: str, rule: str, size: int, seed: int) -> RunSpec:
     """A rule at a multiple of the small batch; at the one for which all was tuned there is nothing to scale."""
     plain = choice.run(network, "small", seed)
     changed = {**plain.changed, "large_batch_size": size * plain.hyperparameters["small_batch_size"]}
-    return RunSpec(ScaledC1, "unscaled" if size == TUNED else rule, plain.data, seed, changed, plain.trainer)
+    return RunSpec(_RECIPES[network], "unscaled" if size == TUNED else rule, plain.data, seed, changed, plain.trainer)
 
 
 def needs(choice: Choice) -> Iterator[RunSpec]:
@@ -111,12 +127,12 @@ def _verdict(losses: Mapping[str, Sequence[Sequence[float]]]) -> str:
 
 EXPERIMENT = Experiment(
     "Hyperparameters that follow the batch, ours",
-    ("c1",),
+    ("c1", "gpt"),
     needs,
     show,
     {
         "rules": "rate-alone: learning rate x sqrt(k); adaptive-root: Malladi et al. (2022); root-half-life: the "
-        "first and beta2 ** k, Marek et al. (2025); k = batch / the batch tuned for",
+        "first, beta2 ** k (Marek et al. 2025), and AdamW's decay per sample kept; k = batch / the batch tuned for",
         "spread": "± sample standard deviation over seeds; [95 % interval] by Student's t, differences paired by seed; "
         "spread over batches: of one seed, the largest of the three losses less the smallest",
     },

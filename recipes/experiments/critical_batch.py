@@ -18,12 +18,10 @@ import numpy as np
 
 from ..advice import ADAPTIVE
 from ..critical_batch.search import Found, Search, search
-from ..gpt import GPT
 from ..reports.drawing import SERIES, blank, label, legend_below
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec, RunStore
-from .arena import SCALES as GPT_SCALES
 from .experiment import Experiment, Findings
 from .measures import by_epoch
 from .scales import Choice
@@ -35,11 +33,11 @@ _EPOCHS_OF_GPT = 4
 
 def base(choice: Choice, network: str, seed: int) -> RunSpec:
     """The small batch's run; of the GPT, over four epochs, so that there are losses on the way."""
+    spec = choice.run(network, "small", seed)
     if network != "gpt":
-        return choice.run(network, "small", seed)
-    changed = {**GPT_SCALES[choice.scale], "epochs": _EPOCHS_OF_GPT}
-    changed["sequences"] = changed.get("sequences", 32_768) // _EPOCHS_OF_GPT
-    return RunSpec(GPT, "small", "python-library", seed, changed)
+        return spec
+    sequences = spec.hyperparameters["sequences"] // _EPOCHS_OF_GPT
+    return choice.run(network, "small", seed, epochs=_EPOCHS_OF_GPT, sequences=sequences)
 
 
 def sizes(spec: RunSpec) -> list[int]:

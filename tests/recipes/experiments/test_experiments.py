@@ -624,7 +624,7 @@ def test_the_spread_over_batch_sizes_is_compared_with_that_of_the_learning_rate_
         half = (spread[spec.regime] + jitter[spec.regime, spec.seed]) / 2
         return 1.0 + spec.seed + (half if spec.hyperparameters["large_batch_size"] == 64 else -half)
 
-    train, verdict, test, _ = shown("batch-rules", Found(train_loss=loss, test_loss=lambda spec: 0.0))
+    train, verdict, test, _ = shown("batch-rules", Found(train_loss=loss, test_loss=lambda spec: 0.0), "c1")
     wanted = [[value + jitter[rule, seed] for seed in range(5)] for rule, value in spread.items()]
     assert np.allclose([cell.values for cell in column(train, "spread over batches")], wanted)
     unscaled, alone, adaptive, half_life = column(train, "more than the rate alone")
