@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..intervals import mean_interval
 from ..regimes import REGIMES
 from ..reports.drawing import blank, label, legend_below, look
 from ..reports.parts import Chart, Numbers, Part, Table
@@ -61,7 +62,6 @@ def needs(choice: Choice) -> Iterator[RunSpec | Measurement]:
 def show(choice: Choice, found: Findings) -> Iterator[Part]:
     for network in choice.networks:
         regimes = _OF_NETWORK[network]
-
         results = {
             regime: {seed: found[run(choice, network, regime, seed)] for seed in seeds_of(choice, network, regime)}
             for regime in regimes
@@ -69,7 +69,8 @@ def show(choice: Choice, found: Findings) -> Iterator[Part]:
         measured = {regime: _measures(choice, found, network, regime) for regime in regimes}
         gaps = {regime: gap.by_seed for regime, gap in gaps_of(results).items()}
         yield gap_table(f"{network.upper()}: does it close?", results)
-        yield _figure(network, gaps, measured)
+        yield _figure(network, gaps, measured, "box, batch BN", "sharpness, Metric 2.1 at 1e-3, batch BN (%)")
+        yield _figure(network, gaps, measured, "largest eigenvalue", "largest eigenvalue of the Hessian")
         rows: list[Sequence[str | Numbers]] = [
             (regime, *(Numbers(tuple(values[name].values()), 1) for name in SHARPNESS))
             for regime, values in measured.items()
@@ -94,29 +95,28 @@ def _measures(choice: Choice, found: Findings, network: str, regime: str) -> dic
 
 
 def _figure(
-    network: str, gaps: Mapping[str, Mapping[int, float]], measured: dict[str, dict[str, dict[int, float]]]
+    network: str,
+    gaps: Mapping[str, Mapping[int, float]],
+    measured: Mapping[str, Mapping[str, Mapping[int, float]]],
+    name: str,
+    label_of_measure: str,
 ) -> Chart:
-    figure, (axes,) = blank(4.6)
-    name = next(iter(SHARPNESS))
+    figure, (axes,) = blank(4.8)
     for regime, gap in gaps.items():
-        like = look(regime)
-        own = measured[regime][name]
-        axes.plot(
-            [own[seed] for seed in gap],
-            list(gap.values()),
-            color=like.color,
-            marker=like.marker,
-            linestyle="none",
-            label=regime,
-        )
+        like, own = look(regime), [measured[regime][name][seed] for seed in gap]
+        x, y = mean_interval(own), mean_interval(tuple(gap.values()))
+        axes.plot([x.mean], [y.mean], like.marker, color=like.color, markersize=7, label=regime, zorder=3)
+        axes.plot([x.low, x.high], [y.mean] * 2, color=like.color, linewidth=1.2)
+        axes.plot([x.mean] * 2, [y.low, y.high], color=like.color, linewidth=1.2)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    label(axes, "sharpness, Metric 2.1 at 1e-3, batch BN (%)", "gap to the small batch (points)", log="x")
+    label(axes, label_of_measure, "gap to the small batch (points)", log="x")
     legend_below(figure, axes, columns=4)
     return Chart(
-        f"{network.upper()}: gap against sharpness",
+        f"{network.upper()}: gap against {name}",
         figure,
-        "The gap to the small batch against the sharpness of the solution: a mark for each run, by regime.",
-        "If flat minima were what generalises, marks would rise from the lower left to the upper right.",
+        f"The gap to the small batch against {name} of the solution, by regime.",
+        "Means over the seeds, bars: 95 % intervals. If flat minima were what generalises, marks would rise from the "
+        "lower left to the upper right.",
     )
 
 
