@@ -19,6 +19,7 @@ NEEDED = {
     "MultiplicativeNoise": {"sigma": 1.0},
     "AdaptiveBatchSize": {"batch_size": 8, "max_batch_size": 64},
     "BatchSizeScheduler": {"schedule": {0: 8}},
+    "OptimizerScaling": {"base_batch_size": 32, "rule": "sqrt"},
     "PiggybackWarmStart": {"switch_epoch": 1, "large_batch_size": 64, "optimizer_state": "keep"},
 }
 FUNCTIONS = ("loss_fn", "accuracy_fn", "count", "rule", "schedule")
