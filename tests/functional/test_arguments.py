@@ -26,7 +26,16 @@ from lightning_gap.functional import (
 
 # What functions return, made by them alone; aliases of types; and classes whose arguments those of others are.
 RESULTS = {
-    *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
+    *(
+        "AverageSharpness",
+        "BatchTest",
+        "CriticalSharpness",
+        "Eigenvalues",
+        "EpochBatch",
+        "GradientNoise",
+        "GroupedSharpness",
+        "LogFit",
+    ),
     *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
     *("GroupCorrelation", "RankCorrelation", "SharpShare"),
     *("Barrier", "PointValues", "WeightPlane"),
@@ -250,6 +259,7 @@ CALLS = {
         ),
     ),
     "constant_warmup": (functional.constant_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
+    "critical_sharpness": (functional.critical_sharpness, lambda: of_weights(direction=[torch.ones(30).double()])),
     "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
     "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
     "evaluate_points": (
