@@ -26,6 +26,8 @@ from .batch_size.schedule import split_batch as split_batch
 from .batch_size.schedule import train_longer as train_longer
 from .batch_statistics import batch_statistics as batch_statistics
 from .batch_statistics import recomputed_statistics as recomputed_statistics
+from .curvature.batch_sharpness import BatchSharpness as BatchSharpness
+from .curvature.batch_sharpness import batch_sharpness as batch_sharpness
 from .curvature.critical_sharpness import CriticalSharpness as CriticalSharpness
 from .curvature.critical_sharpness import critical_sharpness as critical_sharpness
 from .curvature.hessian_products import hessian_vector_product as hessian_vector_product

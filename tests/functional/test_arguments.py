@@ -26,18 +26,10 @@ from lightning_gap.functional import (
 
 # What functions return, made by them alone; aliases of types; and classes whose arguments those of others are.
 RESULTS = {
-    *(
-        "AverageSharpness",
-        "BatchTest",
-        "CriticalSharpness",
-        "Eigenvalues",
-        "EpochBatch",
-        "GradientNoise",
-        "GroupedSharpness",
-        "LogFit",
-    ),
+    *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
     *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
     *("GroupCorrelation", "RankCorrelation", "SharpShare"),
+    *("BatchSharpness", "CriticalSharpness"),
     *("Barrier", "PointValues", "WeightPlane"),
 }
 TYPES = {"BatchNormMode", "Schedule", "Augmentation"}
@@ -114,9 +106,9 @@ def of_layers():
     return {"loss_fn": lambda: w.sum(), "params": {"a.w": w}}
 
 
-def of_groups():
+def of_groups(**needed):
     w = weight()
-    return {"loss_fns": [lambda: w.sum()], "params": [w]}
+    return {"loss_fns": [lambda: w.sum()], "params": [w], **needed}
 
 
 def of_logits():
@@ -246,6 +238,7 @@ CALLS = {
     "ascent_direction": (functional.ascent_direction, lambda: pairs(rho=0.1)),
     "augmented_inner_product_test": (functional.augmented_inner_product_test, statistics),
     "average_sharpness": (functional.average_sharpness, of_weights),
+    "batch_sharpness": (functional.batch_sharpness, lambda: of_groups(velocity=[weight().detach()])),
     "batch_statistics": (
         lambda **given: functional.batch_statistics(**given).__enter__(),
         lambda: {"module": nn.ReLU()},
