@@ -29,7 +29,7 @@ RESULTS = {
     *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
     *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
     *("GroupCorrelation", "RankCorrelation", "SharpShare"),
-    *("BatchSharpness", "CriticalSharpness"),
+    *("BatchSharpness", "CriticalSharpness", "OptimizerEdge"),
     *("Barrier", "PointValues", "WeightPlane"),
 }
 TYPES = {"BatchNormMode", "Schedule", "Augmentation"}
@@ -52,6 +52,7 @@ SERIES = (
     "steps",
     "distances",
     "milestones",
+    "learning_rates",
     "alphas",
     "values",
     "sizes",
@@ -99,6 +100,11 @@ def of_weights(**needed):
 def of_parts():
     w = weight()
     return {"loss_fn": lambda: ((w * k).square().sum() / 4 for k in (1, 2, 3, 4)), "params": [w], "sizes": [2] * 4}
+
+
+def of_stepped():
+    w = weight()
+    return {"optimizer": torch.optim.SGD([w], lr=0.1), "params": [w], "learning_rates": [0.2]}
 
 
 def of_layers():
@@ -253,6 +259,7 @@ CALLS = {
     ),
     "constant_warmup": (functional.constant_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
     "critical_sharpness": (functional.critical_sharpness, lambda: of_weights(direction=[torch.ones(30).double()])),
+    "edge_of_stability": (functional.edge_of_stability, lambda: {"learning_rate": 0.1}),
     "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
     "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
     "evaluate_points": (
@@ -280,7 +287,10 @@ CALLS = {
         lambda: {"gradients": [torch.ones(2), torch.zeros(2)], "samples_each": 1},
     ),
     "gradual_warmup": (functional.gradual_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
-    "hessian_eigenvalues": (functional.hessian_eigenvalues, of_weights),
+    "hessian_eigenvalues": (
+        functional.hessian_eigenvalues,
+        lambda: of_weights(preconditioner=[torch.ones(30).double()]),
+    ),
     "hessian_trace": (functional.hessian_trace, of_weights),
     "hessian_vector_product": (functional.hessian_vector_product, lambda: of_weights(vector=[torch.ones(30).double()])),
     "inner_product_test": (functional.inner_product_test, statistics),
@@ -321,6 +331,7 @@ CALLS = {
         functional.optimal_learning_rate,
         lambda: {"batch_size": 8, "noise_scale": 9.0, "max_learning_rate": 1.0},
     ),
+    "optimizer_edge": (functional.optimizer_edge, of_stepped),
     "orthogonality_test": (functional.orthogonality_test, statistics),
     "perturbed": (
         lambda **given: functional.perturbed(**given).__enter__(),
