@@ -135,7 +135,7 @@ REGISTRY = {
     ),
     "CurvatureMonitor": Entry(
         lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2, max_time_share=None),
-        second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, suffix="_batch"),
+        second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, preconditioned=True, suffix="_batch"),
         keys=frozenset(
             f"curvature/{name}"
             for name in (
