@@ -12,6 +12,7 @@ from lightning_gap import (
     AdversarialTraining,
     BatchSizeScheduler,
     ConservativeTraining,
+    CriticalSharpnessMonitor,
     CurvatureMonitor,
     ExactAccumulation,
     GeneralizationGapMonitor,
@@ -130,6 +131,14 @@ REGISTRY = {
                 "weight_p50",
                 "weight_p95",
             )
+        ),
+        is_monitor=True,
+    ),
+    "CriticalSharpnessMonitor": Entry(
+        lambda: CriticalSharpnessMonitor(every_n_steps=2, max_time_share=None),
+        second=lambda: CriticalSharpnessMonitor(every_n_steps=3, batch_norm="running", suffix="_running"),
+        keys=frozenset(
+            f"curvature/critical_{name}" for name in ("sharpness", "learning_rate", "multiple", "evaluations")
         ),
         is_monitor=True,
     ),

@@ -24,8 +24,9 @@ def results(tmp_path_factory):
 
 def test_both_processes_log_the_same_values(results):
     first, second = (rank["metrics"] for rank in results["monitors"])
-    for key in ("sharpness/full_eps1e-3", "gap/loss", "gap/accuracy", "weights/distance_from_init"):
+    for key in ("sharpness/full_eps1e-3", "curvature/critical_multiple", "gap/loss", "gap/accuracy"):
         assert torch.equal(first[key], second[key]), key
+    assert torch.equal(first["weights/distance_from_init"], second["weights/distance_from_init"])
 
 
 def test_the_batch_is_that_of_all_processes(results):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lightning_gap import (
+    CriticalSharpnessMonitor,
     CurvatureMonitor,
     GeneralizationGapMonitor,
     GhostBatchNormSwap,
@@ -24,6 +25,7 @@ def fit(*, with_monitors: bool) -> dict[str, object]:
     monitors = [
         SharpnessMonitor(samples=20, chunk_size=8, at_start=True),
         CurvatureMonitor(samples=20, chunk_size=8, probes=2),
+        CriticalSharpnessMonitor(every_n_steps=2, max_time_share=None),
         WeightDistanceMonitor(),
         GeneralizationGapMonitor(samples=20, chunk_size=8),
         GradientNoiseScaleMonitor(samples=24, chunk_size=8),
