@@ -205,7 +205,7 @@ def test_the_share_of_the_time_is_kept(monkeypatch):
     assert trainer.global_step == 300
     budget = trainer.callbacks[0]._budget
     assert 0.05 * 300 < budget._spent <= 0.1 * 300 + 2  # the last may take longer than the one before
-    assert 8 < len({tuple(seen.values()) for seen in logged.values()}) < 25  # of 1.25 to 2 s each
+    assert 8 < len({str(seen) for seen in logged.values()}) < 25  # of 1 to 3 s each
 
 
 def test_the_learning_rate_is_the_scaled_one():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 _GROWTH = 10.0  # most from one trial to the next while an end of the bracket is missing
 _FIRST = 1.5  # from the first trial to the second
+_STRAIGHT, _STRAIGHT_OVER = 0.25, 50.0  # slopes that differ by less, in trials so far apart, are those of a line
 _LOOKS_BELOW = 3  # trials for a fall below a lower end where there is none
 _INWARD = 0.4  # how far inside the tolerance, on either side of the expected crossing, a trial is made
 
@@ -48,7 +49,7 @@ class Crossing:
         """Search from the trial ``first`` on; the reason why there is no crossing, or an empty one."""
         x = min(first, self.largest)
         for _ in range(self.trials):
-            if not self._try(x):
+            if not self._try(x) or self._rises_from_the_start():
                 return "no descent"
             if self.lower >= self.largest:
                 return "no rise"
@@ -97,6 +98,14 @@ class Crossing:
         self._slow = self._slow + 1 if self._width() > before / 2 else 0
         return True
 
+    def _rises_from_the_start(self) -> bool:
+        """Whether the smallest trials rise as a straight line does, over a range in which no parabola would."""
+        nearest = sorted(self._slopes.items())[:3]
+        if self.lower or len(nearest) < 3:
+            return False
+        (near, slope), _, (far, other) = nearest
+        return far >= _STRAIGHT_OVER * near and abs(other - slope) <= _STRAIGHT * slope
+
     def _width(self) -> float:
         return math.log(self.upper / self.lower) if self.lower else math.inf
 
@@ -126,7 +135,7 @@ class Crossing:
         if len(points) < 2:
             return None
         (near, low), (far, high) = points
-        if high <= low:
-            return self.upper / _GROWTH if rises else _GROWTH * self.lower
-        expected = near - low * (far - near) / (high - low)
-        return expected if (0 < expected < self.upper if rises else expected > self.lower) else None
+        expected = near - low * (far - near) / (high - low) if high > low else math.nan
+        if rises:
+            return expected if 0 < expected < self.upper else self.upper / _GROWTH
+        return expected if expected > self.lower else _GROWTH * self.lower

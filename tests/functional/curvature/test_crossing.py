@@ -70,6 +70,12 @@ def test_it_says_why_there_is_no_crossing(rise, reason):
     assert max(tried) <= 1e3
 
 
+def test_a_rise_from_the_start_is_told_by_few_trials():
+    _, said, tried = search(lambda x: x + x**2, 1.0)
+    assert said == "no descent"
+    assert len(tried) <= 6
+
+
 def test_a_fall_within_the_noise_is_none():
     assert search(lambda x: x * (x - 2), 1.0, noise=1.1)[1] == "no descent"
     assert search(lambda x: x * (x - 2), 1.0, noise=0.9)[1] == ""
