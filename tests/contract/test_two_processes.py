@@ -9,6 +9,7 @@ import processes
 import pytest
 import refused_on_two_processes as different
 import torch
+from two_processes import critical
 
 
 def found(script, folder, ranks):
@@ -42,6 +43,14 @@ def test_the_monitors_change_no_bit_of_the_run(results):
 
 def test_what_two_processes_measure_together_is_what_one_measures_alone(results):
     assert_as_by_hand(results["exact"])
+
+
+def test_the_critical_multiple_is_the_same_however_the_batch_is_split(results):
+    alone = critical(devices=1, accumulate=1)
+    assert len(alone) == 6
+    assert critical(devices=1, accumulate=2) == pytest.approx(alone, rel=1e-6)
+    for found in results["critical"]:
+        assert found == pytest.approx(alone, rel=1e-6)  # metrics are float32
 
 
 @pytest.mark.slow

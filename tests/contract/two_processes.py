@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 
 from lightning_gap import (
     CriticalSharpnessMonitor,
@@ -38,9 +39,39 @@ def fit(*, with_monitors: bool) -> dict[str, object]:
     return {"weights": tiny.state_of(module), "metrics": dict(trainer.callback_metrics)}
 
 
+class WithoutBatchNorm(tiny.TinyClassifier):
+    """Whose loss of a batch is the mean of the losses of its parts."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+        del self.net[1]
+
+
+class Keeps(Callback):
+    """What is logged, step by step."""
+
+    def __init__(self) -> None:
+        self.multiples: list[float] = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step > len(self.multiples):
+            self.multiples.append(float(trainer.callback_metrics["curvature/critical_multiple"]))
+
+
+def critical(*, devices: int, accumulate: int) -> list[float]:
+    """The critical multiples of the updates of one run, however its global batch of 16 is split."""
+    keeps = Keeps()
+    monitor = CriticalSharpnessMonitor(every_n_steps=1, max_time_share=None)
+    strategy = {"strategy": "ddp", "devices": devices} if devices > 1 else {}
+    trainer = tiny.trainer(monitor, keeps, precision="64-true", accumulate_grad_batches=accumulate, **strategy)
+    trainer.fit(WithoutBatchNorm(), tiny.loader(batch_size=16 // devices // accumulate))
+    return keeps.multiples
+
+
 def main() -> None:
     exact = {**measure(2), "statistics": recompute(2)}
     found = {"plain": fit(with_monitors=False), "monitors": fit(with_monitors=True), "exact": exact}
+    found["critical"] = critical(devices=2, accumulate=1)
     torch.save(found, Path(sys.argv[1]) / f"{torch.distributed.get_rank()}.pt")
 
 
