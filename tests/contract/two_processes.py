@@ -62,9 +62,10 @@ def critical(*, devices: int, accumulate: int) -> list[float]:
     """The critical multiples of the updates of one run, however its global batch of 16 is split."""
     keeps = Keeps()
     monitor = CriticalSharpnessMonitor(every_n_steps=1, max_time_share=None)
-    strategy = {"strategy": "ddp", "devices": devices} if devices > 1 else {}
+    strategy = {"strategy": "ddp", "devices": devices, "use_distributed_sampler": False} if devices > 1 else {}
     trainer = tiny.trainer(monitor, keeps, precision="64-true", accumulate_grad_batches=accumulate, **strategy)
-    trainer.fit(WithoutBatchNorm(), tiny.loader(batch_size=16 // devices // accumulate))
+    own = range(trainer.global_rank, 48, devices)  # in order: Lightning's own sampler shuffles
+    trainer.fit(WithoutBatchNorm(), tiny.loader(batch_size=16 // devices // accumulate, sampler=own))
     return keeps.multiples
 
 
