@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..functional._loss_surface import loss_surface
 from ..functional.batch_statistics import batch_statistics
-from ..trainer.state import same_tensor
-from ._evaluations import Evaluations, LossFunction, Seeded, evaluating
+from ..trainer.state import random_states, same_tensor, set_random_states
+from ._evaluations import Evaluations, LossFunction, evaluating
 from ._gathered_statistics import trained_layers
 from ._loader_subset import one_line
 from ._module_loss import is_out_of_memory, trained_weights
@@ -36,12 +36,14 @@ class StepLoss:
     """
 
     def __init__(self, evaluations: Evaluations, batches: Sequence[KeptBatch]) -> None:
-        self.evaluations, self._batches = evaluations, Seeded(batches, 0)
+        self.evaluations, self._batches = evaluations, batches
+        self._random_numbers = random_states()  # not a seed: torch takes milliseconds to seed generators
         self._share = 1 / (len(batches) * evaluations.trainer.world_size)
 
     def __call__(self) -> Iterator[Tensor]:
         weight_of = run_of(self.evaluations.trainer).accumulation.weight_of
-        for _, (batch, number) in self._batches:
+        set_random_states(self._random_numbers)
+        for batch, number in self._batches:
             yield self.evaluations.loss_of_training_batch(batch, number) * (weight_of(number) * self._share)
 
 

@@ -38,7 +38,7 @@ SAMPLES = 320
 RATES = {"sgd": (0.2, 0.3), "adam": (0.001, 0.003)}
 BATCH = {"sgd": 8, "adam": SAMPLES}
 EDGE = {"sgd": 2.0, "adam": 38.0}  # over the learning rate
-STEPS = {"tiny": {"sgd": 400, "adam": 20}, "small": {"sgd": 32_000, "adam": 1500}}
+STEPS = {"tiny": {"sgd": 400, "adam": 20}, "small": {"sgd": 24_000, "adam": 1500}}
 _LOOKED_AT = 20
 
 
