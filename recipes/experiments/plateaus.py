@@ -2,7 +2,7 @@
 
 Andreyev and Beneventano (2024) and Cohen et al. (2022), in miniature: a tanh network that memorises 320 digits with
 random labels, squared error. Hard to fit, so that training sharpens it until the learning rate holds it back. Cost of
-a run: 10 seconds (Adam) to 40 (SGD) on one thread of an AMD EPYC.
+a run: 15 seconds (Adam) to a minute (SGD) on one thread of an AMD EPYC, beside other work.
 """
 
 from __future__ import annotations
