@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .callbacks import AdversarialTraining as AdversarialTraining
     from .callbacks import BatchSizeScheduler as BatchSizeScheduler
     from .callbacks import ConservativeTraining as ConservativeTraining
+    from .callbacks import CriticalSharpnessMonitor as CriticalSharpnessMonitor
     from .callbacks import CurvatureMonitor as CurvatureMonitor
     from .callbacks import ExactAccumulation as ExactAccumulation
     from .callbacks import GeneralizationGapMonitor as GeneralizationGapMonitor
@@ -49,6 +50,7 @@ __all__ = [
     "BatchPlan",
     "BatchSizeScheduler",
     "ConservativeTraining",
+    "CriticalSharpnessMonitor",
     "CurvatureMonitor",
     "ExactAccumulation",
     "GeneralizationGapMonitor",

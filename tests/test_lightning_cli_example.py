@@ -144,6 +144,7 @@ SETTINGS = {
         },
     ],
     "ConservativeTraining": [{"strength": 0.1, "inner_steps": 2}],
+    "CriticalSharpnessMonitor": [LOSS | {"every_n_steps": 100, "micro_batches": 2}],
     "CurvatureMonitor": [LOSS],
     "ExactAccumulation": [{}, {"count": "of_the_user.size"}],
     "GeneralizationGapMonitor": [LOSS | {"accuracy_fn": "of_the_user.loss"}],

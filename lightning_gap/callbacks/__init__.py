@@ -6,6 +6,7 @@ from .adaptive_batch import AdaptiveBatchSize as AdaptiveBatchSize
 from .adversarial import AdversarialTraining as AdversarialTraining
 from .batch_size import BatchSizeScheduler as BatchSizeScheduler
 from .conservative import ConservativeTraining as ConservativeTraining
+from .critical_sharpness import CriticalSharpnessMonitor as CriticalSharpnessMonitor
 from .curvature import CurvatureMonitor as CurvatureMonitor
 from .generalization_gap import GeneralizationGapMonitor as GeneralizationGapMonitor
 from .ghost_batch_norm import GhostBatchNormSwap as GhostBatchNormSwap

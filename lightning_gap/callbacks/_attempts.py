@@ -34,12 +34,19 @@ class NoValueError(ValueError):
     """There is no value to log, for a reason that does not end a run."""
 
 
-def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callable[[], bool], alone: bool = False) -> T:
+def attempt(
+    function: Callable[[], T],
+    trainer: Trainer,
+    *,
+    halve_chunks: Callable[[], bool],
+    alone: bool = False,
+    fix: str = "measure in smaller chunks, chunk_size=...",
+) -> T:
     """Call it, in smaller chunks where memory runs out; on several processes all do the same.
 
-    ``halve_chunks`` lets it work in smaller chunks from now on, where that is possible. With ``alone`` each process
-    calls it by itself, so that one may fail where the others do not. Where there is no value for a reason that does not
-    end a run, NoValueError is raised.
+    ``halve_chunks`` lets it work in smaller chunks from now on, where possible; ``fix`` says what else to do for
+    lack of memory. With ``alone`` each process calls it by itself, so that one may fail where the others do not. Where
+    there is no value for a reason that does not end a run, NoValueError is raised.
     """
     for halvings_left in range(_HALVINGS, -1, -1):
         try:
@@ -58,7 +65,7 @@ def attempt(function: Callable[[], T], trainer: Trainer, *, halve_chunks: Callab
         if kind == _UNDEFINED:
             raise NoValueError(reason)
         if halvings_left == 0 or not halve_chunks():
-            raise NoValueError(f"memory ran out ({reason}); measure in smaller chunks, chunk_size=...")
+            raise NoValueError(f"memory ran out ({reason}); {fix}")
     raise AssertionError("the last attempt returns or raises")
 
 

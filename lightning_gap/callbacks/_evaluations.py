@@ -64,11 +64,13 @@ class Evaluations:
         batches = self.trainer.num_training_batches  # training_step never sees an index beyond its epoch
         return _training_step_loss(self.module, batch, index % int(batches) if 1 <= batches < math.inf else index)
 
-    def check_state(self, given: Batches, training_batch: Any) -> None:
-        """Raise if an evaluation changes what cannot be put back, or starts from what training will not leave.
+    def loss_of_training_batch(self, batch: Any, index: int) -> Tensor:
+        """Mean loss of a batch as `training_step` gets it, which stays as it is."""
+        self._remembered.put_back(apart=False)
+        return self.loss_on_device(copy.deepcopy(batch), index)
 
-        ``training_batch`` is one of the run's own, on the module's device.
-        """
+    def check_put_back(self) -> str | None:
+        """Raise if an evaluation has changed what cannot be put back; the name of something that it has changed."""
         name = self._remembered.put_back(apart=False)
         still = self._remembered.put_back(apart=False)
         if still is not None:
@@ -76,6 +78,14 @@ class Evaluations:
                 f"training_step changes {still}, which cannot be put back after a measurement; pass loss_fn=..., a "
                 "function of (module, batch) that leaves it alone"
             )
+        return name
+
+    def check_state(self, given: Batches, training_batch: Any) -> None:
+        """Raise if an evaluation changes what cannot be put back, or starts from what training will not leave.
+
+        ``training_batch`` is one of the run's own, on the module's device.
+        """
+        name = self.check_put_back()
         if name is None or self._loss_fn is not None:
             return
         for i in {given.sizes.index(min(given.sizes)), given.sizes.index(max(given.sizes))}:

@@ -55,16 +55,27 @@ class TimeBudget:
         """Whether it may measure now; all processes decide alike."""
         if share is None:
             return True
-        trained = time.perf_counter() - self._began - self._spent
-        within: bool = trainer.strategy.broadcast(self._spent + self._last <= max(FREE_SECONDS, share * trained))
+        within = self.has_room(trainer, share, free_seconds=FREE_SECONDS)
         if not within and not self._told:
             self._told = True
-            epoch = trained / (trainer.current_epoch + 1 - self._first_epoch)
+            epoch = self._trained() / (trainer.current_epoch + 1 - self._first_epoch)
             rank_zero_warn(
                 f"{name}: a measurement takes {self._last:.1f} s and an epoch {epoch:.1f} s, so it is made only as "
                 f"often as max_time_share={share} allows; measure fewer samples, or pass max_time_share=None"
             )
         return within
+
+    def has_room(self, trainer: Trainer, share: float | None, *, free_seconds: float = 0.0) -> bool:
+        """Whether one measurement more, as long as the last, fits into the share; all processes decide alike."""
+        if share is None:
+            return True
+        within: bool = trainer.strategy.broadcast(
+            self._spent + self._last <= max(free_seconds, share * self._trained())
+        )
+        return within
+
+    def _trained(self) -> float:
+        return time.perf_counter() - self._began - self._spent
 
     @contextmanager
     def spent(self) -> Iterator[None]:

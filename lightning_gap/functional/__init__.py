@@ -32,7 +32,14 @@ from .batch_size.units import batch_at as batch_at
 from .batch_size.units import schedule_from_text as schedule_from_text
 from .batch_statistics import batch_statistics as batch_statistics
 from .batch_statistics import recomputed_statistics as recomputed_statistics
+from .curvature.batch_sharpness import BatchSharpness as BatchSharpness
+from .curvature.batch_sharpness import batch_sharpness as batch_sharpness
+from .curvature.critical_sharpness import CriticalSharpness as CriticalSharpness
+from .curvature.critical_sharpness import critical_sharpness as critical_sharpness
 from .curvature.hessian_products import hessian_vector_product as hessian_vector_product
+from .curvature.optimizer_edge import OptimizerEdge as OptimizerEdge
+from .curvature.optimizer_edge import edge_of_stability as edge_of_stability
+from .curvature.optimizer_edge import optimizer_edge as optimizer_edge
 from .curvature.spectrum import Eigenvalues as Eigenvalues
 from .curvature.spectrum import SpectralDensity as SpectralDensity
 from .curvature.spectrum import Trace as Trace

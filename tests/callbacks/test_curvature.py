@@ -41,6 +41,7 @@ class Dense(Callback):
             hessian = torch.autograd.functional.hessian(loss, flat)
         for layer, mode in zip(module, modes, strict=True):
             layer.train(mode)
+        self.hessian = hessian
         self.eigenvalues.append(torch.linalg.eigvalsh(hessian))
 
     def on_train_epoch_start(self, trainer, pl_module):
@@ -102,6 +103,75 @@ def test_a_scaled_rate_counts_as_scaled(monitor_first):
     callbacks = [CurvatureMonitor(samples=48), LearningRateScaling(8, warmup_epochs=0)]
     trainer = fit(*(callbacks if monitor_first else callbacks[::-1]))
     assert float(trainer.callback_metrics["curvature/two_over_lr"]) == pytest.approx(2 / (0.05 * 2))  # 16 to 8 samples
+
+
+class Ends(Callback):
+    """The optimizer's state and rates as the monitor finds them at the end of an epoch."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        optimizer = trainer.optimizers[0]
+        self.p = torch.cat(
+            [
+                (1 - 0.8 ** float(state["step"]))
+                * ((state["exp_avg_sq"] / (1 - 0.9 ** float(state["step"]))).sqrt() + 1e-3).flatten().double()
+                for state in (optimizer.state[weight] for weight in pl_module.net.parameters())
+            ]
+        )
+
+
+class WithAdam(tiny.TinyClassifier):
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.05, betas=(0.8, 0.9), eps=1e-3)
+
+
+def test_with_adam_it_logs_the_largest_eigenvalue_of_the_preconditioned_hessian_beside_its_edge():
+    dense, ends = Dense(), Ends()
+    monitor = CurvatureMonitor(
+        samples=48, chunk_size=48, tolerance=1e-4, max_products=60, probes=0, preconditioned=True
+    )
+    trainer = fit(dense, ends, monitor, LearningRateScaling(8, warmup_epochs=0), module=WithAdam())
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    expected = torch.linalg.eigvalsh(dense.hessian / ends.p.sqrt()[:, None] / ends.p.sqrt())[-1]
+    assert logged["curvature/preconditioned_lambda_max"] == pytest.approx(float(expected), rel=1e-3)
+    threshold = (2 + 2 * 0.8) / ((1 - 0.8) * 0.05 * 2)  # 16 samples, tuned for 8
+    assert logged["curvature/preconditioned_threshold"] == pytest.approx(threshold, rel=1e-6)
+    assert logged["curvature/preconditioned_edge"] == pytest.approx(float(expected) / threshold, rel=1e-3)
+    assert logged["curvature/preconditioned_lambda_max_residual"] <= 1.1e-4 * float(expected)
+    plain = fit(CurvatureMonitor(samples=48, probes=0), LearningRateScaling(8, warmup_epochs=0), module=WithAdam())
+    assert "curvature/preconditioned_edge" not in plain.callback_metrics
+
+
+def test_with_sgd_the_edge_is_that_of_its_momentum():
+    trainer = fit(CurvatureMonitor(samples=48, probes=0, preconditioned=True))
+    logged = {key.removeprefix("curvature/"): float(value) for key, value in trainer.callback_metrics.items()}
+    assert logged["preconditioned_lambda_max"] == logged["lambda_max"]
+    assert logged["preconditioned_threshold"] == pytest.approx(3.8 / 0.05)
+
+
+def test_before_the_first_step_adam_has_no_edge_yet(tmp_path):
+    monitor = CurvatureMonitor(samples=48, probes=0, preconditioned=True, at_start=True)
+    seen = []
+
+    class Reads(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            seen.append(set(trainer.callback_metrics))
+
+    trainer = fit(monitor, Reads(), module=WithAdam(), epochs=1)
+    assert "curvature/lambda_max" in seen[0]
+    assert "curvature/preconditioned_edge" not in seen[0]
+    assert "curvature/preconditioned_edge" in trainer.callback_metrics
+
+
+def test_an_optimizer_whose_edge_is_not_known_is_refused_before_the_first_step():
+    class Other(tiny.TinyClassifier):
+        def configure_optimizers(self):
+            return torch.optim.Adagrad(self.parameters())
+
+    module = Other()
+    start = tiny.state_of(module)
+    with pytest.raises(ValueError, match=r"preconditioned=True cannot be measured: optimizer .* got Adagrad"):
+        fit(CurvatureMonitor(samples=48, preconditioned=True), module=module)
+    assert tiny.same(tiny.state_of(module), start)
 
 
 def test_no_probes_log_no_trace():

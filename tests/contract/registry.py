@@ -12,6 +12,7 @@ from lightning_gap import (
     AdversarialTraining,
     BatchSizeScheduler,
     ConservativeTraining,
+    CriticalSharpnessMonitor,
     CurvatureMonitor,
     ExactAccumulation,
     GeneralizationGapMonitor,
@@ -139,9 +140,17 @@ REGISTRY = {
         ),
         is_monitor=True,
     ),
+    "CriticalSharpnessMonitor": Entry(
+        lambda: CriticalSharpnessMonitor(every_n_steps=2, max_time_share=None),
+        second=lambda: CriticalSharpnessMonitor(every_n_steps=3, batch_norm="running", suffix="_running"),
+        keys=frozenset(
+            f"curvature/critical_{name}" for name in ("sharpness", "learning_rate", "multiple", "evaluations")
+        ),
+        is_monitor=True,
+    ),
     "CurvatureMonitor": Entry(
         lambda: CurvatureMonitor(samples=20, chunk_size=8, probes=2, max_time_share=None),
-        second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, suffix="_batch"),
+        second=lambda: CurvatureMonitor(samples=20, batch_norm="batch", probes=0, preconditioned=True, suffix="_batch"),
         keys=frozenset(
             f"curvature/{name}"
             for name in (

@@ -9,6 +9,7 @@ import processes
 import pytest
 import refused_on_two_processes as different
 import torch
+from two_processes import critical
 
 
 def found(script, folder, ranks):
@@ -24,8 +25,9 @@ def results(tmp_path_factory):
 
 def test_both_processes_log_the_same_values(results):
     first, second = (rank["metrics"] for rank in results["monitors"])
-    for key in ("sharpness/full_eps1e-3", "gap/loss", "gap/accuracy", "weights/distance_from_init"):
+    for key in ("sharpness/full_eps1e-3", "curvature/critical_multiple", "gap/loss", "gap/accuracy"):
         assert torch.equal(first[key], second[key]), key
+    assert torch.equal(first["weights/distance_from_init"], second["weights/distance_from_init"])
 
 
 def test_the_batch_is_that_of_all_processes(results):
@@ -41,6 +43,14 @@ def test_the_monitors_change_no_bit_of_the_run(results):
 
 def test_what_two_processes_measure_together_is_what_one_measures_alone(results):
     assert_as_by_hand(results["exact"])
+
+
+def test_the_critical_multiple_is_the_same_however_the_batch_is_split(results):
+    alone = critical(devices=1, accumulate=1)
+    assert len(alone) == 6
+    assert critical(devices=1, accumulate=2) == pytest.approx(alone, rel=1e-6)
+    for found in results["critical"]:
+        assert found == pytest.approx(alone, rel=1e-6)  # metrics are float32
 
 
 @pytest.mark.slow

@@ -9,7 +9,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_gap.functional import hessian_eigenvalues, hessian_trace, hessian_vector_product, spectral_density
+from lightning_gap.functional import (
+    batch_sharpness,
+    critical_sharpness,
+    hessian_eigenvalues,
+    hessian_trace,
+    hessian_vector_product,
+    spectral_density,
+)
 
 SAMPLES, SHARES = 23, ((0, 16), (16, 23))  # ragged
 
@@ -52,11 +59,15 @@ def measure(rows, *, cube=None, group=None):
     trace = hessian_trace(loss_fn, params, **terms)
     density = spectral_density(loss_fn, params, steps=4, probes=2, **terms)
     product = hessian_vector_product(loss_fn, params, [torch.ones_like(p) for p in params], **terms)
+    down = torch.autograd.grad(cross_entropy(model(x), targets), params)
+    critical = critical_sharpness(loss_fn, params, down, tolerance=1e-9, **terms)
+    batch = batch_sharpness([loss_fn], params, second_derivatives=cube is None, **terms)
     return {
         "eigenvalues": torch.tensor([found.largest, found.smallest, found.loss, found.gradient_norm]).double(),
         "trace": torch.tensor([trace.trace, trace.standard_error], dtype=torch.float64),
         "density": torch.cat([density.nodes, density.weights]),
         "product": torch.cat([p.flatten() for p in product]),
+        "critical": torch.tensor([critical.learning_rate, batch.value], dtype=torch.float64),
         "exact": torch.tensor([found.exact, trace.exact, density.exact]),
     }
 

@@ -29,6 +29,7 @@ RESULTS = {
     *("AverageSharpness", "BatchTest", "Eigenvalues", "EpochBatch", "GradientNoise", "GroupedSharpness", "LogFit"),
     *("LongerTraining", "MicroBatching", "Sharpness", "SpectralDensity", "SubspaceSharpness", "SwapReport", "Trace"),
     *("GroupCorrelation", "RankCorrelation", "SharpShare"),
+    *("BatchSharpness", "CriticalSharpness", "OptimizerEdge"),
     *("Barrier", "PointValues", "WeightPlane"),
 }
 TYPES = {"BatchNormMode", "Schedule", "Unit", "Augmentation"}
@@ -51,6 +52,7 @@ SERIES = (
     "steps",
     "distances",
     "milestones",
+    "learning_rates",
     "alphas",
     "values",
     "sizes",
@@ -102,14 +104,19 @@ def of_parts():
     return {"loss_fn": lambda: ((w * k).square().sum() / 4 for k in (1, 2, 3, 4)), "params": [w], "sizes": [2] * 4}
 
 
+def of_stepped():
+    w = weight()
+    return {"optimizer": torch.optim.SGD([w], lr=0.1), "params": [w], "learning_rates": [0.2]}
+
+
 def of_layers():
     w = weight()
     return {"loss_fn": lambda: w.sum(), "params": {"a.w": w}}
 
 
-def of_groups():
+def of_groups(**needed):
     w = weight()
-    return {"loss_fns": [lambda: w.sum()], "params": [w]}
+    return {"loss_fns": [lambda: w.sum()], "params": [w], **needed}
 
 
 def of_logits():
@@ -239,6 +246,7 @@ CALLS = {
     "ascent_direction": (functional.ascent_direction, lambda: pairs(rho=0.1)),
     "augmented_inner_product_test": (functional.augmented_inner_product_test, statistics),
     "average_sharpness": (functional.average_sharpness, of_weights),
+    "batch_sharpness": (functional.batch_sharpness, lambda: of_groups(velocity=[weight().detach()])),
     "batch_statistics": (
         lambda **given: functional.batch_statistics(**given).__enter__(),
         lambda: {"module": nn.ReLU()},
@@ -260,6 +268,8 @@ CALLS = {
     "LinearRamp.__call__": (made(functional.LinearRamp, "__call__", 8, 9, 1, 9), lambda: {"consumed": 1}),
     "Seesaw": (functional.Seesaw, lambda: {"batch_size": 8, "max_batch_size": 64, "total": 100}),
     "Seesaw.__call__": (made(functional.Seesaw, "__call__", 8, 64, 100), lambda: {"consumed": 1}),
+    "critical_sharpness": (functional.critical_sharpness, lambda: of_weights(direction=[torch.ones(30).double()])),
+    "edge_of_stability": (functional.edge_of_stability, lambda: {"learning_rate": 0.1}),
     "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
     "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
     "evaluate_points": (
@@ -287,7 +297,10 @@ CALLS = {
         lambda: {"gradients": [torch.ones(2), torch.zeros(2)], "samples_each": 1},
     ),
     "gradual_warmup": (functional.gradual_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
-    "hessian_eigenvalues": (functional.hessian_eigenvalues, of_weights),
+    "hessian_eigenvalues": (
+        functional.hessian_eigenvalues,
+        lambda: of_weights(preconditioner=[torch.ones(30).double()]),
+    ),
     "hessian_trace": (functional.hessian_trace, of_weights),
     "hessian_vector_product": (functional.hessian_vector_product, lambda: of_weights(vector=[torch.ones(30).double()])),
     "inner_product_test": (functional.inner_product_test, statistics),
@@ -328,6 +341,7 @@ CALLS = {
         functional.optimal_learning_rate,
         lambda: {"batch_size": 8, "noise_scale": 9.0, "max_learning_rate": 1.0},
     ),
+    "optimizer_edge": (functional.optimizer_edge, of_stepped),
     "orthogonality_test": (functional.orthogonality_test, statistics),
     "perturbed": (
         lambda **given: functional.perturbed(**given).__enter__(),

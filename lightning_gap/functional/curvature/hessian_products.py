@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,9 +62,7 @@ def hessian_vector_product(
     """
     vector = each("vector", vector, lambda name, tensor: instance(name, tensor, Tensor))
     with hessian_at(loss_fn, params, process_group) as hessian:
-        shapes, expected = ([tuple(t.shape) for t in tensors] for tensors in (vector, hessian.weights))
-        if shapes != expected:
-            raise ValueError(f"vector must hold one tensor in the shape of each of params, {expected}, got {shapes}")
+        hessian.check_shapes("vector", vector)
         return hessian.split(hessian(hessian.join(vector)))
 
 
@@ -101,6 +99,22 @@ class HessianProducts:
         if not bool(torch.isfinite(product).all()):
             raise UndefinedCurvatureError("a product of the Hessian at params with a vector is not finite")
         return product
+
+    def preconditioned(self, preconditioner: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """Products with ``P^-1/2 H P^-1/2``, P a diagonal of positive numbers; infinite ones hold a weight."""
+        given = each("preconditioner", preconditioner, lambda name, tensor: instance(name, tensor, Tensor))
+        self.check_shapes("preconditioner", given)
+        row = self.join(given)
+        if not bool((row > 0).all()):
+            raise ValueError(f"preconditioner must be positive, got {float(row.min())!r} in it")
+        root = row.rsqrt()
+        return lambda vector: root * self(root * vector)
+
+    def check_shapes(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Raise if the tensors that were given under this name do not have the shapes of the weights."""
+        shapes, expected = ([tuple(t.shape) for t in row] for row in (tensors, self.weights))
+        if shapes != expected:
+            raise ValueError(f"{name} must hold one tensor in the shape of each of params, {expected}, got {shapes}")
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """One tensor for each weight, as a row of n numbers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -115,6 +116,7 @@ def hessian_eigenvalues(
     tolerance: float = 1e-3,
     max_products: int = 50,
     ends: Ends = "both",
+    preconditioner: Sequence[Tensor] | None = None,
     generator: torch.Generator | None = None,
     process_group: ProcessGroup | None = None,
 ) -> Eigenvalues:
@@ -130,6 +132,8 @@ def hessian_eigenvalues(
             a smallest one close to 0 is known no better than that.
         max_products: Most products with the Hessian.
         ends: Which has to converge: "both", "largest" or "smallest". Both are always reported.
+        preconditioner: P, a diagonal, for the eigenvalues of ``P^-1/2 H P^-1/2`` in place of those of H: one positive
+            tensor in the shape of each of ``params``, infinite where a weight is held. See `optimizer_edge`.
         generator: Source of the start vector, on the CPU; seed 0 by default.
         process_group: Processes that share the loss.
 
@@ -137,7 +141,8 @@ def hessian_eigenvalues(
         Both ends of the spectrum with their residuals, in units of the loss over those of the weights squared.
 
     Raises:
-        ValueError: If an argument is out of range; and as in `hessian_vector_product`.
+        ValueError: If an argument is out of range, or ``preconditioner`` does not fit ``params`` or is not positive;
+            and as in `hessian_vector_product`.
 
     Reference:
         Lin, Saad and Yang (2016) for the method; Cohen et al. (2021) for 2 / lr.
@@ -153,8 +158,9 @@ def hessian_eigenvalues(
     asked = {"smallest": [0], "largest": [-1], "both": [0, -1]}[one_of("ends", ends, get_args(Ends))]
     generator = seeded("generator", generator)
     with hessian_at(loss_fn, params, process_group) as hessian:
+        product = hessian if preconditioner is None else hessian.preconditioned(preconditioner)
         converged, start = False, hessian.random(generator, signs=False)  # signs may miss an eigenvector altogether
-        for ritz in lanczos(hessian, start, max_products):
+        for ritz in lanczos(product, start, max_products):
             converged = bool((ritz.residuals[asked] <= tolerance * ritz.values.abs().max()).all())
             if converged:
                 break
