@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ class PlannedLoader:
         self.reseed = flag("reseed", reseed)
         self.sampler = EpochClock()
         self._batch_size = plan.batch_size
+        self._later_sizes: Sequence[tuple[int, int]] = ()
         self._last: _HandedOut | None = None
         self._resume: tuple[int, int] | None = None  # epoch and position to resume from
 
@@ -70,13 +71,21 @@ class PlannedLoader:
 
     @batch_size.setter
     def batch_size(self, batch_size: int) -> None:
-        self._batch_size = BatchPlan(len(self.dataset), batch_size, drop_last=self.drop_last).batch_size
+        self.plan_sizes(batch_size)
+
+    def plan_sizes(self, batch_size: int, later_sizes: Sequence[tuple[int, int]] = ()) -> None:
+        """Set the size of the batches of an epoch, and of those that come later in it; see `BatchPlan`."""
+        plan = BatchPlan(len(self.dataset), batch_size, drop_last=self.drop_last, later_sizes=later_sizes)
+        self._batch_size, self._later_sizes = plan.batch_size, plan.later_sizes
 
     @property
     def plan(self) -> BatchPlan:
         """The batches as this process sees them now."""
         processes, rank = _processes()
-        return BatchPlan(len(self.dataset), self._batch_size, self.shuffle, self.seed, self.drop_last, processes, rank)
+        samples, shares = len(self.dataset), (processes, rank)
+        return BatchPlan(
+            samples, self._batch_size, self.shuffle, self.seed, self.drop_last, *shares, later_sizes=self._later_sizes
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to serve next; Lightning does it by itself."""
@@ -116,15 +125,15 @@ class PlannedLoader:
             return 0
         return min(self._resume[1], len(plan))
 
-    def state_dict(self) -> dict[str, int]:
-        """Plain numbers: the epoch, batches of it that were handed out, and of which batches, as they were then."""
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values: the epoch, batches of it that were handed out, and of which batches, as they were then."""
         last = self._last
         if last is not None and last.times_set == self.sampler.times_set:
             return self._state(last.plan, last.epoch, last.position)
         plan = self.plan  # of the pass that comes next
         return self._state(plan, self.sampler.epoch, self._start(plan))
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume after the last batch that was handed out, with the rest of its epoch.
 
         Raises:
@@ -138,11 +147,18 @@ class PlannedLoader:
                 f"{sorted(own)} were expected; train with that one, or from a checkpoint of this"
             )
         position = state["position"]
-        differing = [name for name in own if name not in _MAY_DIFFER and state.get(name, own[name]) != own[name]]
+        differing = [
+            name
+            for name in own
+            if name not in _MAY_DIFFER and state.get(name, [] if name == "later_sizes" else own[name]) != own[name]
+        ]
         if position >= state["batches"]:
             position = sys.maxsize  # the end of the epoch, whatever its length is here
         elif position and differing:
-            there, here = ", ".join(f"{n}={state[n]}" for n in differing), ", ".join(f"{n}={own[n]}" for n in differing)
+            there, here = (
+                ", ".join(f"{n}={state.get(n)}" for n in differing),
+                ", ".join(f"{n}={own[n]}" for n in differing),
+            )
             raise ValueError(
                 f"the checkpoint was saved inside an epoch with {there}, this loader has {here}, so that the rest of "
                 "the epoch would be another; use the same, or a checkpoint from the end of an epoch"
@@ -153,7 +169,7 @@ class PlannedLoader:
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
         """The batches from ``start`` on."""
 
-    def _state(self, plan: BatchPlan, epoch: int, position: int) -> dict[str, int]:
+    def _state(self, plan: BatchPlan, epoch: int, position: int) -> dict[str, Any]:
         return {
             "epoch": epoch,
             "position": position,
@@ -165,10 +181,11 @@ class PlannedLoader:
             "drop_last": plan.drop_last,
             "reseed": self.reseed,
             "augment": self.augment is not None,
+            "later_sizes": [list(pair) for pair in plan.later_sizes],
         }
 
 
-_SINCE = {"shuffle", "drop_last", "reseed", "augment"}  # not in the states of version 0.1
+_SINCE = {"shuffle", "drop_last", "reseed", "augment", "later_sizes"}  # not in the states of version 0.1
 _MAY_DIFFER = {"epoch", "position", "batches"}
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..functional._validation import flag, seed_number, set_plain, whole_number
+from ..functional._validation import each, flag, refusal, seed_number, set_plain, whole_number
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class BatchPlan:
     and, unless ``drop_last``, none is lost: a remainder of fewer samples than there are processes joins the batch
     before it, because no share may be empty.
 
+    The size may change inside the epoch, where so many samples of it came before: no batch mixes two sizes, and all
+    but the last have the size planned for them.
+
     Args:
         samples: Samples in the data set.
         batch_size: Samples per batch and process.
@@ -29,15 +34,19 @@ class BatchPlan:
         drop_last: Leave out what does not fill a batch.
         processes: Processes that train together.
         rank: This process, from 0.
+        later_sizes: Pairs of samples of the epoch, over all processes, and the samples per batch and process of
+            every batch before which as many came; in rising order.
 
     Raises:
-        ValueError: If a count is not a whole number of at least 1, the rank is not below ``processes``, or there are
-            too few samples for one batch.
+        ValueError: If a count is not a whole number of at least 1, the rank is not below ``processes``, there are
+            too few samples for one batch, or ``later_sizes`` are not in rising order.
 
     Example:
         >>> plan = BatchPlan(10, 2, processes=2, rank=1)
         >>> [batch.tolist() for batch in plan.batches(epoch=0)]
         [[2, 3], [6, 7], [9]]
+        >>> [batch.tolist() for batch in BatchPlan(9, 2, later_sizes=((4, 3),)).batches(epoch=0)]
+        [[0, 1], [2, 3], [4, 5, 6], [7, 8]]
     """
 
     samples: int
@@ -47,6 +56,7 @@ class BatchPlan:
     drop_last: bool = False
     processes: int = 1
     rank: int = 0
+    later_sizes: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         processes = whole_number("processes", self.processes, unit="processes")
@@ -59,6 +69,7 @@ class BatchPlan:
             drop_last=flag("drop_last", self.drop_last),
             processes=processes,
             rank=whole_number("rank", self.rank, 0, most=processes - 1, hint="it is below processes"),
+            later_sizes=_checked_sizes(self.later_sizes),
         )
         if self.samples < self.processes:
             raise ValueError(
@@ -76,7 +87,9 @@ class BatchPlan:
         return self.batch_size * self.processes
 
     def __len__(self) -> int:
-        full, rest = divmod(self.samples, self.samples_per_batch)
+        position, first, batch = self._parts[-1]
+        full, rest = divmod(self.samples - first, batch)
+        full += position
         return full if self.drop_last or (rest < self.processes and full) else full + 1
 
     def order(self, epoch: int) -> Tensor:
@@ -101,6 +114,10 @@ class BatchPlan:
         first, last = self._bounds(position)
         return last - first
 
+    def samples_before(self, position: int) -> int:
+        """Samples of the epoch before the batch at a position, over all processes; at its end all that it serves."""
+        return self._start(position - 1) + self._size_of_all(position - 1) if position else 0
+
     def random_seed(self, epoch: int, position: int, purpose: str) -> int:
         """A seed below 2^32 for what is drawn at random with this batch, for each purpose and process another."""
         return self._seed_of(f"{epoch} {position} {self.rank} {purpose}")
@@ -122,7 +139,47 @@ class BatchPlan:
 
     def _bounds(self, position: int) -> tuple[int, int]:
         """Where this process's share of a batch begins and ends in the order."""
-        start = position * self.samples_per_batch
-        is_last = position == len(self) - 1 and not self.drop_last
-        size = self.samples - start if is_last else self.samples_per_batch
+        start, size = self._start(position), self._size_of_all(position)
         return start + size * self.rank // self.processes, start + size * (self.rank + 1) // self.processes
+
+    def _start(self, position: int) -> int:
+        first, start, batch = self._part(position)
+        return start + (position - first) * batch
+
+    def _size_of_all(self, position: int) -> int:
+        """Samples of a batch over all processes."""
+        is_last = position == len(self) - 1 and not self.drop_last
+        return self.samples - self._start(position) if is_last else self._part(position)[2]
+
+    def _part(self, position: int) -> tuple[int, int, int]:
+        return self._parts[bisect_right(self._parts, position, key=lambda part: part[0]) - 1]
+
+    @cached_property
+    def _parts(self) -> list[tuple[int, int, int]]:
+        """Batches of one size in a row: the position and the sample that they begin at, and their size over all."""
+        parts = [(0, 0, self.samples_per_batch)]
+        for samples_before, size in self.later_sizes:
+            position, first, batch = parts[-1]
+            batches = -(-max(0, samples_before - first) // batch)
+            begin = first + batches * batch
+            if begin >= self.samples or (not self.drop_last and 0 < self.samples - begin < self.processes):
+                break
+            if not batches:
+                parts.pop()
+            if not parts or parts[-1][2] != size * self.processes:
+                parts.append((position + batches, begin, size * self.processes))
+        return parts
+
+
+def _checked_sizes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    plain = each("later_sizes", sizes, _checked_pair)
+    before = [samples for samples, _ in plain]
+    if before != sorted(before):
+        raise ValueError(f"later_sizes must be in rising order of the samples before them, got {tuple(plain)}")
+    return tuple(plain)
+
+
+def _checked_pair(name: str, pair: object) -> tuple[int, int]:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise ValueError(refusal(name, "must be pairs of samples before and batch size", pair))
+    return whole_number(name, pair[0], 0, unit="samples"), whole_number(name, pair[1], unit="samples")

@@ -1,4 +1,7 @@
-"""Schedules by which the batch grows: where the learning rate would decay, at intervals, or a little each epoch."""
+"""Schedules by which the batch grows: where the learning rate would decay, at intervals, or a little each epoch.
+
+In a `BatchSizeScheduler` of another unit an epoch stands for a step, a sample or a token.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class SmithGrowth:
 
     Args:
         batch_size: Samples per optimizer step in epoch 0.
-        milestones: Epochs at which the learning rate would be divided, in rising order.
+        milestones: Epochs at which the learning rate would be divided, in rising order; or steps, samples, tokens.
         max_batch_size: Largest batch, in samples. In the paper a tenth of the training samples.
         factor: Factor on the batch at each milestone. 5 for the paper's Wide ResNet.
 
@@ -62,7 +65,7 @@ class AdaBatch:
     Args:
         batch_size: Samples per optimizer step in epoch 0.
         max_batch_size: Largest batch, in samples.
-        every_n_epochs: Epochs of an interval. The paper: 20 of 100.
+        every_n_epochs: Epochs of an interval, or as many steps, samples or tokens. The paper: 20 of 100 epochs.
         factor: Factor on the batch after each interval. The paper: 2.
         learning_rate_factor: Factor on the learning rate. The paper: 0.75, beside a baseline of 0.375.
 
@@ -111,6 +114,7 @@ class GeometricGrowth:
         max_batch_size: Largest batch, in samples; the paper's is the whole training set.
         factor: Factor on the batch in each epoch. 1.1 in the paper, there for each step of a batch method.
         multiple_of: What the size must be divisible by: processes, micro-batches, ghosts.
+        every_n: Epochs from one growth to the next, or as many steps, samples or tokens.
 
     Raises:
         ValueError: If a size is below 1 or no multiple of ``multiple_of``, the limit is below ``batch_size``, or
@@ -128,10 +132,12 @@ class GeometricGrowth:
     max_batch_size: int
     factor: float = 1.1
     multiple_of: int = 1
+    every_n: int = 1
 
     def __post_init__(self) -> None:
         _check_growth(self)
         set_plain(self, multiple_of=whole_number("multiple_of", self.multiple_of))
+        set_plain(self, every_n=whole_number("every_n", self.every_n))
         for name, size in (("batch_size", self.batch_size), ("max_batch_size", self.max_batch_size)):
             if size % self.multiple_of:
                 raise ValueError(
@@ -142,7 +148,7 @@ class GeometricGrowth:
     def __call__(self, epoch: int) -> int:
         """The batch size of an epoch, from 0."""
         size = self.batch_size
-        for _ in range(whole_number("epoch", epoch, 0)):
+        for _ in range(whole_number("epoch", epoch, 0) // self.every_n):
             grown = math.ceil(round(self.factor * size + 1, 9) / self.multiple_of) * self.multiple_of
             size = min(grown, self.max_batch_size)
             if size == self.max_batch_size:

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._validation import check_counts, each, flag, real_number, refusal, whole_number
+from .._validation import check_counts, each, real_number, refusal, whole_number
 
 
 @dataclass(frozen=True)
 class EpochBatch:
-    """What a schedule asks for in one epoch.
+    """What a schedule asks for in one epoch, or in steps in a row.
 
     Attributes:
         batch_size: Samples per optimizer step.
@@ -29,16 +29,17 @@ class EpochBatch:
 
 
 Schedule = Callable[[int], int | EpochBatch]
-"""A function of the epoch, from 0, that returns a batch size in samples or an `EpochBatch`."""
+"""A function of the epoch, from 0, or of another `Unit`, that returns a batch size in samples or an `EpochBatch`."""
 
 
-def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int) -> EpochBatch:
+def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int, unit: str = "epochs") -> EpochBatch:
     """What a schedule asks for in an epoch, checked.
 
     Args:
         schedule: Batch sizes by the epoch they begin at, or a function of the epoch (from 0) that returns a batch
             size or an `EpochBatch`.
-        epoch: From 0.
+        epoch: From 0; in another unit as many of those as were consumed before the step.
+        unit: What the schedule counts in, see `batch_at`.
 
     Returns:
         Batch size in samples and learning-rate factor, as plain numbers.
@@ -51,33 +52,38 @@ def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int) -> EpochB
         >>> [epoch_batch_at({0: 32, 2: 64}, epoch).batch_size for epoch in range(4)]
         [32, 32, 64, 64]
     """
-    epoch = whole_number("epoch", epoch, 0)
+    epoch = whole_number(unit if unit != "epochs" else "epoch", epoch, 0)
     if isinstance(schedule, Mapping):
-        sizes = checked_milestones(schedule)
+        sizes = checked_milestones(schedule, unit)
         return EpochBatch(sizes[max(begin for begin in sizes if begin <= epoch)])
     if not callable(schedule):
         raise ValueError(refusal("schedule", "must be a dict of batch sizes by epoch or a function of it", schedule))
     asked = schedule(epoch)
     found = asked if isinstance(asked, EpochBatch) else EpochBatch(asked)
-    size = whole_number(f"schedule in epoch {epoch}", found.batch_size, unit="samples")
-    factor = real_number(f"schedule in epoch {epoch}: learning_rate_factor", found.learning_rate_factor, above=0)
+    where = f"schedule {_place(epoch, unit)}"
+    size = whole_number(where, found.batch_size, unit="samples")
+    factor = real_number(f"{where}: learning_rate_factor", found.learning_rate_factor, above=0)
     return EpochBatch(size, factor)
 
 
-def checked_milestones(milestones: Mapping[int, int]) -> dict[int, int]:
-    """Give batch sizes by epoch back in plain numbers if they are a schedule.
+def checked_milestones(milestones: Mapping[int, int], unit: str = "epochs") -> dict[int, int]:
+    """Give batch sizes by epoch, or another unit, back in plain numbers if they are a schedule.
 
     Raises:
-        ValueError: If there are none, they do not begin at epoch 0, an epoch is no whole number, or the epochs do
-            not rise.
+        ValueError: If there are none, they do not begin at 0, a threshold is no whole number, or they do not rise.
     """
     if not milestones:
-        raise ValueError("schedule is empty; give batch sizes by epoch, for instance {0: 128, 30: 512}")
-    epochs = checked_epochs("schedule's epochs", list(milestones))
-    if epochs[0] != 0:
-        raise ValueError(f"schedule begins at epoch {epochs[0]}; say the batch size of epoch 0 too")
-    sizes = zip(epochs, milestones.values(), strict=True)
-    return {epoch: whole_number(f"schedule in epoch {epoch}", size, unit="samples") for epoch, size in sizes}
+        raise ValueError(f"schedule is empty; give batch sizes by {unit}, for instance {{0: 128, 30: 512}}")
+    begins = checked_epochs(f"schedule's {unit}", list(milestones))
+    if begins[0] != 0:
+        first, start = (f"epoch {begins[0]}", "of epoch 0") if unit == "epochs" else (f"{begins[0]} {unit}", "at 0")
+        raise ValueError(f"schedule begins at {first}; say the batch size {start} too")
+    sizes = zip(begins, milestones.values(), strict=True)
+    return {begin: whole_number(f"schedule {_place(begin, unit)}", size, unit="samples") for begin, size in sizes}
+
+
+def _place(consumed: int, unit: str) -> str:
+    return f"in epoch {consumed}" if unit == "epochs" else f"at {consumed} {unit}"
 
 
 @dataclass(frozen=True)
@@ -190,36 +196,6 @@ def train_longer(
         return -(-epoch * large // small)
 
     return LongerTraining(stretched(epochs), tuple(stretched(epoch) for epoch in milestones))
-
-
-def planned_optimizer_steps(
-    schedule: Schedule | Mapping[int, int], *, samples: int, epochs: int, drop_last: bool = False
-) -> int:
-    """Optimizer steps of a whole run under a batch-size schedule.
-
-    A learning-rate scheduler that counts steps needs this number; Lightning's `estimated_stepping_batches` takes every
-    epoch to be as long as the present one.
-
-    Args:
-        schedule: As in `epoch_batch_at`.
-        samples: Training samples.
-        epochs: Epochs of the run.
-        drop_last: Whether the loader leaves out the remainder that does not fill a batch.
-
-    Returns:
-        Steps, with ``drop_last=False`` the smaller last batch of each epoch included.
-
-    Raises:
-        ValueError: If a count is not a whole number of at least 1, or as in `epoch_batch_at`.
-
-    Example:
-        >>> planned_optimizer_steps({0: 32, 2: 64}, samples=100, epochs=3)
-        10
-    """
-    samples, epochs = check_counts(samples=samples, epochs=epochs)
-    drop_last = flag("drop_last", drop_last)
-    sizes = (epoch_batch_at(schedule, epoch).batch_size for epoch in range(epochs))
-    return sum(samples // size if drop_last else math.ceil(samples / size) for size in sizes)
 
 
 def checked_epochs(name: str, epochs: Sequence[int]) -> tuple[int, ...]:
