@@ -73,33 +73,19 @@ class BatchSizeCallback(WeighingCallback):
         run.claim_batch_size(trainer, self, self._begin)
         refuse_other_batch_sizes(trainer, self)
         self._users_accumulation = trainer.accumulate_grad_batches
-        self._loader = TrainLoaderSize(trainer, self.batch_arg_name)
-        self._decided_epoch = None
-        planned = (self.planned(trainer, epoch) for epoch in self._epochs_to_come(trainer))
-        run.planned = [split for split in planned if split is not None]
-        self._prepare(trainer, trainer.current_epoch)
-        self._accumulate(trainer)
+        self._begin_sizes(trainer)
 
     def resume_from(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         self.recall(trainer, checkpoint)
-        self._decided_epoch = None
-        self._prepare(trainer, epoch_of(checkpoint))  # before configure_optimizers, which may ask for the loader
-        self._accumulate(trainer)
+        self._resume_sizes(trainer, checkpoint)  # before configure_optimizers, which may ask for the loader
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        run = run_of(trainer)
-        self._checks.start(trainer, check_plan(trainer, run.planned))
-        self._check_loader(trainer)
-        sizes = sizes_to_prove(trainer, self._plan_to_prove(trainer), run.split)
-        self._its_loader.prove(sizes, by_batches=run.count is None)
+        self._check_sizes(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
-        self._its_loader.reloaded()
-        if not averages_weights_now(trainer):
-            self._accumulate(trainer)
-            self._check_loader(trainer)
+        self._begin_epoch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -114,16 +100,13 @@ class BatchSizeCallback(WeighingCallback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         following = trainer.current_epoch + 1
-        if following != trainer.max_epochs and self._prepare(trainer, following):
-            self._its_loader.reload_before_next_epoch()
+        if following != trainer.max_epochs:
+            self._plan_epoch(trainer, following)
 
     def end_fit(self, trainer: Trainer) -> None:
         super().end_fit(trainer)
         self._checks.stop_watching()
-        if self._loader is not None:
-            self._loader.restore()
-            self._loader = None
-            trainer.accumulate_grad_batches = self._users_accumulation
+        self._end_sizes(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -153,6 +136,50 @@ class BatchSizeCallback(WeighingCallback):
     def _plan_to_prove(self, trainer: Trainer) -> list[MicroBatching]:
         """What is to come, for which the loader is made as a trial."""
         return run_of(trainer).planned
+
+    # The sizes of epochs, at each moment of a fit; another unit of the schedule does the same inside them
+
+    def _begin_sizes(self, trainer: Trainer) -> None:
+        """A fit begins."""
+        run = run_of(trainer)
+        self._loader = TrainLoaderSize(trainer, self.batch_arg_name)
+        self._decided_epoch = None
+        planned = (self.planned(trainer, epoch) for epoch in self._epochs_to_come(trainer))
+        run.planned = [split for split in planned if split is not None]
+        self._prepare(trainer, trainer.current_epoch)
+        self._accumulate(trainer)
+
+    def _resume_sizes(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """The fit continues where a checkpoint was saved."""
+        self._decided_epoch = None
+        self._prepare(trainer, epoch_of(checkpoint))
+        self._accumulate(trainer)
+
+    def _check_sizes(self, trainer: Trainer) -> None:
+        """Refuse before the first step what cannot work."""
+        run = run_of(trainer)
+        self._checks.start(trainer, check_plan(trainer, run.planned))
+        self._check_loader(trainer)
+        sizes = sizes_to_prove(trainer, self._plan_to_prove(trainer), run.split)
+        self._its_loader.prove(sizes, by_batches=run.count is None)
+
+    def _begin_epoch(self, trainer: Trainer) -> None:
+        self._its_loader.reloaded()
+        if not averages_weights_now(trainer):
+            self._accumulate(trainer)
+            self._check_loader(trainer)
+
+    def _plan_epoch(self, trainer: Trainer, epoch: int) -> None:
+        """An epoch comes, and the one before it is over."""
+        if self._prepare(trainer, epoch):
+            self._its_loader.reload_before_next_epoch()
+
+    def _end_sizes(self, trainer: Trainer) -> None:
+        """The fit is over: put back what the user had."""
+        if self._loader is not None:
+            self._loader.restore()
+            self._loader = None
+            trainer.accumulate_grad_batches = self._users_accumulation
 
     def _begin(self, trainer: Trainer) -> None:
         """Training begins, in the epoch that it was resumed in."""

@@ -37,7 +37,7 @@ def check_plan(trainer: Trainer, planned: Sequence[MicroBatching]) -> int | None
         )
     if trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and len(planned) == trainer.max_epochs:
         lengths = ((_batches(trainer, samples, split.micro_batch_size), split.accumulate) for split in planned)
-        _check_schedulers(trainer, sum(math.ceil(batches / window) for batches, window in lengths))
+        check_schedulers(trainer, sum(math.ceil(batches / window) for batches, window in lengths))
     return first_size_that_leaves_one(trainer, planned)
 
 
@@ -127,7 +127,8 @@ class FirstBatchChecks:
             rank_zero_warn(text)
 
 
-def _check_schedulers(trainer: Trainer, optimizer_steps: int) -> None:
+def check_schedulers(trainer: Trainer, optimizer_steps: int) -> None:
+    """Raise if a step-wise scheduler was made for fewer steps than the run takes; warn if for more."""
     for name, total, frequency in step_schedulers_with_a_length(trainer):
         steps = optimizer_steps // frequency
         text = (

@@ -150,6 +150,11 @@ class Run:
         total = sum_over_processes(trainer, math.nan if own is None else own)
         self._samples_at_a_time = None if math.isnan(total) else round(total)
 
+    def change_split(self, trainer: Trainer, split: MicroBatching) -> None:
+        """Another split holds from the next step on, inside an epoch; the same on all processes."""
+        self.split = split
+        self._samples_at_a_time = split.micro_batch_size * trainer.world_size
+
     def batch_size(self, trainer: Trainer) -> int | None:
         """Samples per optimizer step: micro-batch x accumulation x processes; ``None`` where no loader states them.
 

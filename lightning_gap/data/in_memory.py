@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -65,6 +66,9 @@ class InMemoryLoader(PlannedLoader):
             raise ValueError(refusal("augment", "must be an augmentation", augment, "for instance RandomFlip()"))
         self.augment = augment
         super().__init__(samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
+
+    def first_sample(self) -> Any:
+        return self.dataset[torch.zeros(1, dtype=torch.long, device=getattr(self.dataset, "device", None))]
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         # To where the samples are once an epoch: to copy a few indices for each batch would wait for the device.

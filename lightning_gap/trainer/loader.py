@@ -25,43 +25,13 @@ from .state import same_random_numbers
 from .stated_batches import nominal_size, samplers_of
 
 
-class TrainLoaderSize:
-    """The batch size of one Trainer's train loader, and what to put back when the fit is over.
+class TrainLoaderReload:
+    """Lets Lightning ask for the train loader of one Trainer again."""
 
-    Args:
-        trainer: Its train loader comes from the module, a data module, or was given to `fit`.
-        attribute: The attribute of the module or data module that its `train_dataloader` reads.
-
-    Raises:
-        ValueError: If there is no such attribute, or the loader that was given has no batch size to set.
-    """
-
-    def __init__(self, trainer: Trainer, attribute: str) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._source = _private.data_source(trainer.fit_loop)
-        self._given: Any = self._source.instance
         self._reloads: int | None = None  # the user's own interval, while ours stands in its place
-        self._attribute = attribute if self._source.is_module() else "batch_size"
-        self._holders: list[Any] = []  # what has this attribute; without one, the loader given is replaced
-        if self._source.is_module():
-            holders = _private.holders_of_attribute(trainer.lightning_module, attribute)
-            self._holders = [holder for holder in holders if _takes(holder, attribute)]
-            if not self._holders:
-                raise ValueError(
-                    f"the batch size cannot be set: neither {type(trainer.lightning_module).__name__} nor its data "
-                    f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch "
-                    f"size from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
-                )
-        else:
-            check_resizable(self._given)
-            self._holders = [self._given] if isinstance(self._given, PlannedLoader) else []
-        self._before = [_get(holder, self._attribute) for holder in self._holders]
-
-    def set(self, micro_batch_size: int) -> None:
-        """Write the size, in samples per batch and process, to where the next loader will be made from."""
-        self._write(repeat(micro_batch_size))
-        if not self._holders:
-            self._source.instance = resized(self._given, micro_batch_size, self._trainer)
 
     def reload_before_next_epoch(self) -> None:
         """Let Lightning ask for the loader again; lengths, progress, validation and shuffling then follow.
@@ -83,6 +53,43 @@ class TrainLoaderSize:
         """Build the loader anew before the first epoch begins."""
         _private.forget_combined_loader(self._trainer)
         self._trainer.fit_loop.setup_data()
+
+
+class TrainLoaderSize(TrainLoaderReload):
+    """The batch size of one Trainer's train loader, and what to put back when the fit is over.
+
+    Args:
+        trainer: Its train loader comes from the module, a data module, or was given to `fit`.
+        attribute: The attribute of the module or data module that its `train_dataloader` reads.
+
+    Raises:
+        ValueError: If there is no such attribute, or the loader that was given has no batch size to set.
+    """
+
+    def __init__(self, trainer: Trainer, attribute: str) -> None:
+        super().__init__(trainer)
+        self._given: Any = self._source.instance
+        self._attribute = attribute if self._source.is_module() else "batch_size"
+        self._holders: list[Any] = []  # what has this attribute; without one, the loader given is replaced
+        if self._source.is_module():
+            holders = _private.holders_of_attribute(trainer.lightning_module, attribute)
+            self._holders = [holder for holder in holders if _takes(holder, attribute)]
+            if not self._holders:
+                raise ValueError(
+                    f"the batch size cannot be set: neither {type(trainer.lightning_module).__name__} nor its data "
+                    f"module has an attribute {attribute!r} that can be set; let train_dataloader() read its batch "
+                    f"size from self.{attribute}, or pass batch_arg_name=... with the attribute that it does read"
+                )
+        else:
+            check_resizable(self._given)
+            self._holders = [self._given] if isinstance(self._given, PlannedLoader) else []
+        self._before = [_get(holder, self._attribute) for holder in self._holders]
+
+    def set(self, micro_batch_size: int) -> None:
+        """Write the size, in samples per batch and process, to where the next loader will be made from."""
+        self._write(repeat(micro_batch_size))
+        if not self._holders:
+            self._source.instance = resized(self._given, micro_batch_size, self._trainer)
 
     def check(self, micro_batch_size_set: int) -> None:
         """Raise if the loader that Lightning built has another size."""

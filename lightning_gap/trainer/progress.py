@@ -39,6 +39,16 @@ def ends_accumulation(trainer: Trainer) -> bool:
     return not _private.is_accumulating(trainer)
 
 
+def batches_done(trainer: Trainer) -> int:
+    """Batches of this epoch whose training is done, the present one included from `on_train_batch_end` on."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+
+
+def batches_to_skip(trainer: Trainer) -> int:
+    """When training begins: batches of the epoch that a resumed run has done; 0 where it begins with an epoch."""
+    return batches_done(trainer) if trainer.fit_loop.restarted_mid_epoch else 0
+
+
 def zeroes_gradients(trainer: Trainer) -> bool:
     """Whether Lightning cleared the gradients before this batch's backward pass."""
     return trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0

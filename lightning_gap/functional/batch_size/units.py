@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"(\d+)([A-Za-z]?):(\d+)")
 
 def checked_unit(value: object) -> Unit:
     """The unit of a schedule; raise if it is none of the four."""
-    unit: Unit = one_of("unit", value, get_args(Unit))  # type: ignore[assignment]
+    unit: Unit = one_of("unit", value, get_args(Unit))
     return unit
 
 

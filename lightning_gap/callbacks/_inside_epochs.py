@@ -1,0 +1,295 @@
+"""Batch sizes that change inside epochs: what a schedule says by what was consumed, and how the loader follows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from ..data._planned_loader import PlannedLoader
+from ..data.batch_plan import BatchPlan
+from ..functional.batch_size.planned_steps import PlannedStep, planned_steps
+from ..functional.batch_size.schedule import EpochBatch, MicroBatching, split_batch
+from ..functional.batch_size.units import Unit, tokens_in
+from ..trainer.accumulation_windows import accumulate_from
+from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_process
+from ..trainer.planned_loader_sizes import PlannedLoaderSizes
+from ..trainer.processes import raise_on_all_processes, sum_over_processes
+from ..trainer.progress import batches_done, batches_to_skip, ends_accumulation
+from ..trainer.resizing import description
+from ..trainer.resume import fix_resume_progress
+from ._consumed import Consumed
+from ._run import run_of
+from ._sample_counter import Count, number_counted
+
+MOST_STEPS = 100_000  # looked at ahead of a run that is longer, or whose end is not known
+
+
+class SizesInsideEpochs:
+    """The steps of one fit, each with the batch that a schedule by steps, samples or tokens asks for.
+
+    A loader of this package is told before each epoch which sizes come when, where that is known: its length, and all
+    that Lightning makes of it, is right from the first batch on. Any other loader keeps its batches, and the number of
+    them that make a step changes.
+
+    Args:
+        trainer: Of the fit.
+        at: What the schedule asks for by what was consumed before the step.
+        unit: What is counted.
+        consumed: What was consumed, of an earlier fit of this Trainer too.
+        count_tokens: Tokens of a batch, where they are not samples times length.
+        accumulate: Least micro-batches of a step, with a loader of this package.
+        max_micro_batch: Most samples that one process works on at a time.
+
+    Attributes:
+        batch: What the schedule asks for in the present step.
+        is_planned: Whether the loader knows the sizes of the epoch beforehand.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        at: Callable[[int], EpochBatch],
+        unit: Unit,
+        consumed: Consumed,
+        count_tokens: Count | None,
+        accumulate: int,
+        max_micro_batch: int | None,
+    ) -> None:
+        self._trainer, self._at, self._unit = trainer, at, unit
+        self._consumed, self._count_tokens = consumed, count_tokens
+        self._accumulate, self._max_micro_batch = accumulate, max_micro_batch
+        self._tokens_per_sample: int | None = None
+        self._batch: tuple[Any, int] | None = None  # at hand and not yet counted, with its number in the epoch
+        self._first_batch, self.is_planned = True, False
+        self._its_plan: tuple[int, list[tuple[int, int]]] | None = None  # first and later sizes of a planned loader
+        self._batches: BatchPlan | None = None  # of the present epoch
+        self._consumed.begin_epoch(trainer.current_epoch)
+        self.batch = at(self._consumed.amount)
+        self._loader = PlannedLoaderSizes(trainer, self._plan)
+        self._loader.plan_again()
+
+    # The course of a fit
+
+    def resumed(self, epoch: int) -> None:
+        """A checkpoint has been read, which continues in this epoch."""
+        self._consumed.begin_epoch(epoch)
+        self._loader.plan_again()
+
+    def start(self) -> None:
+        """Training begins: the loader is there."""
+        trainer = self._trainer
+        if self._plans_another(trainer.current_epoch):  # a checkpoint from the very end of an epoch
+            self._loader.reload_now()
+            fix_resume_progress(trainer)  # the position of the loader that is new
+        if not self.is_planned:
+            self._check_other_loader()
+        self.batch = self._at(self._consumed.amount)
+        self._split_now(first=batches_to_skip(trainer) - self._consumed.micro_batches)
+
+    def begin_epoch(self) -> None:
+        """An epoch begins, from its first batch."""
+        self._loader.reloaded()
+        self.batch = self._at(self._consumed.amount)
+        self._split_now(first=0)
+
+    def plan_epoch(self, epoch: int) -> None:
+        """An epoch comes; Lightning asks for the loader again where its length is another."""
+        if self._plans_another(epoch):
+            self._loader.reload_before_next_epoch()
+
+    def end(self) -> None:
+        """The fit is over: put back what the user had."""
+        self._loader.restore()
+        self._trainer.accumulate_grad_batches = self._accumulate
+
+    # The batches
+
+    def see(self, batch: Any, batch_idx: int) -> None:
+        """A batch comes; the first is refused if it cannot be counted, or is not as large as the loader says."""
+        self._batch = batch, batch_idx
+        if self._first_batch:
+            self._first_batch = False
+            raise_on_all_processes(self._trainer, lambda: self._check_first_batch(batch, batch_idx))
+
+    def count(self) -> None:
+        """Count the batch at hand if it is done; once, whoever asks first."""
+        if self._batch is None or batches_done(self._trainer) <= self._batch[1]:
+            return
+        (batch, index), self._batch = self._batch, None
+        amount, of_all = (0.0, True) if self._unit == "steps" else self._units_in(batch, index)
+        self._consumed.add(amount)
+        if ends_accumulation(self._trainer):
+            whole = 1.0 if self._unit == "steps" else self._over_processes(self._consumed.waiting, of_all)
+            self._consumed.finish_step(round(whole), self.batch)
+
+    def follow(self) -> None:
+        """After a batch: split the next step as the schedule asks for it, if that is another split."""
+        if self._consumed.micro_batches:
+            return
+        batch = self._at(self._consumed.amount)
+        if batch != self.batch:
+            self.batch = batch
+            self._split_now(first=batches_done(self._trainer))
+
+    # What is planned
+
+    def steps(self, consumed: int) -> Iterator[PlannedStep]:
+        """The steps of an epoch of the loader at hand, if so much was consumed before it."""
+        trainer = self._trainer
+        if self.is_planned:
+            return self._steps_of(self._planned_loader, consumed)
+        samples = samples_per_process(trainer)
+        return self._planned_steps(
+            consumed,
+            samples=None if samples is None else samples * trainer.world_size,
+            drop_last=drops_last_batch(trainer),
+        )
+
+    def after(self, step: PlannedStep) -> int:
+        """What is consumed when a step is over."""
+        return step.consumed + (1 if self._unit == "steps" else step.samples * self._per_sample)
+
+    def split(self, batch_size: int) -> MicroBatching:
+        """How a batch is split; raise if it cannot be."""
+        trainer = self._trainer
+        if self.is_planned:
+            return split_batch(
+                batch_size,
+                processes=trainer.world_size,
+                accumulate=self._accumulate,
+                max_micro_batch=self._max_micro_batch,
+            )
+        size = micro_batch_size(trainer) or 1
+        at_a_time = size * trainer.world_size
+        if batch_size % at_a_time:
+            raise ValueError(
+                f"schedule has a batch of {batch_size} samples, no multiple of the {at_a_time} that the loader gives "
+                f"at a time ({size} on each of {trainer.world_size} processes), and inside epochs only their "
+                f"number can change; use for instance {max(1, round(batch_size / at_a_time)) * at_a_time}, a loader "
+                "with smaller batches, or a lightning_gap.ResumableLoader, whose batches change"
+            )
+        return MicroBatching(size, batch_size // at_a_time)
+
+    @property
+    def _planned_loader(self) -> PlannedLoader:
+        loader: Any = self._trainer.train_dataloader
+        return loader  # type: ignore[no-any-return]
+
+    @property
+    def _per_sample(self) -> int:
+        return {"epochs": 0, "steps": 0, "samples": 1, "tokens": self._tokens_per_sample or 1}[self._unit]
+
+    def _plan(self, loader: Any) -> None:
+        """Tell a loader of this package the sizes of the epoch that comes; leave any other alone."""
+        self.is_planned = isinstance(loader, PlannedLoader) and not (self._unit == "tokens" and self._count_tokens)
+        if not self.is_planned:
+            return
+        if self._unit == "tokens" and self._tokens_per_sample is None:
+            self._tokens_per_sample = tokens_in(loader.first_sample())
+            if not self._tokens_per_sample:
+                raise ValueError(_NO_TOKENS.format(batch=type(loader.first_sample()).__name__))
+        sizes: list[tuple[int, int]] = []
+        for step in self._steps_of(loader, self._consumed.began_at):
+            if not sizes or sizes[-1][1] != step.split.micro_batch_size:
+                sizes.append((step.samples_before, step.split.micro_batch_size))
+        first = sizes[0][1] if sizes else self.split(self._at(self._consumed.began_at).batch_size).micro_batch_size
+        loader.plan_sizes(first, sizes[1:])
+        self._its_plan, self._batches = (first, sizes[1:]), None
+
+    def _plans_another(self, epoch: int) -> bool:
+        """Plan this epoch; whether its batches are others than those of the loader at hand."""
+        self._consumed.begin_epoch(epoch)
+        before = self._its_plan
+        self._loader.plan_again()
+        return self._its_plan != before
+
+    def _steps_of(self, loader: PlannedLoader, consumed: int) -> Iterator[PlannedStep]:
+        return self._planned_steps(consumed, samples=len(loader.dataset), drop_last=loader.drop_last)
+
+    def _planned_steps(self, consumed: int, *, samples: int | None, drop_last: bool) -> Iterator[PlannedStep]:
+        return planned_steps(
+            self._at,
+            self.split,
+            consumed=consumed,
+            per_step=int(self._unit == "steps"),
+            per_sample=self._per_sample,
+            samples=samples,
+            processes=self._trainer.world_size,
+            drop_last=drop_last,
+        )
+
+    def _split_now(self, *, first: int) -> None:
+        split = self.split(self.batch.batch_size)
+        run_of(self._trainer).change_split(self._trainer, split)
+        accumulate_from(self._trainer, first, split.accumulate)
+
+    # What is counted
+
+    def _units_in(self, batch: Any, index: int) -> tuple[float, bool]:
+        """Samples or tokens of a batch, and whether they are those of all processes."""
+        if self.is_planned:
+            if self._batches is None:
+                self._batches = self._planned_loader.plan
+            plan = self._batches
+            samples = plan.samples_before(index + 1) - plan.samples_before(index)
+            if self._unit == "tokens" and tokens_in(batch) != plan.size(index) * self._per_sample:
+                raise ValueError(
+                    f"the samples of the data set do not all have {self._per_sample} tokens: a batch of "
+                    f"{plan.size(index)} has {tokens_in(batch)}; pass count_tokens=..., a function of the batch"
+                )
+            return samples * self._per_sample, True
+        if self._unit == "samples":
+            return run_of(self._trainer).accumulation.counter.samples_or_latest(), False
+        return self._tokens(batch), False
+
+    def _tokens(self, batch: Any) -> float:
+        if self._count_tokens is not None:
+            return number_counted(self._count_tokens(batch))
+        tokens = tokens_in(batch)
+        if tokens is None:
+            raise ValueError(_NO_TOKENS.format(batch=type(batch).__name__))
+        return tokens
+
+    def _over_processes(self, own: float, of_all: bool) -> float:
+        return own if of_all else sum_over_processes(self._trainer, own)
+
+    def _check_first_batch(self, batch: Any, index: int) -> None:
+        tokens = self._units_in(batch, index)[0] if self._unit == "tokens" else 0
+        if self.is_planned:
+            return
+        found, stated = run_of(self._trainer).accumulation.counter.samples(), micro_batch_size(self._trainer)
+        if found not in (None, stated) and self._trainer.num_training_batches > 1:
+            raise ValueError(
+                f"the loader states batches of {stated} samples for each process, but the first holds {found}, so that "
+                "a step cannot have the samples that the schedule says; give the loader its batch_size, or pass "
+                "count=..., a function of the batch, if the first axis of its tensors is not the sample"
+            )
+        if self._unit == "tokens":  # about as many as in this batch; each size that comes must be a multiple
+            self._tokens_per_sample = max(1, round(tokens / (found or stated or 1)))
+            deque(islice(self._planned_steps(self._consumed.amount, samples=None, drop_last=False), MOST_STEPS), 0)
+
+    def _check_other_loader(self) -> None:
+        loader, size = self._trainer.train_dataloader, micro_batch_size(self._trainer)
+        if size is None:
+            raise ValueError(
+                f"unit={self._unit!r} changes the number of batches in a step, and {description(loader)} does not "
+                "state how many samples one has; use a DataLoader with batch_size=..., or a "
+                "lightning_gap.ResumableLoader"
+            )
+        if self._max_micro_batch is not None and size > self._max_micro_batch:
+            raise ValueError(
+                f"max_micro_batch={self._max_micro_batch} is below the {size} samples that {description(loader)} gives "
+                f"at a time, which inside epochs cannot change; give it batch_size={self._max_micro_batch}, or use a "
+                "lightning_gap.ResumableLoader"
+            )
+
+
+_NO_TOKENS = (
+    "unit='tokens' needs the tokens of a batch, and a {batch} has no integer tensors of one shape (samples, length) "
+    "that tell them; pass count_tokens=..., a function of the batch that returns their number"
+)
