@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .data import BatchPlan as BatchPlan
     from .data import InMemoryLoader as InMemoryLoader
     from .data import ResumableLoader as ResumableLoader
+    from .data import ResumableStream as ResumableStream
     from .functional import GhostBatchNorm1d as GhostBatchNorm1d
     from .functional import GhostBatchNorm2d as GhostBatchNorm2d
     from .functional import GhostBatchNorm3d as GhostBatchNorm3d
@@ -62,6 +63,7 @@ __all__ = [
     "PiggybackWarmStart",
     "RecomputeBatchNorm",
     "ResumableLoader",
+    "ResumableStream",
     "ResumeExactly",
     "SharpnessAwareMinimization",
     "SharpnessMonitor",

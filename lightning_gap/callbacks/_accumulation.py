@@ -13,7 +13,7 @@ from torch import Tensor
 from ..functional.batch_size.accumulation import AccumulationWindow
 from ..trainer.optimizers import weights_of
 from ..trainer.processes import raise_on_all_processes, sums_over_processes
-from ..trainer.progress import ends_accumulation, zeroes_gradients
+from ..trainer.progress import ends_accumulation, is_last_batch, zeroes_gradients
 from ._sample_counter import Count, SampleCounter, number_counted
 
 
@@ -75,7 +75,7 @@ class SampleWeightedAccumulation:
         samples = self._samples(trainer)
         self._weights[index] = samples, self._window.add(samples, divisor=divisor)
         if ends_accumulation(trainer):
-            is_last = trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches  # whose shares may differ
+            is_last = is_last_batch(trainer)  # whose shares may differ
             alike = trainer.world_size == 1 or (self._count is None and self.counter.is_certain and not is_last)
             own = self._window.samples
             total = own * trainer.world_size if alike else self._sum(trainer, own)

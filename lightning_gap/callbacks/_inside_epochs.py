@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 
 from ..data._planned_loader import PlannedLoader
 from ..data.batch_plan import BatchPlan
+from ..data.stream import ResumableStream
 from ..functional.batch_size.planned_steps import PlannedStep, planned_steps
 from ..functional.batch_size.schedule import EpochBatch, MicroBatching, split_batch
 from ..functional.batch_size.units import Unit, tokens_in
@@ -66,8 +67,8 @@ class SizesInsideEpochs:
         self._tokens_per_sample: int | None = None
         self._batch: tuple[Any, int] | None = None  # at hand and not yet counted, with its number in the epoch
         self._first_batch, self.is_planned = True, False
-        self._its_plan: tuple[int, list[tuple[int, int]]] | None = None  # first and later sizes of a planned loader
-        self._batches: BatchPlan | None = None  # of the present epoch
+        self._its_plan: tuple[int, list[tuple[int, int]]] | None = None  # what the loader at hand was told last
+        self._batches: BatchPlan | ResumableStream | None = None  # of the present epoch
         self._consumed.begin_epoch(trainer.current_epoch)
         self.batch = at(self._consumed.amount)
         self._loader = PlannedLoaderSizes(trainer, self._plan)
@@ -99,7 +100,7 @@ class SizesInsideEpochs:
 
     def plan_epoch(self, epoch: int) -> None:
         """An epoch comes; Lightning asks for the loader again where its length is another."""
-        if self._plans_another(epoch):
+        if self._plans_another(epoch) and not isinstance(self._planned_loader, ResumableStream):  # it has no length
             self._loader.reload_before_next_epoch()
 
     def end(self) -> None:
@@ -176,7 +177,7 @@ class SizesInsideEpochs:
         return MicroBatching(size, batch_size // at_a_time)
 
     @property
-    def _planned_loader(self) -> PlannedLoader:
+    def _planned_loader(self) -> PlannedLoader | ResumableStream:
         loader: Any = self._trainer.train_dataloader
         return loader  # type: ignore[no-any-return]
 
@@ -186,18 +187,24 @@ class SizesInsideEpochs:
 
     def _plan(self, loader: Any) -> None:
         """Tell a loader of this package the sizes of the epoch that comes; leave any other alone."""
-        self.is_planned = isinstance(loader, PlannedLoader) and not (self._unit == "tokens" and self._count_tokens)
+        own = isinstance(loader, PlannedLoader | ResumableStream)
+        self.is_planned = own and not (self._unit == "tokens" and self._count_tokens)
         if not self.is_planned:
             return
         if self._unit == "tokens" and self._tokens_per_sample is None:
             self._tokens_per_sample = tokens_in(loader.first_sample())
             if not self._tokens_per_sample:
                 raise ValueError(_NO_TOKENS.format(batch=type(loader.first_sample()).__name__))
+        began_at = self._consumed.began_at
+        first = self.split(self._at(began_at).batch_size).micro_batch_size
+        if isinstance(loader, ResumableStream):
+            self._batches, self._its_plan = loader, (first, [(began_at, first)])
+            loader.follow(first, lambda: _Following(self._steps_of(loader, began_at)))
+            return
         sizes: list[tuple[int, int]] = []
-        for step in self._steps_of(loader, self._consumed.began_at):
+        for step in self._steps_of(loader, began_at):
             if not sizes or sizes[-1][1] != step.split.micro_batch_size:
                 sizes.append((step.samples_before, step.split.micro_batch_size))
-        first = sizes[0][1] if sizes else self.split(self._at(self._consumed.began_at).batch_size).micro_batch_size
         loader.plan_sizes(first, sizes[1:])
         self._its_plan, self._batches = (first, sizes[1:]), None
 
@@ -208,8 +215,9 @@ class SizesInsideEpochs:
         self._loader.plan_again()
         return self._its_plan != before
 
-    def _steps_of(self, loader: PlannedLoader, consumed: int) -> Iterator[PlannedStep]:
-        return self._planned_steps(consumed, samples=len(loader.dataset), drop_last=loader.drop_last)
+    def _steps_of(self, loader: PlannedLoader | ResumableStream, consumed: int) -> Iterator[PlannedStep]:
+        samples = None if isinstance(loader, ResumableStream) else len(loader.dataset)
+        return self._planned_steps(consumed, samples=samples, drop_last=loader.drop_last)
 
     def _planned_steps(self, consumed: int, *, samples: int | None, drop_last: bool) -> Iterator[PlannedStep]:
         return planned_steps(
@@ -234,10 +242,11 @@ class SizesInsideEpochs:
         """Samples or tokens of a batch, and whether they are those of all processes."""
         if self.is_planned:
             if self._batches is None:
-                self._batches = self._planned_loader.plan
+                loader = self._planned_loader
+                self._batches = loader if isinstance(loader, ResumableStream) else loader.plan
             plan = self._batches
             samples = plan.samples_before(index + 1) - plan.samples_before(index)
-            if self._unit == "tokens" and tokens_in(batch) != plan.size(index) * self._per_sample:
+            if self._unit == "tokens" and tokens_in(batch) != (plan.size(index) or 0) * self._per_sample:
                 raise ValueError(
                     f"the samples of the data set do not all have {self._per_sample} tokens: a batch of "
                     f"{plan.size(index)} has {tokens_in(batch)}; pass count_tokens=..., a function of the batch"
@@ -287,6 +296,18 @@ class SizesInsideEpochs:
                 f"at a time, which inside epochs cannot change; give it batch_size={self._max_micro_batch}, or use a "
                 "lightning_gap.ResumableLoader"
             )
+
+
+class _Following:
+    """The size of the next batch of a stream, by the samples before it, as the steps of an epoch without end come."""
+
+    def __init__(self, steps: Iterator[PlannedStep]) -> None:
+        self._steps, self._step = steps, next(steps)
+
+    def __call__(self, samples_before: int) -> int:
+        while samples_before >= self._step.samples_before + self._step.samples:
+            self._step = next(self._steps)
+        return self._step.split.micro_batch_size
 
 
 _NO_TOKENS = (

@@ -9,3 +9,4 @@ from .augmentation import RandomResizedCrop as RandomResizedCrop
 from .batch_plan import BatchPlan as BatchPlan
 from .in_memory import InMemoryLoader as InMemoryLoader
 from .resumable import ResumableLoader as ResumableLoader
+from .stream import ResumableStream as ResumableStream

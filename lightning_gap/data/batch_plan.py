@@ -135,7 +135,7 @@ class BatchPlan:
         return torch.rand(self.samples, count, generator=generator)
 
     def _seed_of(self, what: str) -> int:
-        return int.from_bytes(hashlib.blake2b(f"{self.seed} {what}".encode(), digest_size=4).digest(), "big")
+        return derived_seed(self.seed, what)
 
     def _bounds(self, position: int) -> tuple[int, int]:
         """Where this process's share of a batch begins and ends in the order."""
@@ -169,6 +169,11 @@ class BatchPlan:
             if not parts or parts[-1][2] != size * self.processes:
                 parts.append((position + batches, begin, size * self.processes))
         return parts
+
+
+def derived_seed(seed: int, what: str) -> int:
+    """A seed below 2^32 for each purpose, as good as independent of those for others."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {what}".encode(), digest_size=4).digest(), "big")
 
 
 def _checked_sizes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

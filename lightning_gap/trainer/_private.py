@@ -82,6 +82,11 @@ def combined_loader(trainer: Trainer) -> Any:
     return read(trainer.fit_loop, "_combined_loader")
 
 
+def fetch_anew(trainer: Trainer) -> None:
+    """Let the train batches be fetched from where the loader stands now, also what was fetched ahead."""
+    iter(read(trainer.fit_loop, "_data_fetcher"))
+
+
 def forget_combined_loader(trainer: Trainer) -> None:
     """Let the next `setup_data` make the train loader anew."""
     write(trainer.fit_loop, "_combined_loader", None)

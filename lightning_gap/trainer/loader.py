@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import Subset, SubsetRandomSampler
 
 from ..data._planned_loader import PlannedLoader
+from ..data.stream import ResumableStream
 from . import _private
 from .batches import micro_batch_size
 from .resizing import (
@@ -82,7 +83,7 @@ class TrainLoaderSize(TrainLoaderReload):
                 )
         else:
             check_resizable(self._given)
-            self._holders = [self._given] if isinstance(self._given, PlannedLoader) else []
+            self._holders = [self._given] if isinstance(self._given, PlannedLoader | ResumableStream) else []
         self._before = [_get(holder, self._attribute) for holder in self._holders]
 
     def set(self, micro_batch_size: int) -> None:

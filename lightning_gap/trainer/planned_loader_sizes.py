@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from ..data._planned_loader import PlannedLoader
+from ..data.stream import ResumableStream
 from .loader import TrainLoaderReload
 from .resizing import refuse_several
 
@@ -59,7 +61,7 @@ class PlannedLoaderSizes(TrainLoaderReload):
         return loader
 
     def _keep(self, loader: Any) -> None:
-        own = hasattr(loader, "plan_sizes")
+        own = isinstance(loader, PlannedLoader | ResumableStream)
         self._loader, self._size = loader, loader.batch_size if own else None
 
     def _put_size_back(self) -> None:

@@ -49,6 +49,12 @@ def batches_to_skip(trainer: Trainer) -> int:
     return batches_done(trainer) if trainer.fit_loop.restarted_mid_epoch else 0
 
 
+def is_last_batch(trainer: Trainer) -> bool:
+    """Whether the present batch is the last of the epoch, also where the loader has no length."""
+    loop = trainer.fit_loop
+    return loop.batch_idx + 1 >= trainer.num_training_batches or bool(loop.epoch_loop.batch_progress.is_last_batch)
+
+
 def zeroes_gradients(trainer: Trainer) -> bool:
     """Whether Lightning cleared the gradients before this batch's backward pass."""
     return trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches == 0

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ..data._planned_loader import PlannedLoader
+from ..data.stream import ResumableStream
 from ..functional._sample_count import guess_samples
 from .state import Remembered, same_random_numbers
 from .stated_batches import batch_sampler_of, samplers_of, stated_batches
@@ -21,7 +22,7 @@ from .stated_batches import batch_sampler_of, samplers_of, stated_batches
 def check_resizable(loader: Any) -> None:
     """Raise if the batch size of a loader that was given to `fit` cannot be set."""
     refuse_several(loader)
-    if isinstance(loader, PlannedLoader):
+    if isinstance(loader, PlannedLoader | ResumableStream):
         return
     own = vars(loader).items() if isinstance(loader, DataLoader) else ()
     kept = [n for n, value in own if n != "_iterator" and isinstance(value, _BaseDataLoaderIter | GeneratorType)]

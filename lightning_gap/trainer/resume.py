@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from ..data._planned_loader import PlannedLoader
+from ..data.stream import ResumableStream
 from . import _private
 from .epoch_means import gather_again, gathered
 from .processes import from_all_processes
@@ -74,14 +76,25 @@ def fix_resume_progress(trainer: Trainer, saved: SavedEpoch | None = None) -> No
                 connector.update_train_epoch_metrics()
         fit_loop.reset_restart_stage()
         if epoch_loop.restarted_on_train_batch_end:
-            batches.current.completed = sys.maxsize  # it is compared with the length of the next epoch
+            # It is compared with the length of the next epoch; where that has none, it counts one more.
+            batches.current.completed = -1 if math.isinf(trainer.num_training_batches) else sys.maxsize
+        _seek(trainer, saved, 0)
         return
     gather_again(trainer, saved.means)
+    _seek(trainer, saved, batches.current.processed)  # type: ignore[attr-defined]
+
+
+def _seek(trainer: Trainer, saved: SavedEpoch, position: int) -> None:
+    """Let a loader of this package continue with this batch."""
     loader = trainer.train_dataloader
-    if isinstance(loader, PlannedLoader):
+    if isinstance(loader, PlannedLoader) and not position:
+        return  # it begins an epoch by itself
+    if isinstance(loader, PlannedLoader | ResumableStream):
         for state in saved.loaders:
             loader.load_state_dict(state)  # once more where Lightning did: what must agree is compared
-        loader.seek(trainer.current_epoch, batches.current.processed)  # type: ignore[attr-defined]
+        loader.seek(trainer.current_epoch, position)
+    if isinstance(loader, ResumableStream):
+        _private.fetch_anew(trainer)
 
 
 def keep_epoch(trainer: Trainer, checkpoint: dict[str, Any]) -> None:

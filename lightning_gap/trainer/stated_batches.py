@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, default_
 
 from ..data._planned_loader import PlannedLoader
 from ..data.batch_plan import BatchPlan
+from ..data.stream import ResumableStream
 from ._private import sampler_shared_out
 
 _DEEPEST = 8  # samplers inside each other; more is a circle
@@ -26,6 +27,7 @@ class StatedBatches:
         drop_last: Whether what does not fill a batch is left out.
         direct: Whether nothing stands between the sampler and the loop: no wrapper and no iteration of its own.
         plan: The plan of a `PlannedLoader`, which knows each batch.
+        served: Samples of the batches that a `ResumableStream` has served last, by position.
     """
 
     size: int
@@ -33,6 +35,7 @@ class StatedBatches:
     drop_last: bool = False
     direct: bool = True
     plan: BatchPlan | None = None
+    served: Callable[[int], int | None] | None = None
 
     @property
     def batches(self) -> int | None:
@@ -53,6 +56,8 @@ class StatedBatches:
         """Samples of the batch at this position of the pass; ``None`` where the loader does not know."""
         if self.plan is not None:
             return self.plan.size(position) if 0 <= position < len(self.plan) else None
+        if self.served is not None:
+            return self.served(position)
         if self.samples is None:
             return None
         full, rest = divmod(self.samples, self.size)
@@ -73,6 +78,8 @@ def stated_batches(loader: Any) -> StatedBatches | None:
     if isinstance(loader, PlannedLoader):
         plan = loader.plan
         return StatedBatches(loader.batch_size, plan.samples // plan.processes, loader.drop_last, plan=plan)
+    if isinstance(loader, ResumableStream):
+        return StatedBatches(loader.batch_size, drop_last=loader.drop_last, served=loader.size)
     *outer, found = samplers_of(loader)
     if type(found) is not BatchSampler:
         inner = wrapped_loader(loader)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_gap import BatchSizeScheduler, InMemoryLoader, LearningRateScaling, ResumableLoader
+from lightning_gap import BatchSizeScheduler, InMemoryLoader, LearningRateScaling, ResumableLoader, ResumableStream
 from lightning_gap.functional import GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
 
 SAMPLES, LENGTH = 61, 5
@@ -29,6 +29,8 @@ def make_loader(kind, batch_size=4, num_workers=0):
         return ResumableLoader(IDS, batch_size=batch_size, shuffle=True, num_workers=num_workers)
     if kind == "memory":
         return InMemoryLoader((IDS,), batch_size=batch_size, shuffle=True, reseed=True)
+    if kind == "our stream":
+        return ResumableStream(IDS, batch_size=batch_size, num_workers=num_workers)
     dataset = Stream() if kind == "stream" else TensorDataset(IDS)
     return DataLoader(dataset, batch_size=batch_size, shuffle=kind == "map", num_workers=num_workers)
 
@@ -97,7 +99,7 @@ SCHEDULES = {
     "samples": {0: 4, 10: 12, 40: 8, 100: 20},
     "tokens": {0: 4, 50: 12, 200: 8, 500: 20},
 }
-KINDS = ["resumable", "memory", "map", "stream"]
+KINDS = ["resumable", "memory", "map", "stream", "our stream"]
 
 
 @pytest.mark.parametrize("unit", SCHEDULES)
@@ -176,7 +178,7 @@ class Grab(Callback):
 
 
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize(("kind", "unit"), [("resumable", "samples"), ("memory", "steps"), ("resumable", "tokens")])
+@pytest.mark.parametrize(("kind", "unit"), [("resumable", "samples"), ("memory", "steps"), ("our stream", "tokens")])
 def test_a_run_resumed_from_any_batch_ends_the_same_to_the_bit(tmp_path, kind, unit, first):
     schedule = SCHEDULES[unit]
 
