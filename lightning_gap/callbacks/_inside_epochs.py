@@ -201,10 +201,13 @@ class SizesInsideEpochs:
             self._batches, self._its_plan = loader, (first, [(began_at, first)])
             loader.follow(first, lambda: _Following(self._steps_of(loader, began_at)))
             return
-        sizes: list[tuple[int, int]] = []
+        sizes, after, end = [(0, first)], began_at, 0
         for step in self._steps_of(loader, began_at):
-            if not sizes or sizes[-1][1] != step.split.micro_batch_size:
+            if sizes[-1][1] != step.split.micro_batch_size:
                 sizes.append((step.samples_before, step.split.micro_batch_size))
+            after, end = self.after(step), step.samples_before + step.samples
+        if loader.drop_last:  # what is left fills no batch of the size that comes next
+            sizes.append((end, self.split(self._at(after).batch_size).micro_batch_size))
         loader.plan_sizes(first, sizes[1:])
         self._its_plan, self._batches = (first, sizes[1:]), None
 

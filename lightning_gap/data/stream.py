@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -85,7 +85,8 @@ class ResumableStream:
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        if isinstance(source, str | bytes | Mapping) or not (callable(source) or hasattr(source, "__iter__")):
+        readable = hasattr(source, "__iter__") and getattr(source, "ndim", None) != 0
+        if isinstance(source, str | bytes | Mapping | Set | type) or not (callable(source) or readable):
             raise ValueError(refusal("source", "must be an iterable or a function of (epoch, shard, shards)", source))
         if isinstance(source, Iterator):
             hint = "pass a function that makes one"

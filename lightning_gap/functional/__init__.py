@@ -30,7 +30,6 @@ from .batch_size.seesaw import Seesaw as Seesaw
 from .batch_size.units import Unit as Unit
 from .batch_size.units import batch_at as batch_at
 from .batch_size.units import schedule_from_text as schedule_from_text
-from .batch_size.units import tokens_in as tokens_in
 from .batch_statistics import batch_statistics as batch_statistics
 from .batch_statistics import recomputed_statistics as recomputed_statistics
 from .curvature.hessian_products import hessian_vector_product as hessian_vector_product

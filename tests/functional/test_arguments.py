@@ -31,7 +31,7 @@ RESULTS = {
     *("GroupCorrelation", "RankCorrelation", "SharpShare"),
     *("Barrier", "PointValues", "WeightPlane"),
 }
-TYPES = {"BatchNormMode", "Schedule", "Augmentation"}
+TYPES = {"BatchNormMode", "Schedule", "Unit", "Augmentation"}
 ERRORS = {name for name, value in vars(functional).items() if inspect.isclass(value) and issubclass(value, Exception)}
 SAME = {"GhostBatchNorm2d": "GhostBatchNorm1d", "GhostBatchNorm3d": "GhostBatchNorm1d"}
 TORCHS_OWN = {"device", "dtype"}
@@ -66,7 +66,7 @@ GOOD = {
     **dict.fromkeys(MEASURED, FAILED),
     **dict.fromkeys(SERIES, ARRAYS),
     **{name: {"tensor", "floats"} for name in ("weights", "gradients", "grid")},
-    **{name: {*ARRAYS, "floats"} for name in ("dataset", "samples")},
+    **{name: {*ARRAYS, "floats"} for name in ("dataset", "samples", "source")},
     **{name: {"floats"} for name in ("inputs", "logits")},
 }
 CALLABLE = {
@@ -82,6 +82,8 @@ CALLABLE = {
     "evaluation_mode",
     "count",
     "collate_fn",
+    "decay",
+    "source",
 }
 
 
@@ -250,6 +252,14 @@ CALLS = {
         ),
     ),
     "constant_warmup": (functional.constant_warmup, lambda: {"step": 1, "warmup_steps": 4, "scale": 8.0}),
+    "batch_at": (functional.batch_at, lambda: {"schedule": {0: 8}, "unit": "steps"}),
+    "schedule_from_text": (functional.schedule_from_text, lambda: {"schedule": "0:8"}),
+    "LateSwitch": (functional.LateSwitch, lambda: {"batch_size": 8, "later_batch_size": 16, "total": 100}),
+    "LateSwitch.__call__": (made(functional.LateSwitch, "__call__", 8, 16, 100), lambda: {"consumed": 1}),
+    "LinearRamp": (functional.LinearRamp, lambda: {"batch_size": 8, "max_batch_size": 9, "increment": 1, "ramp": 9}),
+    "LinearRamp.__call__": (made(functional.LinearRamp, "__call__", 8, 9, 1, 9), lambda: {"consumed": 1}),
+    "Seesaw": (functional.Seesaw, lambda: {"batch_size": 8, "max_batch_size": 64, "total": 100}),
+    "Seesaw.__call__": (made(functional.Seesaw, "__call__", 8, 64, 100), lambda: {"consumed": 1}),
     "epoch_batch_at": (functional.epoch_batch_at, lambda: {"schedule": {0: 8}, "epoch": 1}),
     "epsilon_name": (functional.epsilon_name, lambda: {"epsilon": 1e-3}),
     "evaluate_points": (
@@ -374,6 +384,7 @@ CALLS = {
     "BatchPlan": (data.BatchPlan, lambda: {"samples": 8, "batch_size": 2, "processes": 2}),
     "InMemoryLoader": (data.InMemoryLoader, lambda: {"samples": (torch.ones(8),), "batch_size": 2}),
     "ResumableLoader": (data.ResumableLoader, lambda: {"dataset": TensorDataset(torch.ones(8)), "batch_size": 2}),
+    "ResumableStream": (data.ResumableStream, lambda: {"source": [1, 2, 3], "batch_size": 2}),
     "RandomAffine": (data.RandomAffine, dict),
     "RandomCrop": (data.RandomCrop, dict),
     "RandomFlip": (data.RandomFlip, dict),

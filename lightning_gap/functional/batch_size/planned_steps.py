@@ -121,11 +121,11 @@ def planned_optimizer_steps(
     """
     samples, epochs = check_counts(samples=samples, epochs=epochs)
     drop_last, unit = flag("drop_last", drop_last), checked_unit(unit)
+    if tokens_per_sample is not None or unit == "tokens":
+        tokens_per_sample = whole_number("tokens_per_sample", tokens_per_sample, hint="the length of a sample")
     if unit == "epochs":
         sizes = (epoch_batch_at(schedule, epoch).batch_size for epoch in range(epochs))
         return sum(samples // size if drop_last else math.ceil(samples / size) for size in sizes)
-    if unit == "tokens":
-        tokens_per_sample = whole_number("tokens_per_sample", tokens_per_sample, hint="the length of a sample")
     per_sample = {"steps": 0, "samples": 1, "tokens": tokens_per_sample or 0}[unit]
     per_step, at, steps, consumed = int(unit == "steps"), batch_at(schedule, unit), 0, 0
     for _ in range(epochs):

@@ -32,14 +32,13 @@ Schedule = Callable[[int], int | EpochBatch]
 """A function of the epoch, from 0, or of another `Unit`, that returns a batch size in samples or an `EpochBatch`."""
 
 
-def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int, unit: str = "epochs") -> EpochBatch:
+def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int) -> EpochBatch:
     """What a schedule asks for in an epoch, checked.
 
     Args:
         schedule: Batch sizes by the epoch they begin at, or a function of the epoch (from 0) that returns a batch
             size or an `EpochBatch`.
-        epoch: From 0; in another unit as many of those as were consumed before the step.
-        unit: What the schedule counts in, see `batch_at`.
+        epoch: From 0.
 
     Returns:
         Batch size in samples and learning-rate factor, as plain numbers.
@@ -52,15 +51,22 @@ def epoch_batch_at(schedule: Schedule | Mapping[int, int], epoch: int, unit: str
         >>> [epoch_batch_at({0: 32, 2: 64}, epoch).batch_size for epoch in range(4)]
         [32, 32, 64, 64]
     """
-    epoch = whole_number(unit if unit != "epochs" else "epoch", epoch, 0)
+    epoch = whole_number("epoch", epoch, 0)
     if isinstance(schedule, Mapping):
-        sizes = checked_milestones(schedule, unit)
+        sizes = checked_milestones(schedule)
         return EpochBatch(sizes[max(begin for begin in sizes if begin <= epoch)])
+    return checked_batch(schedule, epoch, "epochs")
+
+
+def checked_batch(schedule: Schedule, consumed: int, unit: str) -> EpochBatch:
+    """What a function asks for after so many units; raise if it is none, or asks for what is no batch."""
     if not callable(schedule):
-        raise ValueError(refusal("schedule", "must be a dict of batch sizes by epoch or a function of it", schedule))
-    asked = schedule(epoch)
+        raise ValueError(
+            refusal("schedule", f"must be a dict of batch sizes by {unit} or a function of them", schedule)
+        )
+    asked = schedule(consumed)
     found = asked if isinstance(asked, EpochBatch) else EpochBatch(asked)
-    where = f"schedule {_place(epoch, unit)}"
+    where = f"schedule {_place(consumed, unit)}"
     size = whole_number(where, found.batch_size, unit="samples")
     factor = real_number(f"{where}: learning_rate_factor", found.learning_rate_factor, above=0)
     return EpochBatch(size, factor)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from .._validation import one_of, refusal, text
-from .schedule import EpochBatch, Schedule, checked_milestones, epoch_batch_at
+from .schedule import EpochBatch, Schedule, checked_batch, checked_milestones
 
 Unit = Literal["epochs", "steps", "samples", "tokens"]
 """What the thresholds of a schedule are, and what a function of one is called with: those before the step."""
@@ -78,7 +78,9 @@ def batch_at(schedule: Schedule | Mapping[int, int], unit: Unit) -> Callable[[in
     """
     unit = checked_unit(unit)
     if not isinstance(schedule, Mapping):
-        return lambda consumed: epoch_batch_at(schedule, consumed, unit)
+        if not callable(schedule):
+            raise ValueError(refusal("schedule", f"must be a dict of sizes by {unit} or a function of them", schedule))
+        return lambda consumed: checked_batch(schedule, consumed, unit)
     sizes = checked_milestones(schedule, unit)
     thresholds, batches = list(sizes), [EpochBatch(size) for size in sizes.values()]
     return lambda consumed: batches[bisect_right(thresholds, consumed) - 1]

@@ -50,6 +50,8 @@ def test_the_micro_batches_are_those_of_a_batch_plan(processes, accumulate, size
         )
     )
     later = [(step.samples_before, step.split.micro_batch_size) for step in steps[1:]]
+    served = sum(step.samples for step in steps)
+    later.append((served, batch_at(schedule, "samples")(served).batch_size))  # which drop_last=True may leave out
     plans = [
         BatchPlan(samples, sizes[0], drop_last=drop_last, processes=processes, rank=rank, later_sizes=later)
         for rank in range(processes)

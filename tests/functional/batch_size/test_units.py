@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_gap.functional import EpochBatch, batch_at, schedule_from_text, tokens_in
+from lightning_gap.functional import EpochBatch, batch_at, schedule_from_text
+from lightning_gap.functional.batch_size.units import tokens_in
 
 
 def test_megatrons_text_is_read_as_its_documentation_says():
