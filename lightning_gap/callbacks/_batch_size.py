@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -44,7 +44,7 @@ class BatchSizeCallback(WeighingCallback):
 
     def __init__(self, *, max_micro_batch: int | None, batch_arg_name: str, count: Count | None) -> None:
         super().__init__(count)
-        self.max_micro_batch = optional_whole_number("max_micro_batch", max_micro_batch)
+        self.max_micro_batch: int | Literal["auto"] | None = optional_whole_number("max_micro_batch", max_micro_batch)
         self.batch_arg_name = text("batch_arg_name", batch_arg_name)
         self._loader: TrainLoaderSize | None = None  # while a fit runs
         self._users_accumulation = 1
@@ -112,6 +112,11 @@ class BatchSizeCallback(WeighingCallback):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self._loader is not None:
             self._loader.hide_from(checkpoint)
+
+    @property
+    def _limit(self) -> int | None:
+        """Most samples that one process works on at a time, as far as there is a limit."""
+        return None if self.max_micro_batch == "auto" else self.max_micro_batch
 
     @property
     def _least_accumulation(self) -> int:
@@ -219,5 +224,5 @@ class BatchSizeCallback(WeighingCallback):
             size,
             processes=trainer.world_size,
             accumulate=self._least_accumulation,
-            max_micro_batch=self.max_micro_batch,
+            max_micro_batch=self._limit,
         )

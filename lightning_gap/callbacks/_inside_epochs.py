@@ -76,8 +76,9 @@ class SizesInsideEpochs:
 
     # The course of a fit
 
-    def resumed(self, epoch: int) -> None:
-        """A checkpoint has been read, which continues in this epoch."""
+    def resumed(self, epoch: int, max_micro_batch: int | None) -> None:
+        """A checkpoint has been read, which continues in this epoch, and may say how batches were split."""
+        self._max_micro_batch = max_micro_batch
         self._consumed.begin_epoch(epoch)
         self._loader.plan_again()
 
@@ -91,6 +92,19 @@ class SizesInsideEpochs:
             self._check_other_loader()
         self.batch = self._at(self._consumed.amount)
         self._split_now(first=batches_to_skip(trainer) - self._consumed.micro_batches)
+
+    def limit(self, max_micro_batch: int | None) -> None:
+        """No process works on more samples at a time; before the first batch."""
+        if not self.is_planned:
+            raise ValueError(
+                f"max_micro_batch='auto': {micro_batch_size(self._trainer)} samples do not fit into memory, and "
+                f"{description(self._trainer.train_dataloader)} gives as many at a time, which inside epochs cannot "
+                f"change; give it a smaller batch_size, or use a lightning_gap.ResumableLoader or ResumableStream"
+            )
+        self._max_micro_batch = max_micro_batch
+        if self._plans_another(self._trainer.current_epoch):
+            self._loader.reload_now()
+            fix_resume_progress(self._trainer)
 
     def begin_epoch(self) -> None:
         """An epoch begins, from its first batch."""
@@ -192,9 +206,9 @@ class SizesInsideEpochs:
         if not self.is_planned:
             return
         if self._unit == "tokens" and self._tokens_per_sample is None:
-            self._tokens_per_sample = tokens_in(loader.first_sample())
+            self._tokens_per_sample = tokens_in(loader.first_samples(1))
             if not self._tokens_per_sample:
-                raise ValueError(_NO_TOKENS.format(batch=type(loader.first_sample()).__name__))
+                raise ValueError(_NO_TOKENS.format(batch=type(loader.first_samples(1)).__name__))
         began_at = self._consumed.began_at
         first = self.split(self._at(began_at).batch_size).micro_batch_size
         if isinstance(loader, ResumableStream):

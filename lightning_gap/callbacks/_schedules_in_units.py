@@ -83,14 +83,14 @@ class SchedulesInUnits(BatchSizeCallback):
             consumed=self._its_consumed,
             count_tokens=self.count_tokens,
             accumulate=self._users_accumulation,
-            max_micro_batch=self.max_micro_batch,
+            max_micro_batch=self._limit,
         )
 
     def _resume_sizes(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         if self._inside is None:
             super()._resume_sizes(trainer, checkpoint)
         else:
-            self._inside.resumed(epoch_of(checkpoint))
+            self._inside.resumed(epoch_of(checkpoint), self._limit)
 
     def _begin(self, trainer: Trainer) -> None:
         if self._inside is None:

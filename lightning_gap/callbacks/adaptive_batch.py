@@ -186,7 +186,7 @@ class AdaptiveBatchSize(BatchSizeCallback):
     def _plan_to_prove(self, trainer: Trainer) -> list[MicroBatching]:
         """The sizes to come are not known; the largest that there may be stands for them."""
         parts, samples = trainer.world_size * self._least_accumulation, samples_per_process(trainer)
-        limits = [limit for limit in (self.max_micro_batch, samples) if limit is not None]
+        limits = [limit for limit in (self._limit, samples) if limit is not None]
         largest = max(1, min([self.max_batch_size // parts, *limits]))
         return [MicroBatching(largest, 1)] if self.max_batch_size > self.batch_size else []
 
@@ -198,13 +198,13 @@ class AdaptiveBatchSize(BatchSizeCallback):
         """Between epochs: the size that comes nearest, in micro-batches that are equal on all processes."""
         accumulate = self._least_accumulation
         size = self._next_size(trainer, trainer.world_size * accumulate)
-        if self.max_micro_batch is not None:
-            accumulate = max(accumulate, math.ceil(size / (trainer.world_size * self.max_micro_batch)))
+        if self._limit is not None:
+            accumulate = max(accumulate, math.ceil(size / (trainer.world_size * self._limit)))
             size = self._next_size(trainer, trainer.world_size * accumulate)
         if size == self._size(trainer):
             return self._its_split
         split, larger = self._split(trainer, size), size + trainer.world_size * accumulate
-        if self.max_micro_batch is None and leaves_one_sample(trainer, split.micro_batch_size):
+        if self._limit is None and leaves_one_sample(trainer, split.micro_batch_size):
             smaller = max(2 * size - larger, self._size(trainer))
             split = self._split(trainer, larger if larger <= self.max_batch_size else smaller)
         return split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -15,14 +15,14 @@ from ..functional.batch_size.units import Unit, checked_unit, schedule_from_text
 from ..trainer.progress import is_trial
 from ..trainer.saved_progress import epochs_begun
 from ._arguments import optional_function
+from ._auto_micro_batch import AutoMicroBatch
 from ._batch_size import BatchSizeCallback
 from ._learning_rate_checks import check_rates
 from ._rate_scaling import RateScalingCallback
 from ._sample_counter import Count
-from ._schedules_in_units import SchedulesInUnits
 
 
-class BatchSizeScheduler(RateScalingCallback, SchedulesInUnits):
+class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
     """Train with the batch size that a schedule says, whatever loader, process count and micro-batch.
 
     A size is samples per optimizer step, over all processes. The schedule counts in epochs, optimizer steps, samples or
@@ -41,7 +41,9 @@ class BatchSizeScheduler(RateScalingCallback, SchedulesInUnits):
             ``"0:768 250B:1536"``.
         unit: What the schedule counts in: ``"epochs"``, ``"steps"``, ``"samples"`` or ``"tokens"``.
         max_micro_batch: Most samples that one process works on at a time; larger batches are accumulated.
-            ``None`` keeps the Trainer's `accumulate_grad_batches` and lets the loader's batches grow.
+            ``None`` keeps the Trainer's `accumulate_grad_batches` and lets the loader's batches grow. ``"auto"`` tries
+            the largest of the run before the first step, and halves the limit while memory runs out; the gradient stays
+            that of the whole batch. Two tensors as large as the weights are held for the optimizer's state.
         batch_arg_name: Attribute of the module or data module that its `train_dataloader` reads its batch size
             from, as in Lightning's `BatchSizeFinder`. Not used for a loader that is passed to `fit`, nor in units other
             than epochs.
@@ -72,7 +74,7 @@ class BatchSizeScheduler(RateScalingCallback, SchedulesInUnits):
         schedule: dict[int, int] | str | Schedule,
         *,
         unit: Unit = "epochs",
-        max_micro_batch: int | None = None,
+        max_micro_batch: int | Literal["auto"] | None = None,
         batch_arg_name: str = "batch_size",
         count: Count | None = None,
         count_tokens: Count | None = None,

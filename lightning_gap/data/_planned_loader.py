@@ -166,8 +166,8 @@ class PlannedLoader:
         self.seek(state["epoch"], position)
 
     @abstractmethod
-    def first_sample(self) -> Any:
-        """A batch of the first sample alone, not augmented; no random number is drawn from the training's."""
+    def first_samples(self, samples: int) -> Any:
+        """A batch of the first samples, not augmented; no random number is drawn from the training's."""
 
     @abstractmethod
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:

@@ -67,8 +67,9 @@ class InMemoryLoader(PlannedLoader):
         self.augment = augment
         super().__init__(samples, batch_size=batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, reseed=reseed)
 
-    def first_sample(self) -> Any:
-        return self.dataset[torch.zeros(1, dtype=torch.long, device=getattr(self.dataset, "device", None))]
+    def first_samples(self, samples: int) -> Any:
+        indices = torch.arange(samples, device=getattr(self.dataset, "device", None))
+        return self.dataset[indices % len(self.dataset)]
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         # To where the samples are once an epoch: to copy a few indices for each batch would wait for the device.

@@ -89,8 +89,9 @@ class ResumableLoader(PlannedLoader):
             generator=torch.Generator(),  # its own: making an iterator draws from it
         )
 
-    def first_sample(self) -> Any:
-        return self._workers.dataset.__getitems__((self.plan, 0, 0, [0]))  # type: ignore[attr-defined] # in this process
+    def first_samples(self, samples: int) -> Any:
+        indices = [i % len(self.dataset) for i in range(samples)]
+        return self._workers.dataset.__getitems__((self.plan, 0, 0, indices))  # type: ignore[attr-defined] # in this process
 
     def _fetch(self, plan: BatchPlan, epoch: int, start: int) -> Iterator[Any]:
         self._requests.begin(plan, epoch, start)

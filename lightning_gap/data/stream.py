@@ -85,7 +85,8 @@ class ResumableStream:
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
-        readable = hasattr(source, "__iter__") and getattr(source, "ndim", None) != 0
+        has_samples = hasattr(source, "__iter__") or hasattr(source, "__getitem__")
+        readable = has_samples and getattr(source, "ndim", None) != 0
         if isinstance(source, str | bytes | Mapping | Set | type) or not (callable(source) or readable):
             raise ValueError(refusal("source", "must be an iterable or a function of (epoch, shard, shards)", source))
         if isinstance(source, Iterator):
@@ -156,13 +157,18 @@ class ResumableStream:
         """Samples of this process in one of the batches last served; ``None`` for others."""
         return next((mark.size for mark in self._marks if mark.position == position + 1), None)
 
-    def first_sample(self) -> Any:
-        """A batch of the first sample alone; no random number is drawn from the training's."""
+    def first_samples(self, samples: int) -> Any:
+        """A batch of the first samples; no random number is drawn from the training's.
+
+        Raises:
+            ValueError: If the source has no sample.
+        """
+        dealer = Dealer(self._source, self.sampler.epoch, processes=1, rank=0, places=[Place()], num_workers=0)
+        found = dealer.take(samples)
+        if not found:
+            raise ValueError("source is empty; there is nothing to load")
         with _same_random_numbers():
-            chunk = next(self._source.read(self.sampler.epoch, 0, 1, Place(), 0))
-            if not chunk.samples:
-                raise ValueError("source is empty; there is nothing to load")
-            return self.collate_fn(chunk.samples[:1])
+            return self.collate_fn([found[i % len(found)] for i in range(samples)])
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: nothing happens before the first batch is asked for; see `PlannedLoader`.
@@ -245,7 +251,10 @@ class ResumableStream:
                 "the epoch would be another; use the same, or a checkpoint from the end of an epoch"
             )
         self._marks_of = state["epoch"]
-        found = [_Mark(*mark[:4], [Place(*place) for place in mark[4]], mark[5]) for mark in marks]
+        found = [
+            _Mark(position, samples, size, turn, [Place(*place) for place in places], ends)
+            for position, samples, size, turn, places, ends in marks
+        ]
         self._marks = deque(found, maxlen=_KEPT)
         self.seek(self._marks_of, found[-1].position if found else 0)
 
