@@ -147,7 +147,7 @@ def on_processes(sources, **settings):
             found[rank].append(batch.tolist())
 
     with (
-        mock.patch("lightning_gap.data.stream._of_all", gather),
+        mock.patch("lightning_gap.data._stream_processes._of_all", gather),
         mock.patch("lightning_gap.data._planned_loader._processes", side_effect=lambda: (processes, local.rank)),
     ):
         threads = [threading.Thread(target=run, args=(rank,)) for rank in range(processes)]
