@@ -69,6 +69,10 @@ class Stopwatch(Callback):
             self.now = 0.0
 
 
+def _tokens(batch: list[torch.Tensor]) -> int:
+    return batch[0].numel()
+
+
 CALLBACKS: dict[str, Callable[[], Callback]] = {
     "an idle one": Callback,
     "LearningRateScaling": lambda: LearningRateScaling(16, warmup_epochs=0),
@@ -76,6 +80,11 @@ CALLBACKS: dict[str, Callable[[], Callback]] = {
     "ExactAccumulation": ExactAccumulation,
     "ExactAccumulation, 4 micro-batches": ExactAccumulation,
     "BatchSizeScheduler": lambda: BatchSizeScheduler(lambda _: BATCH),
+    "BatchSizeScheduler, by steps": lambda: BatchSizeScheduler({0: BATCH, 10**9: 2 * BATCH}, unit="steps"),
+    "BatchSizeScheduler, by tokens": lambda: BatchSizeScheduler(lambda _: BATCH, unit="tokens", count_tokens=_tokens),
+    "BatchSizeScheduler, by samples, 4 micro-batches": lambda: BatchSizeScheduler(
+        {0: BATCH, 10**9: 2 * BATCH}, unit="samples", max_micro_batch=BATCH // 4
+    ),
     "PiggybackWarmStart": lambda: PiggybackWarmStart(1, 2 * BATCH, optimizer_state="keep"),
     "AdaptiveBatchSize, 2 micro-batches": lambda: AdaptiveBatchSize(
         BATCH, BATCH, micro_batches=2, measure_every_n_steps=10**6
@@ -95,7 +104,7 @@ def hook_seconds(name: str) -> list[float]:
         accelerator="cpu",
         max_epochs=2,
         max_steps=STEPS,
-        accumulate_grad_batches=4 if "4 micro" in name else 1,
+        accumulate_grad_batches=4 if name == "ExactAccumulation, 4 micro-batches" else 1,
         callbacks=[callback, stopwatch],
         log_every_n_steps=50,
         **PLAIN,

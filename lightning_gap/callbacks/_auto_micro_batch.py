@@ -51,7 +51,7 @@ class AutoMicroBatch(SchedulesInUnits):
 
     def _begin(self, trainer: Trainer) -> None:
         super()._begin(trainer)
-        if self.max_micro_batch != "auto":
+        if self.max_micro_batch != "auto" or not run_of(trainer).planned:  # nothing where the run is over
             return
         while not fits(trainer, size := max(split.micro_batch_size for split in run_of(trainer).planned)):
             if size == 1:

@@ -15,7 +15,7 @@ from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_pr
 from ..trainer.optimizers import step_schedulers_with_a_length
 from ..trainer.processes import raise_on_all_processes
 from ..trainer.progress import validation_interval
-from ..trainer.resizing import first_indices
+from ..trainer.resizing import description, first_indices
 from ..trainer.stated_batches import nominal_size
 from ._last_batch import batch_norm_layers, first_size_that_leaves_one, watch_for_single_values
 from ._run import global_batch_size, run_of
@@ -57,6 +57,22 @@ def check_largest(trainer: Trainer, largest: int, named: str) -> None:
     samples = (samples_per_process(trainer) or math.inf) * trainer.world_size
     if largest > samples:
         raise ValueError(f"{named} is larger than the {samples} samples to train on; use a smaller one")
+
+
+def check_fixed_loader(trainer: Trainer, unit: str, max_micro_batch: int | None) -> None:
+    """Raise if a loader whose batches stay as they are does not say their size, or gives too large ones."""
+    loader, size = trainer.train_dataloader, micro_batch_size(trainer)
+    if size is None:
+        raise ValueError(
+            f"unit={unit!r} changes the number of batches in a step, and {description(loader)} does not state how many "
+            "samples one has; use a DataLoader with batch_size=..., or a lightning_gap.ResumableLoader"
+        )
+    if max_micro_batch is not None and size > max_micro_batch:
+        raise ValueError(
+            f"max_micro_batch={max_micro_batch} is below the {size} samples that {description(loader)} gives at a "
+            f"time, which inside epochs cannot change; give it batch_size={max_micro_batch}, or use a "
+            "lightning_gap.ResumableLoader"
+        )
 
 
 def check_plain_sgd(optimizer: Optimizer) -> None:

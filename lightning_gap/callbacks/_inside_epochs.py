@@ -10,21 +10,22 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from ..data._planned_loader import PlannedLoader
-from ..data.batch_plan import BatchPlan
 from ..data.stream import ResumableStream
-from ..functional.batch_size.planned_steps import PlannedStep, planned_steps
+from ..functional.batch_size.planned_steps import PlannedStep, SizeOfNextBatch, planned_steps
 from ..functional.batch_size.schedule import EpochBatch, MicroBatching, split_batch
-from ..functional.batch_size.units import Unit, tokens_in
+from ..functional.batch_size.units import Unit
 from ..trainer.accumulation_windows import accumulate_from
 from ..trainer.batches import drops_last_batch, micro_batch_size, samples_per_process
 from ..trainer.planned_loader_sizes import PlannedLoaderSizes
-from ..trainer.processes import raise_on_all_processes, sum_over_processes
+from ..trainer.processes import raise_on_all_processes
 from ..trainer.progress import batches_done, batches_to_skip, ends_accumulation
 from ..trainer.resizing import description
 from ..trainer.resume import fix_resume_progress
+from ._batch_size_checks import check_fixed_loader
 from ._consumed import Consumed
 from ._run import run_of
-from ._sample_counter import Count, number_counted
+from ._sample_counter import Count
+from ._unit_counts import UnitCounts
 
 MOST_STEPS = 100_000  # looked at ahead of a run that is longer, or whose end is not known
 
@@ -61,14 +62,12 @@ class SizesInsideEpochs:
         accumulate: int,
         max_micro_batch: int | None,
     ) -> None:
-        self._trainer, self._at, self._unit = trainer, at, unit
-        self._consumed, self._count_tokens = consumed, count_tokens
+        self._trainer, self._at, self._unit, self._consumed = trainer, at, unit, consumed
         self._accumulate, self._max_micro_batch = accumulate, max_micro_batch
-        self._tokens_per_sample: int | None = None
+        self._counts = UnitCounts(trainer, unit, count_tokens)
         self._batch: tuple[Any, int] | None = None  # at hand and not yet counted, with its number in the epoch
         self._first_batch, self.is_planned = True, False
         self._its_plan: tuple[int, list[tuple[int, int]]] | None = None  # what the loader at hand was told last
-        self._batches: BatchPlan | ResumableStream | None = None  # of the present epoch
         self._consumed.begin_epoch(trainer.current_epoch)
         self.batch = at(self._consumed.amount)
         self._loader = PlannedLoaderSizes(trainer, self._plan)
@@ -89,7 +88,8 @@ class SizesInsideEpochs:
             self._loader.reload_now()
             fix_resume_progress(trainer)  # the position of the loader that is new
         if not self.is_planned:
-            self._check_other_loader()
+            check_fixed_loader(trainer, self._unit, self._max_micro_batch)
+        self._know_batches()
         self.batch = self._at(self._consumed.amount)
         self._split_now(first=batches_to_skip(trainer) - self._consumed.micro_batches)
 
@@ -109,6 +109,7 @@ class SizesInsideEpochs:
     def begin_epoch(self) -> None:
         """An epoch begins, from its first batch."""
         self._loader.reloaded()
+        self._know_batches()
         self.batch = self._at(self._consumed.amount)
         self._split_now(first=0)
 
@@ -136,11 +137,9 @@ class SizesInsideEpochs:
         if self._batch is None or batches_done(self._trainer) <= self._batch[1]:
             return
         (batch, index), self._batch = self._batch, None
-        amount, of_all = (0.0, True) if self._unit == "steps" else self._units_in(batch, index)
-        self._consumed.add(amount)
+        self._consumed.add(self._counts.in_batch(batch, index))
         if ends_accumulation(self._trainer):
-            whole = 1.0 if self._unit == "steps" else self._over_processes(self._consumed.waiting, of_all)
-            self._consumed.finish_step(round(whole), self.batch)
+            self._consumed.finish_step(self._counts.in_step(self._consumed.waiting), self.batch)
 
     def follow(self) -> None:
         """After a batch: split the next step as the schedule asks for it, if that is another split."""
@@ -167,7 +166,7 @@ class SizesInsideEpochs:
 
     def after(self, step: PlannedStep) -> int:
         """What is consumed when a step is over."""
-        return step.consumed + (1 if self._unit == "steps" else step.samples * self._per_sample)
+        return step.consumed + self._counts.per_step + step.samples * self._counts.per_sample
 
     def split(self, batch_size: int) -> MicroBatching:
         """How a batch is split; raise if it cannot be."""
@@ -195,25 +194,18 @@ class SizesInsideEpochs:
         loader: Any = self._trainer.train_dataloader
         return loader  # type: ignore[no-any-return]
 
-    @property
-    def _per_sample(self) -> int:
-        return {"epochs": 0, "steps": 0, "samples": 1, "tokens": self._tokens_per_sample or 1}[self._unit]
-
     def _plan(self, loader: Any) -> None:
         """Tell a loader of this package the sizes of the epoch that comes; leave any other alone."""
         own = isinstance(loader, PlannedLoader | ResumableStream)
-        self.is_planned = own and not (self._unit == "tokens" and self._count_tokens)
+        self.is_planned = own and self._counts.is_known_ahead
         if not self.is_planned:
             return
-        if self._unit == "tokens" and self._tokens_per_sample is None:
-            self._tokens_per_sample = tokens_in(loader.first_samples(1))
-            if not self._tokens_per_sample:
-                raise ValueError(_NO_TOKENS.format(batch=type(loader.first_samples(1)).__name__))
+        self._counts.read_length(loader)
         began_at = self._consumed.began_at
         first = self.split(self._at(began_at).batch_size).micro_batch_size
         if isinstance(loader, ResumableStream):
-            self._batches, self._its_plan = loader, (first, [(began_at, first)])
-            loader.follow(first, lambda: _Following(self._steps_of(loader, began_at)))
+            self._its_plan = first, [(began_at, first)]
+            loader.follow(first, lambda: SizeOfNextBatch(self._steps_of(loader, began_at)))
             return
         sizes, after, end = [(0, first)], began_at, 0
         for step in self._steps_of(loader, began_at):
@@ -223,7 +215,7 @@ class SizesInsideEpochs:
         if loader.drop_last:  # what is left fills no batch of the size that comes next
             sizes.append((end, self.split(self._at(after).batch_size).micro_batch_size))
         loader.plan_sizes(first, sizes[1:])
-        self._its_plan, self._batches = (first, sizes[1:]), None
+        self._its_plan = first, sizes[1:]
 
     def _plans_another(self, epoch: int) -> bool:
         """Plan this epoch; whether its batches are others than those of the loader at hand."""
@@ -241,8 +233,8 @@ class SizesInsideEpochs:
             self._at,
             self.split,
             consumed=consumed,
-            per_step=int(self._unit == "steps"),
-            per_sample=self._per_sample,
+            per_step=self._counts.per_step,
+            per_sample=self._counts.per_sample,
             samples=samples,
             processes=self._trainer.world_size,
             drop_last=drop_last,
@@ -253,81 +245,12 @@ class SizesInsideEpochs:
         run_of(self._trainer).change_split(self._trainer, split)
         accumulate_from(self._trainer, first, split.accumulate)
 
-    # What is counted
-
-    def _units_in(self, batch: Any, index: int) -> tuple[float, bool]:
-        """Samples or tokens of a batch, and whether they are those of all processes."""
-        if self.is_planned:
-            if self._batches is None:
-                loader = self._planned_loader
-                self._batches = loader if isinstance(loader, ResumableStream) else loader.plan
-            plan = self._batches
-            samples = plan.samples_before(index + 1) - plan.samples_before(index)
-            if self._unit == "tokens" and tokens_in(batch) != (plan.size(index) or 0) * self._per_sample:
-                raise ValueError(
-                    f"the samples of the data set do not all have {self._per_sample} tokens: a batch of "
-                    f"{plan.size(index)} has {tokens_in(batch)}; pass count_tokens=..., a function of the batch"
-                )
-            return samples * self._per_sample, True
-        if self._unit == "samples":
-            return run_of(self._trainer).accumulation.counter.samples_or_latest(), False
-        return self._tokens(batch), False
-
-    def _tokens(self, batch: Any) -> float:
-        if self._count_tokens is not None:
-            return number_counted(self._count_tokens(batch))
-        tokens = tokens_in(batch)
-        if tokens is None:
-            raise ValueError(_NO_TOKENS.format(batch=type(batch).__name__))
-        return tokens
-
-    def _over_processes(self, own: float, of_all: bool) -> float:
-        return own if of_all else sum_over_processes(self._trainer, own)
+    def _know_batches(self) -> None:
+        """Let each batch be counted by what is known of it."""
+        loader = self._planned_loader if self.is_planned else None
+        self._counts.plan = loader.plan if isinstance(loader, PlannedLoader) else loader
 
     def _check_first_batch(self, batch: Any, index: int) -> None:
-        tokens = self._units_in(batch, index)[0] if self._unit == "tokens" else 0
-        if self.is_planned:
-            return
-        found, stated = run_of(self._trainer).accumulation.counter.samples(), micro_batch_size(self._trainer)
-        if found not in (None, stated) and self._trainer.num_training_batches > 1:
-            raise ValueError(
-                f"the loader states batches of {stated} samples for each process, but the first holds {found}, so that "
-                "a step cannot have the samples that the schedule says; give the loader its batch_size, or pass "
-                "count=..., a function of the batch, if the first axis of its tensors is not the sample"
-            )
-        if self._unit == "tokens":  # about as many as in this batch; each size that comes must be a multiple
-            self._tokens_per_sample = max(1, round(tokens / (found or stated or 1)))
+        self._counts.check_first(batch, index)
+        if self._unit == "tokens" and not self.is_planned:  # each size that comes must be a multiple
             deque(islice(self._planned_steps(self._consumed.amount, samples=None, drop_last=False), MOST_STEPS), 0)
-
-    def _check_other_loader(self) -> None:
-        loader, size = self._trainer.train_dataloader, micro_batch_size(self._trainer)
-        if size is None:
-            raise ValueError(
-                f"unit={self._unit!r} changes the number of batches in a step, and {description(loader)} does not "
-                "state how many samples one has; use a DataLoader with batch_size=..., or a "
-                "lightning_gap.ResumableLoader"
-            )
-        if self._max_micro_batch is not None and size > self._max_micro_batch:
-            raise ValueError(
-                f"max_micro_batch={self._max_micro_batch} is below the {size} samples that {description(loader)} gives "
-                f"at a time, which inside epochs cannot change; give it batch_size={self._max_micro_batch}, or use a "
-                "lightning_gap.ResumableLoader"
-            )
-
-
-class _Following:
-    """The size of the next batch of a stream, by the samples before it, as the steps of an epoch without end come."""
-
-    def __init__(self, steps: Iterator[PlannedStep]) -> None:
-        self._steps, self._step = steps, next(steps)
-
-    def __call__(self, samples_before: int) -> int:
-        while samples_before >= self._step.samples_before + self._step.samples:
-            self._step = next(self._steps)
-        return self._step.split.micro_batch_size
-
-
-_NO_TOKENS = (
-    "unit='tokens' needs the tokens of a batch, and a {batch} has no integer tensors of one shape (samples, length) "
-    "that tell them; pass count_tokens=..., a function of the batch that returns their number"
-)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,10 +100,11 @@ class SchedulesInUnits(BatchSizeCallback):
         self._inside.start()
         sizes = self.schedule.values() if isinstance(self.schedule, Mapping) else [self._inside.batch.batch_size]
         splits = [self._inside.split(size) for size in sizes]
-        if self._inside.is_planned or self.unit != "tokens":
+        is_listed = isinstance(self.schedule, Mapping) and math.isinf(trainer.num_training_batches)
+        if is_listed or not (self._inside.is_planned or self.unit != "tokens"):
+            self._ahead = RunAhead(splits)  # of a stream no more is known; of tokens, with the first batch
+        else:
             self._ahead = look_ahead(trainer, self._inside, self._its_consumed.began_at)
-        else:  # how many tokens a sample has is known with the first batch
-            self._ahead = RunAhead(splits)
         run_of(trainer).planned = self._ahead.splits
 
     def _check_sizes(self, trainer: Trainer) -> None:

@@ -87,6 +87,10 @@ class BatchPlan:
         return self.batch_size * self.processes
 
     def __len__(self) -> int:
+        return self._batches
+
+    @cached_property
+    def _batches(self) -> int:
         position, first, batch = self._parts[-1]
         full, rest = divmod(self.samples - first, batch)
         full += position
@@ -152,7 +156,10 @@ class BatchPlan:
         return self.samples - self._start(position) if is_last else self._part(position)[2]
 
     def _part(self, position: int) -> tuple[int, int, int]:
-        return self._parts[bisect_right(self._parts, position, key=lambda part: part[0]) - 1]
+        parts = self._parts
+        if len(parts) == 1:
+            return parts[0]
+        return parts[bisect_right(parts, position, key=lambda part: part[0]) - 1]
 
     @cached_property
     def _parts(self) -> list[tuple[int, int, int]]:

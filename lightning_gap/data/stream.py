@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
@@ -15,6 +14,7 @@ from ..functional._validation import flag, function, refusal, seed_number, whole
 from . import _planned_loader
 from ._planned_loader import EpochClock, _seed_all, seed_cpu
 from ._shards import Dealer, Place, ShardedSource
+from ._stream_processes import agree
 from .batch_plan import derived_seed
 from .resumable import _same_random_numbers
 
@@ -196,7 +196,7 @@ class ResumableStream:
         while not is_last:
             size = sizes(before)
             samples = dealer.take(size)
-            counts, is_last = self._agree(dealer, samples, size, epoch)
+            counts, is_last = agree(dealer, samples, size, epoch, drop_last=self.drop_last)
             before += sum(counts)
             if counts:
                 position += 1
@@ -272,41 +272,6 @@ class ResumableStream:
         if self.reseed:
             _seed_all(derived_seed(self.seed, f"{epoch} {position} {rank} model"))
         return batch
-
-    def _agree(self, dealer: Dealer, samples: list[Any], size: int, epoch: int) -> tuple[list[int], bool]:
-        """The samples of each process in this batch, none where there is no batch, and whether it is the last."""
-        taken = _of_all(len(samples), int(dealer.has_more()))
-        if all(more for _, more in taken):
-            return [count for count, _ in taken], False
-        if min(count for count, _ in taken) == 0 or (self.drop_last and any(count < size for count, _ in taken)):
-            self._say_what_is_left_out(sum(count for count, _ in taken), taken, epoch)
-            return [], True
-        if not self.drop_last and any(more for _, more in taken):  # no share may be empty: one joins this batch
-            samples.extend(dealer.take(1))
-            taken = _of_all(len(samples), int(dealer.has_more()))
-            self._say_what_is_left_out(0, taken, epoch)
-        return [count for count, _ in taken], True
-
-    def _say_what_is_left_out(self, taken: int, left: list[tuple[int, int]], epoch: int) -> None:
-        ended = [str(rank) for rank, (_, more) in enumerate(left) if not more]
-        if not self.drop_last and (taken or len(ended) < len(left)):
-            warnings.warn(
-                f"the stream ended on process {', '.join(ended)} before the others in epoch {epoch}; what those had "
-                "left is left out, and the epoch ends for all: give shards that are equally long to a sample",
-                stacklevel=2,
-            )
-
-
-def _of_all(*own: int) -> list[tuple[int, int]]:
-    """Two numbers of each process, in the order of their ranks."""
-    processes, _ = _planned_loader._processes()
-    if processes == 1:
-        return [(own[0], own[1])]
-    backend = torch.distributed.get_backend()
-    device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
-    numbers = torch.zeros(processes, 2, dtype=torch.long, device=device)
-    torch.distributed.all_gather(list(numbers), torch.tensor(own, device=device))
-    return [(count, more) for count, more in numbers.tolist()]
 
 
 def _plain(value: Any) -> Any:

@@ -5,10 +5,17 @@ import math
 import pytest
 import tiny
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_gap import BatchSizeScheduler, InMemoryLoader, LearningRateScaling, ResumableLoader, ResumableStream
+from lightning_gap import (
+    BatchSizeScheduler,
+    GhostBatchNormSwap,
+    InMemoryLoader,
+    LearningRateScaling,
+    ResumableLoader,
+    ResumableStream,
+)
 from lightning_gap.functional import GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
 
 SAMPLES, LENGTH = 61, 5
@@ -177,8 +184,18 @@ class Grab(Callback):
         trainer.save_checkpoint(self.folder / f"{trainer.fit_loop.total_batch_idx}.ckpt")
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize(("kind", "unit"), [("resumable", "samples"), ("memory", "steps"), ("our stream", "tokens")])
+OTHERS = [("memory", "samples"), ("memory", "tokens"), ("resumable", "steps"), ("our stream", "steps")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "first"),
+    [
+        ("resumable", "samples", True),
+        ("memory", "steps", False),
+        ("our stream", "tokens", True),
+        *(pytest.param(*other, first, marks=pytest.mark.slow) for other in OTHERS for first in (True, False)),
+    ],
+)
 def test_a_run_resumed_from_any_batch_ends_the_same_to_the_bit(tmp_path, kind, unit, first):
     schedule = SCHEDULES[unit]
 
@@ -368,3 +385,104 @@ def test_megatrons_text_is_a_schedule():
     trainer = tiny.trainer(BatchSizeScheduler("0:4 1K:12", unit="tokens"), max_epochs=5)
     trainer.fit(module, make_loader("memory"))
     assert module.sizes == expected_sizes({0: 4, 1000: 12}, "tokens", 5)
+
+
+class Owns(Validated):
+    """Makes its own loader, a new one or the same each time."""
+
+    def __init__(self, kind, *, keeps):
+        super().__init__()
+        self.make, self.batch_size = (lambda: make_loader(kind)), 4
+        self.kept = self.make() if keeps else None
+
+    def train_dataloader(self):
+        return self.make() if self.kept is None else self.kept
+
+    def val_dataloader(self):
+        return tiny.loader()
+
+
+class Data(LightningDataModule):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def train_dataloader(self):
+        return Owns.train_dataloader(self.module)
+
+    def val_dataloader(self):
+        return tiny.loader()
+
+
+SLOW = pytest.param("data module", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("source", ["module", SLOW])
+def test_it_follows_where_a_hook_makes_the_loader(source, kind, keeps):
+    module = Owns(kind, keeps=keeps)
+    trainer = tiny.trainer(BatchSizeScheduler(SCHEDULES["samples"], unit="samples"), max_epochs=3)
+    trainer.fit(module, datamodule=Data(module) if source == "data module" else None)
+    assert module.sizes == expected_sizes(SCHEDULES["samples"], "samples", 3)
+    if "stream" not in kind:
+        assert module.lengths == {e: sum(len(b) for epoch, b in module.steps if epoch == e) for e in range(3)}
+    assert [epoch for epoch, _ in module.validated] == [0, 1, 2]
+    assert "train_dataloader" not in vars(module)
+    assert module.train_dataloader().batch_size == 4
+
+
+def test_a_checkpoint_from_any_batch_of_an_accumulated_step_continues_in_time(tmp_path):
+    """Between steps to the bit; inside one the gradients that waited are lost, and the sizes to come are right."""
+
+    def run(*more, **fit):
+        module = Tokens()
+        scheduler = BatchSizeScheduler({0: 4, 20: 12, 60: 9}, unit="samples", max_micro_batch=3)
+        tiny.trainer(*more, scheduler, max_epochs=2).fit(module, make_loader("memory"), **fit)
+        return module
+
+    whole = run(Grab(tmp_path))
+    batches = [len(batches) for _, batches in whole.steps]
+    ends = {sum(batches[: step + 1]) - 1: step for step in range(len(batches))}
+    for batch in range(sum(batches)):
+        rest = run(ckpt_path=tmp_path / f"{batch}.ckpt")
+        if batch in ends:
+            assert tiny.same(tiny.state_of(rest), tiny.state_of(whole)), batch
+            assert rest.steps == whole.steps[ends[batch] + 1 :]
+        else:
+            step = next(step for end, step in ends.items() if end > batch)
+            left = next(end for end in ends if end > batch) - batch
+            assert rest.steps == [(whole.steps[step][0], whole.steps[step][1][-left:]), *whole.steps[step + 1 :]]
+
+
+def test_ghosts_divide_the_batches_of_every_step():
+    module = tiny.TinyClassifier()
+    loader = InMemoryLoader(tiny.dataset(48).tensors, batch_size=8, shuffle=True)
+    trainer = tiny.trainer(GhostBatchNormSwap(4), BatchSizeScheduler({0: 8, 3: 12}, unit="steps"), max_epochs=1)
+    trainer.fit(module, loader)
+    assert trainer.global_step == 5
+    other = tiny.trainer(GhostBatchNormSwap(6), BatchSizeScheduler({0: 12, 3: 4}, unit="steps"), max_epochs=1)
+    with pytest.raises(ValueError, match="ghost_batch_size=6"):
+        other.fit(tiny.TinyClassifier(), loader)
+
+
+def test_a_trial_run_and_a_second_fit_count_on():
+    trainer = tiny.trainer(BatchSizeScheduler({0: 4, 3: 12}, unit="steps"), fast_dev_run=2)
+    trainer.fit(module := Tokens(), make_loader("memory"))
+    assert module.sizes == [4, 4]
+    trainer = tiny.trainer(BatchSizeScheduler({0: 4, 3: 12}, unit="steps"), max_epochs=1)
+    trainer.fit(module := Tokens(), make_loader("memory"))
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, make_loader("memory"))
+    assert module.sizes == expected_sizes({0: 4, 3: 12}, "steps", 2)
+
+
+def test_batches_that_are_left_out_are_not_counted():
+    module = Tokens()
+    scheduler = BatchSizeScheduler({0: 4, 10: 8, 25: 12}, unit="samples")
+    tiny.trainer(scheduler, max_epochs=2, limit_train_batches=4).fit(module, make_loader("memory"))
+    assert module.sizes == [4, 4, 4, 8, 8, 12, 12, 12]
+    module = Tokens()
+    loader = ResumableLoader(IDS, batch_size=4, drop_last=True)
+    tiny.trainer(BatchSizeScheduler({0: 8, 7: 20}, unit="steps"), max_epochs=3).fit(module, loader)
+    assert module.sizes == [8] * 7 + [20] * 6

@@ -29,7 +29,7 @@ def expected_sizes(unit):
 @pytest.fixture(
     scope="module",
     params=[
-        (1, 2),
+        pytest.param((1, 2), marks=pytest.mark.slow),  # on one process without workers: test_batch_size_units.py
         (2, 0),
         pytest.param((2, 2), marks=pytest.mark.slow),
     ],

@@ -8,10 +8,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from lightning.pytorch import Callback
 from torch.utils.data import IterableDataset
 
-from lightning_gap import ResumableStream
+from lightning_gap import ResumableStream, ResumeExactly
 
 SAMPLES = 43
 
@@ -145,7 +147,7 @@ def on_processes(sources, **settings):
             found[rank].append(batch.tolist())
 
     with (
-        mock.patch("lightning_gap.data.stream._of_all", gather),
+        mock.patch("lightning_gap.data._stream_processes._of_all", gather),
         mock.patch("lightning_gap.data._planned_loader._processes", side_effect=lambda: (processes, local.rank)),
     ):
         threads = [threading.Thread(target=run, args=(rank,)) for rank in range(processes)]
@@ -208,3 +210,37 @@ def test_a_state_of_other_settings_is_refused_inside_an_epoch_alone():
         other.load_state_dict(inside)
     other.load_state_dict(at_start)
     assert batches(other) == batches(ResumableStream(range(SAMPLES), batch_size=4))
+
+
+class Draws(tiny.TinyClassifier):
+    def training_step(self, batch, batch_idx):
+        ids = batch[:, 0] if batch.dim() == 2 else batch
+        return super().training_step(
+            (torch.sin(ids.float()[:, None] * torch.arange(1.0, 9)), ids.long() % 3), batch_idx
+        )
+
+
+class Reads(Draws):
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches  # which makes the loader too soon
+        return super().configure_optimizers()
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("source", ["state", "noise"])
+def test_a_trainer_resumes_from_every_batch_to_the_bit(tmp_path, source, reads):
+    """Where Lightning has fetched the next batch already, and where it loses the state of the loader (20550)."""
+
+    def run(*more, **fit):
+        module = (Reads if reads else Draws)()
+        trainer = tiny.trainer(ResumeExactly(), *more, max_epochs=-1, max_steps=8)
+        trainer.fit(module, ResumableStream(SOURCES.get(source, Noisy)(), batch_size=8), **fit)
+        return tiny.state_of(module)
+
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    whole = run(Saves())
+    for step in range(1, 9):
+        assert tiny.same(run(ckpt_path=tmp_path / f"{step}.ckpt"), whole), step

@@ -84,6 +84,23 @@ def planned_steps(
         consumed += per_step + per_sample * size
 
 
+class SizeOfNextBatch:
+    """Samples per batch and process of a stream, by the samples before the batch, over all processes.
+
+    Args:
+        steps: Of an epoch without end, from `planned_steps`.
+    """
+
+    def __init__(self, steps: Iterator[PlannedStep]) -> None:
+        self._steps, self._step = steps, next(steps)
+
+    def __call__(self, samples_before: int) -> int:
+        """The size after so many samples; asked in rising order."""
+        while samples_before >= self._step.samples_before + self._step.samples:
+            self._step = next(self._steps)
+        return self._step.split.micro_batch_size
+
+
 def planned_optimizer_steps(
     schedule: Schedule | Mapping[int, int],
     *,

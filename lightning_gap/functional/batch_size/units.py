@@ -80,10 +80,25 @@ def batch_at(schedule: Schedule | Mapping[int, int], unit: Unit) -> Callable[[in
     if not isinstance(schedule, Mapping):
         if not callable(schedule):
             raise ValueError(refusal("schedule", f"must be a dict of sizes by {unit} or a function of them", schedule))
-        return lambda consumed: checked_batch(schedule, consumed, unit)
+        return _Checked(schedule, unit)
     sizes = checked_milestones(schedule, unit)
     thresholds, batches = list(sizes), [EpochBatch(size) for size in sizes.values()]
     return lambda consumed: batches[bisect_right(thresholds, consumed) - 1]
+
+
+class _Checked:
+    """A function of what was consumed, whose answers are checked where they are others than the last."""
+
+    def __init__(self, schedule: Schedule, unit: Unit) -> None:
+        self._schedule, self._unit = schedule, unit
+        self._last: Any = None
+        self._batch = EpochBatch(1)
+
+    def __call__(self, consumed: int) -> EpochBatch:
+        asked = self._schedule(consumed)
+        if type(asked) is not type(self._last) or asked != self._last:
+            self._batch, self._last = checked_batch(lambda _: asked, consumed, self._unit), asked
+        return self._batch
 
 
 def tokens_in(batch: Any) -> int | None:
