@@ -207,12 +207,13 @@ class SizesInsideEpochs:
             self._its_plan = first, [(began_at, first)]
             loader.follow(first, lambda: SizeOfNextBatch(self._steps_of(loader, began_at)))
             return
-        sizes, after, end = [(0, first)], began_at, 0
+        sizes, after, end, whole = [(0, first)], began_at, 0, True
         for step in self._steps_of(loader, began_at):
             if sizes[-1][1] != step.split.micro_batch_size:
                 sizes.append((step.samples_before, step.split.micro_batch_size))
             after, end = self.after(step), step.samples_before + step.samples
-        if loader.drop_last:  # what is left fills no batch of the size that comes next
+            whole = step.micro_batches == step.split.accumulate
+        if loader.drop_last and whole:  # what is left fills no batch of the size that comes next; else none of its own
             sizes.append((end, self.split(self._at(after).batch_size).micro_batch_size))
         loader.plan_sizes(first, sizes[1:])
         self._its_plan = first, sizes[1:]

@@ -486,3 +486,15 @@ def test_batches_that_are_left_out_are_not_counted():
     loader = ResumableLoader(IDS, batch_size=4, drop_last=True)
     tiny.trainer(BatchSizeScheduler({0: 8, 7: 20}, unit="steps"), max_epochs=3).fit(module, loader)
     assert module.sizes == [8] * 7 + [20] * 6
+
+
+@pytest.mark.parametrize("loader", [ResumableLoader, InMemoryLoader])
+def test_what_fills_no_micro_batch_of_the_last_step_is_left_out_though_the_next_step_would_be_smaller(loader):
+    """Of 42 samples a step has two times 13, the next one 13: the three that are left would fill three batches of 1."""
+    ids = IDS[:42]
+    loader = loader(ids if loader is ResumableLoader else (ids,), batch_size=13, drop_last=True)
+    module = Tokens()
+    scheduler = BatchSizeScheduler({0: 26, 38: 2}, unit="samples")
+    tiny.trainer(scheduler, max_epochs=1, accumulate_grad_batches=2).fit(module, loader)
+    assert [[len(batch) for batch in batches] for _, batches in module.steps] == [[13, 13], [13]]
+    assert module.lengths == {0: 3}
