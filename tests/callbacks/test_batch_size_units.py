@@ -16,7 +16,7 @@ from lightning_gap import (
     ResumableLoader,
     ResumableStream,
 )
-from lightning_gap.functional import GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
+from lightning_gap.functional import EpochBatch, GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
 
 SAMPLES, LENGTH = 61, 5
 IDS = torch.arange(SAMPLES)[:, None].expand(SAMPLES, LENGTH).contiguous()  # (samples, length), each its own number
@@ -486,3 +486,18 @@ def test_batches_that_are_left_out_are_not_counted():
     loader = ResumableLoader(IDS, batch_size=4, drop_last=True)
     tiny.trainer(BatchSizeScheduler({0: 8, 7: 20}, unit="steps"), max_epochs=3).fit(module, loader)
     assert module.sizes == [8] * 7 + [20] * 6
+
+
+@pytest.mark.parametrize("kind", ["memory", "map"])
+def test_a_function_may_name_a_learning_rate_factor_at_any_step(kind):
+    module, rates = Tokens(), []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    module.configure_optimizers = lambda: Noting(module.parameters(), lr=0.05)
+    grow = BatchSizeScheduler(lambda step: 4 if step < 3 else EpochBatch(8, 0.5), unit="steps")
+    tiny.trainer(grow, max_epochs=1).fit(module, make_loader(kind))
+    assert rates == [0.05] * 3 + [0.025] * (len(module.sizes) - 3)
