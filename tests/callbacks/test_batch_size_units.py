@@ -127,6 +127,7 @@ def test_each_step_has_the_size_that_is_planned_and_each_sample_comes_once(kind,
 
 @pytest.mark.parametrize("kind", ["resumable", "memory", "map"])
 def test_length_validation_and_schedulers_follow(kind):
+    """What threads such as Lightning's 21534 ask for: another size inside an epoch, by steps, and all that follows."""
     module = Validated()
     module.configure_optimizers = lambda: {
         "optimizer": (sgd := torch.optim.SGD(module.parameters(), lr=1.0)),
