@@ -138,7 +138,7 @@ def draw(panels: dict[str, Architecture]) -> str:
         centre = {name: height - 34 - step * rank for rank, name in enumerate(packages)}
         parts.append(f'<text x="{left}" y="24" font-size="15" font-weight="bold">{title}</text>')
         for name, package in packages.items():
-            for index, imported in enumerate(sorted(package.imports, key=place)):
+            for index, imported in enumerate(sorted(package.imports, key=lambda name: (place(name), name))):
                 down = centre[imported] > centre[name]
                 parts.append(arrow(left, centre[name] - 4 + 2 * index % 9, centre[imported], down=down))
         for name, package in packages.items():

@@ -114,7 +114,7 @@ class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if callable(self.schedule):  # which may say what becomes of the learning rate
+        if callable(self.schedule) and (self._scales or self._inside is None):  # it may say what the rate becomes
             if self._scales:
                 for optimizer in trainer.optimizers:
                     check_rates(optimizer, type(self).__name__)

@@ -16,7 +16,7 @@ from lightning_gap import (
     ResumableLoader,
     ResumableStream,
 )
-from lightning_gap.functional import GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
+from lightning_gap.functional import EpochBatch, GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
 
 SAMPLES, LENGTH = 61, 5
 IDS = torch.arange(SAMPLES)[:, None].expand(SAMPLES, LENGTH).contiguous()  # (samples, length), each its own number
@@ -127,6 +127,7 @@ def test_each_step_has_the_size_that_is_planned_and_each_sample_comes_once(kind,
 
 @pytest.mark.parametrize("kind", ["resumable", "memory", "map"])
 def test_length_validation_and_schedulers_follow(kind):
+    """What threads such as Lightning's 21534 ask for: another size inside an epoch, by steps, and all that follows."""
     module = Validated()
     module.configure_optimizers = lambda: {
         "optimizer": (sgd := torch.optim.SGD(module.parameters(), lr=1.0)),
@@ -498,3 +499,18 @@ def test_what_fills_no_micro_batch_of_the_last_step_is_left_out_though_the_next_
     tiny.trainer(scheduler, max_epochs=1, accumulate_grad_batches=2).fit(module, loader)
     assert [[len(batch) for batch in batches] for _, batches in module.steps] == [[13, 13], [13]]
     assert module.lengths == {0: 3}
+
+
+@pytest.mark.parametrize("kind", ["memory", "map"])
+def test_a_function_may_name_a_learning_rate_factor_at_any_step(kind):
+    module, rates = Tokens(), []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    module.configure_optimizers = lambda: Noting(module.parameters(), lr=0.05)
+    grow = BatchSizeScheduler(lambda step: 4 if step < 3 else EpochBatch(8, 0.5), unit="steps")
+    tiny.trainer(grow, max_epochs=1).fit(module, make_loader(kind))
+    assert rates == [0.05] * 3 + [0.025] * (len(module.sizes) - 3)

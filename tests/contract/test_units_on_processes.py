@@ -75,3 +75,12 @@ def test_processes_and_micro_batches_train_a_transformer_as_one(tmp_path, ranks,
             assert float((found["weights"][name] - weight).abs().max()) <= 1e-12, name
     start = training.Transformer().state_dict()
     assert max(float((weight - start[name]).abs().max()) for name, weight in alone["weights"].items()) > 1e-2
+
+
+def test_a_process_that_runs_out_of_memory_makes_all_split_alike_for_the_same_weights(tmp_path):
+    alone = training.auto(1)
+    assert alone["largest"] == 16
+    for found in run(tmp_path, "auto", 2, 0):
+        assert found["largest"] == 2  # 8, 4 and then at most 2 on each
+        for name, weight in alone["weights"].items():
+            torch.testing.assert_close(found["weights"][name], weight, rtol=1e-12, atol=1e-12)

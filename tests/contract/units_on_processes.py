@@ -2,7 +2,7 @@
 
 `follow` fits with every unit and kind of loader and writes down which samples each step of each process had. `resume`
 does so again from checkpoints of every step. `same` trains a small transformer in float64 with one schedule of tokens,
-split over the processes and over micro-batches.
+split over the processes and over micro-batches. `auto` lets one process run out of memory.
 """
 
 import os
@@ -152,12 +152,37 @@ def same(processes, accumulate):
     return {"steps": trainer.global_step, "weights": tiny.state_of(module)}
 
 
+class Greedy(Steps):
+    """The second process has memory for three samples at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[1] = nn.Identity()
+        self.largest = 0
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_rank == 1 and len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.largest = max(self.largest, len(batch))
+        return super().training_step(batch, batch_idx)
+
+
+def auto(processes):
+    module = Greedy()
+    scheduler = BatchSizeScheduler({0: 8, 3: 16}, unit="steps", max_micro_batch="auto" if processes > 1 else None)
+    strategy = "ddp" if processes > 1 else "auto"
+    trainer = tiny.trainer(scheduler, max_epochs=2, strategy=strategy, devices=processes, precision="64-true")
+    trainer.fit(module, make_loader("ResumableLoader", processes, 0))
+    return {"largest": module.largest, "weights": tiny.state_of(module)}
+
+
 def main() -> None:
     output, mode, processes, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     found = {
         "follow": lambda: follow(processes, number),
         "resume": lambda: resume(processes, number, output),
         "same": lambda: same(processes, number),
+        "auto": lambda: auto(processes),
     }[mode]()
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     torch.save(found, output / f"{mode}-{processes}-{rank}.pt")
