@@ -136,6 +136,8 @@ SETTINGS = {
     "BatchSizeScheduler": [
         {"schedule": {0: 8, 1: 16}},
         {"schedule": "of_the_user.size"},
+        {"schedule": {0: 8, 20: 16}, "unit": "steps"},
+        {"schedule": "0:8 1K:16", "unit": "tokens", "max_micro_batch": "auto"},
         {
             "schedule": {
                 "class_path": "lightning_gap.functional.GeometricGrowth",
@@ -153,6 +155,10 @@ SETTINGS = {
     "GradientPenalty": [{"strength": 0.1, "m": 8}, {"strength": 0.1, "exact": True}],
     "LearningRateScaling": [{"rule": "sqrt", "warmup_steps": 3}, {"rule": "of_the_user.rule"}],
     "MultiplicativeNoise": [{"sigma": 1.0, "outputs": "net"}],
+    "OptimizerScaling": [
+        {"base_batch_size": 8, "rule": "sqrt"},
+        {"base_batch_size": 8, "rule": ["sqrt", "half_life"]},
+    ],
     "PiggybackWarmStart": [
         {"switch_epoch": 1, "large_batch_size": 64, "optimizer_state": "keep"},
         {
@@ -193,7 +199,9 @@ def test_every_callback_can_be_read_from_yaml_printed_and_read_again(tmp_path, m
         held = getattr(made, argument)
         if isinstance(value, str) and value.startswith("of_the_user."):
             assert f"of_the_user.{held.__name__}" == value
-        elif argument == "epsilon":
+        elif value == "0:8 1K:16":
+            assert held == {0: 8, 1000: 16}
+        elif argument == "epsilon" or (name == "OptimizerScaling" and argument == "rule"):
             assert held == tuple(value if isinstance(value, list) else [value])
         elif not isinstance(value, dict) or "class_path" not in value:
             assert held == value

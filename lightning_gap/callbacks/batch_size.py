@@ -71,7 +71,7 @@ class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
 
     def __init__(
         self,
-        schedule: dict[int, int] | str | Schedule,
+        schedule: dict[int, int] | Schedule | str,
         *,
         unit: Unit = "epochs",
         max_micro_batch: int | Literal["auto"] | None = None,
