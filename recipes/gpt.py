@@ -86,6 +86,7 @@ def _in_place_of_decay(recipe: Recipe, optimizer: Literal["adam", "sgd"]) -> lis
     def decay(share: float) -> float:
         return max(_decay(schedule, share, warmup), 1e-3)
 
+    assert isinstance(recipe, GPT)
     recipe.schedule = "constant"  # the scheduler below brings what is left of the decay
     grown = Seesaw(
         recipe.small_batch_size,
@@ -146,6 +147,7 @@ class GPT(Recipe):
         "penalty": penalty,
     }
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {"python-library": {}, "text": {}}
+    schedule: str  # in force: a regime may set another than was asked for
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class GPT(Recipe):
     ) -> None:
         super().__init__(networks.GPT(length=length, width=width, depth=depth, heads=heads), regime)
         self.sequences, self.length = sequences, length
-        self.schedule = getattr(self, "schedule", schedule)  # unless the regime has another
+        self.schedule = getattr(self, "schedule", schedule)
         self.warmup_share, self.beta2 = warmup_share, beta2
         self.gradient_clip = gradient_clip  # in every regime, as in every GPT
         self.sequences_read = 0
