@@ -433,6 +433,7 @@ def test_it_follows_where_a_hook_makes_the_loader(source, kind, keeps):
     assert module.train_dataloader().batch_size == 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_any_batch_of_an_accumulated_step_continues_in_time(tmp_path):
     """Between steps to the bit; inside one the gradients that waited are lost, and the sizes to come are right."""
 

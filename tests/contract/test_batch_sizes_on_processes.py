@@ -19,6 +19,7 @@ def followed(tmp_path_factory):
     return run(tmp_path_factory.mktemp("follow"), "follow", 2)
 
 
+@pytest.mark.slow  # in `test_units_on_processes` sizes follow on two processes, inside epochs too
 @pytest.mark.parametrize("name", training.SCHEDULES)
 @pytest.mark.parametrize("source", training.SOURCES)
 @pytest.mark.parametrize("loader", training.LOADERS)

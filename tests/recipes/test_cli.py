@@ -186,6 +186,7 @@ def test_nothing_is_overwritten_and_resume_keeps_what_is_done(compared, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*")} == before
 
 
+@pytest.mark.slow  # a stopped `reproduce` is resumed by the same code
 def test_a_killed_comparison_resumes_to_the_same_numbers(tmp_path):
     often = ["--epochs", "12", "--small_batch_size", "64", "--measure_every_n_epochs", "6", "--width", "64"]
     arguments = ["compare", "f1", "small", *often]
