@@ -172,8 +172,10 @@ class CurvatureMonitor(LossMonitor):
         """By name what the optimizer's own edge is measured by; nothing before the first step."""
         if not any(self._rates):
             return {}
+        optimizer, factors = trainer.optimizers[0], run_of(trainer).factors
+        others = None if factors is None else factors.record.used_values(optimizer)  # betas that follow the batch
         try:
-            own = optimizer_edge(trainer.optimizers[0], weights, learning_rates=self._rates)
+            own = optimizer_edge(optimizer, weights, learning_rates=self._rates, hyperparameters=others)
         except UndefinedCurvatureError:
             return {}
         same = all(bool((p == 1).all()) for p in own.preconditioner)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from lightning_gap import CurvatureMonitor, LearningRateScaling
+from lightning_gap import CurvatureMonitor, LearningRateScaling, OptimizerScaling
 from lightning_gap.functional import batch_statistics
 
 
@@ -137,6 +137,10 @@ def test_with_adam_it_logs_the_largest_eigenvalue_of_the_preconditioned_hessian_
     assert logged["curvature/preconditioned_threshold"] == pytest.approx(threshold, rel=1e-6)
     assert logged["curvature/preconditioned_edge"] == pytest.approx(float(expected) / threshold, rel=1e-3)
     assert logged["curvature/preconditioned_lambda_max_residual"] <= 1.1e-4 * float(expected)
+    monitor = CurvatureMonitor(samples=48, probes=0, preconditioned=True)
+    followed = fit(monitor, OptimizerScaling(8, "adaptive_sqrt"), module=WithAdam()).callback_metrics
+    threshold = (2 + 2 * 0.6) / ((1 - 0.6) * 0.05 * math.sqrt(2))  # beta1 0.8 is 0.6 for twice the batch
+    assert float(followed["curvature/preconditioned_threshold"]) == pytest.approx(threshold, rel=1e-6)
     plain = fit(CurvatureMonitor(samples=48, probes=0), LearningRateScaling(8, warmup_epochs=0), module=WithAdam())
     assert "curvature/preconditioned_edge" not in plain.callback_metrics
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from .._loss_surface import Params, checked_params
-from .._validation import each, instance, one_of, real_number
+from .._validation import each, instance, one_of, real_number, refusal
 from ..errors import UndefinedCurvatureError
 
 Momentum = Literal["polyak", "nesterov", "averaged"]
@@ -67,7 +67,11 @@ class OptimizerEdge:
 
 
 def optimizer_edge(
-    optimizer: Optimizer, params: Params, *, learning_rates: Sequence[float] | None = None
+    optimizer: Optimizer,
+    params: Params,
+    *,
+    learning_rates: Sequence[float] | None = None,
+    hyperparameters: Sequence[Mapping[str, Any]] | None = None,
 ) -> OptimizerEdge:
     """The preconditioner that an optimizer divides its steps by as it is now, and the curvature that it allows.
 
@@ -80,6 +84,7 @@ def optimizer_edge(
         optimizer: `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop`.
         params: Weights that it holds, or a mapping from names to them; a weight without a state is not moved.
         learning_rates: By parameter group, where a step's differ from those that the optimizer holds now.
+        hyperparameters: The same of others, by their names in ``optimizer.param_groups``.
 
     Returns:
         The preconditioner and the threshold.
@@ -105,6 +110,11 @@ def optimizer_edge(
     if not isinstance(optimizer, SGD | Adam | AdamW | RMSprop):
         raise ValueError(f"optimizer must be SGD, Adam, AdamW or RMSprop, whose edge is known, got {name_of}")
     groups = optimizer.param_groups
+    if hyperparameters is not None:
+        others = each("hyperparameters", hyperparameters, _by_name)
+        if len(others) != len(groups):
+            raise ValueError(f"hyperparameters must hold one for each of {len(groups)} parameter groups, got {others}")
+        groups = [{**group, **other} for group, other in zip(groups, others, strict=True)]
     rates = [float(group["lr"]) for group in groups]
     if learning_rates is not None:
         rates = each("learning_rates", learning_rates, lambda name, rate: real_number(name, rate, at_least=0))
@@ -138,6 +148,12 @@ def optimizer_edge(
         for diagonal, index, weight in zip(diagonals, used, weights.values(), strict=True)
     )
     return OptimizerEdge(tuple(scaled), edge_of_stability(largest * share, momentum, kind))
+
+
+def _by_name(name: str, given: object) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(refusal(name, "must be values by name", given, "for instance {'eps': 1e-8}"))
+    return given
 
 
 def _momentum_of(optimizer: Optimizer, group: dict[str, Any]) -> tuple[float, Momentum, float]:

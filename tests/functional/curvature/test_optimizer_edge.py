@@ -91,6 +91,22 @@ def test_groups_with_other_rates_are_taken_into_p():
     assert scaled.threshold == pytest.approx(5.0)
 
 
+def test_what_an_update_had_stands_in_for_what_the_optimizer_holds():
+    weights = vector(1.0, 2.0), vector(1.0, 2.0)
+    held = torch.optim.Adam([weights[0]], lr=0.1, betas=(0.9, 0.99))
+    used = torch.optim.Adam([weights[1]], lr=0.1, betas=(0.6, 0.9))
+    for optimizer, weight in zip((held, used), weights, strict=True):
+        weight.square().sum().backward()
+        optimizer.step()
+    held.state[weights[0]]["exp_avg_sq"] = used.state[weights[1]]["exp_avg_sq"]
+    expected = optimizer_edge(used, [weights[1]])
+    found = optimizer_edge(held, [weights[0]], hyperparameters=[{"betas": (0.6, 0.9)}])
+    assert found.threshold == expected.threshold
+    assert torch.equal(found.preconditioner[0], expected.preconditioner[0])
+    with pytest.raises(ValueError, match="hyperparameters must hold one for each of 1 parameter groups"):
+        optimizer_edge(held, [weights[0]], hyperparameters=[{}, {}])
+
+
 def test_a_weight_without_a_step_is_not_moved():
     used, unused = vector(1.0), vector(2.0)
     optimizer = torch.optim.Adam([used, unused])
