@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from ..functional.batch_size.schedule import Schedule
 from ..functional.batch_size.units import Unit, batch_at
 from ..trainer.progress import averages_weights_now, has_an_end, is_trial
-from ..trainer.saved_progress import epoch_of
+from ..trainer.saved_progress import epoch_of, steps_of_its_epoch
 from ._batch_size import BatchSizeCallback
 from ._consumed import Consumed
 from ._inside_epochs import SizesInsideEpochs
@@ -56,7 +56,9 @@ class SchedulesInUnits(BatchSizeCallback):
         if "amount" in saved:
             self._its_consumed.load_state_dict(saved, batch_at(self.schedule, self.unit), self.unit)
         elif self.unit == "steps":
-            self._its_consumed.amount = int(checkpoint["global_step"])
+            consumed, steps = self._its_consumed, int(checkpoint["global_step"])
+            consumed.amount, consumed.began_at = steps, steps - steps_of_its_epoch(checkpoint)
+            consumed.epoch = epoch_of(checkpoint)
         else:
             raise ValueError(
                 f"the checkpoint does not say how many {self.unit} it was trained on, which unit={self.unit!r} counts; "

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data._utils import worker as worker_module
 
 from ._planned_loader import seed_cpu
 from .batch_plan import derived_seed
@@ -102,10 +103,14 @@ class _Workers(IterableDataset[Any]):
 
     def __init__(self, source: ShardedSource, epoch: int, shards: list[int], of: int, places: list[Place]) -> None:
         self.source, self.epoch, self.shards, self.of, self.places = source, epoch, shards, of, places
+        self.worker = 0
 
     def __iter__(self) -> Iterator[_Chunk]:
         info = get_worker_info()
-        worker = 0 if info is None else info.id
+        if info is not None:
+            self.worker = info.id
+            worker_module._worker_info = None  # a source that shares itself out by worker would be shared out twice
+        worker = self.worker
         return self.source.read(self.epoch, self.shards[worker], self.of, self.places[worker], worker)
 
 

@@ -54,7 +54,8 @@ class ResumableStream:
     Args:
         source: A function of (epoch, shard, shards) that returns an iterable of that shard's samples; there is one
             shard for each worker of each process. Or an iterable, an `IterableDataset` for instance, that gives all
-            samples each time: every process and worker reads it and keeps its turn, so it must not divide itself.
+            samples each time: every process and worker reads it and keeps its turn. One that shares itself out by
+            worker sees none here, and is read whole; by process it must not share itself out.
         batch_size: Samples per batch and process. May be set between epochs.
         seed: Seed of random transforms, and with ``reseed`` of dropout.
         drop_last: Leave out a last batch that is not full on every process.

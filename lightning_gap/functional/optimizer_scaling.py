@@ -227,13 +227,14 @@ def _follows_timescale(hyperparameters: Mapping[str, Any], rules: Iterable[str])
     """
     stated = hyperparameters.get("decoupled_weight_decay", hyperparameters.get("weight_decouple"))
     averages = _averages_of(hyperparameters)
+    adaptive = {"lr_decay", "rho"} & hyperparameters.keys()  # Adagrad, Adadelta: coupled, and no SGD
     if "timescale" in rules:
-        if (stated is False or averages == "alpha") and float(hyperparameters["weight_decay"]):
+        if (stated is False or averages == "alpha" or adaptive) and float(hyperparameters["weight_decay"]):
             raise ValueError(
                 f"rule='timescale' keeps learning rate x weight_decay, and weight_decay="
                 f"{hyperparameters['weight_decay']!r} is coupled here, part of the gradient that is divided by its "
                 "average; use AdamW, or leave 'timescale' out"
             )
         return True
-    is_sgd = averages is None and stated is None and "weight_decay" in hyperparameters
+    is_sgd = averages is None and stated is None and not adaptive and "weight_decay" in hyperparameters
     return is_sgd and bool({"linear", "sqrt"} & {*rules})

@@ -34,6 +34,14 @@ def epoch_without_its_end(checkpoint: dict[str, Any]) -> int | None:
     return int(epochs["processed"]) if last and epochs.get("processed") != epochs.get("ready") else None
 
 
+def steps_of_its_epoch(checkpoint: dict[str, Any]) -> int:
+    """Optimizer steps taken in the epoch that a checkpoint continues in; 0 of one saved between two epochs."""
+    if ends_epoch(checkpoint) or epoch_without_its_end(checkpoint) is not None:
+        return 0
+    progress = _fit_loop(checkpoint).get("epoch_loop.automatic_optimization.optim_progress", {})
+    return int(progress.get("optimizer", {}).get("step", {}).get("current", {}).get("completed", 0))
+
+
 def loader_states(checkpoint: Mapping[str, Any]) -> Any:
     """The states of the train loaders that had one, a sequence."""
     return _fit_loop(checkpoint).get("state_dict", {}).get("combined_loader", [])

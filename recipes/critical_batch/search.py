@@ -45,7 +45,9 @@ class Search:
         shares = each("at", at, lambda name, share: real_number(name, share, above=0, below=1))
         chosen = each("factors", factors, whole_number)
         for name, values in (("at", shares), ("factors", chosen)):
-            if not values or sorted(set(values)) != list(values):
+            if not values:
+                raise ValueError(f"{name} must name at least one, got []")
+            if sorted(set(values)) != list(values):
                 raise ValueError(f"{name} must rise, got {' '.join(map(str, values))}")
         if chosen[0] != 1 or len(chosen) < 2:
             raise ValueError(f"factors must begin with 1 and have others to compare, got {' '.join(map(str, chosen))}")

@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_gap import (
@@ -15,6 +16,7 @@ from lightning_gap import (
     LearningRateScaling,
     ResumableLoader,
     ResumableStream,
+    ResumeExactly,
 )
 from lightning_gap.functional import EpochBatch, GeometricGrowth, LateSwitch, Seesaw, SmithGrowth
 
@@ -515,3 +517,18 @@ def test_a_function_may_name_a_learning_rate_factor_at_any_step(kind):
     grow = BatchSizeScheduler(lambda step: 4 if step < 3 else EpochBatch(8, 0.5), unit="steps")
     tiny.trainer(grow, max_epochs=1).fit(module, make_loader(kind))
     assert rates == [0.05] * 3 + [0.025] * (len(module.sizes) - 3)
+
+
+@pytest.mark.parametrize("step", [18, 20])  # of 16 an epoch
+def test_a_checkpoint_of_a_run_without_a_schedule_goes_on_at_its_step(tmp_path, step):
+    def stream():
+        return ResumableStream(IDS, batch_size=4)
+
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    options = {"enable_checkpointing": True, "max_epochs": 2}
+    tiny.trainer(ResumeExactly(), saver, **options).fit(Tokens(), stream())
+    module = Tokens()
+    scheduler = BatchSizeScheduler({0: 4, 21: 8}, unit="steps")
+    tiny.trainer(scheduler, max_epochs=2).fit(module, stream(), ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert module.sizes[: 21 - step] == [4] * (21 - step)
+    assert module.sizes[21 - step] == 8

@@ -78,6 +78,21 @@ def test_workers_change_nothing_of_an_iterable_not_even_random_transforms(num_wo
     assert batches(ResumableStream(Noisy(), batch_size=5, num_workers=num_workers)) == alone
 
 
+class Shared(IterableDataset):
+    """Shares itself out by worker, as torch's documentation has it."""
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        return iter(range(first, 30, step))
+
+
+def test_a_source_that_shares_itself_out_by_worker_is_not_shared_out_twice():
+    one, two = (ResumableStream(Shared(), batch_size=4, num_workers=workers) for workers in (0, 2))
+    for _ in range(2):
+        assert [batch.tolist() for batch in two] == [batch.tolist() for batch in one]
+
+
 def test_what_a_sample_looks_like_depends_on_seed_and_epoch():
     stream = ResumableStream(Noisy(), batch_size=5)
     assert batches(stream, 0) == batches(stream, 0) != batches(stream, 1)

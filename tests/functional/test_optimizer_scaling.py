@@ -44,6 +44,14 @@ def flat(hyperparameters):
     return [x for value in hyperparameters.values() for x in (value if isinstance(value, tuple) else (value,))]
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adagrad, torch.optim.Adadelta])
+def test_adaptive_optimizers_without_betas_are_not_taken_for_sgd(kind):
+    (group,) = kind([torch.ones(1, requires_grad=True)], lr=0.1, weight_decay=0.1).param_groups
+    assert scaled_hyperparameters(group, 32, 8, rule="sqrt") == {"lr": pytest.approx(0.2)}
+    with pytest.raises(ValueError, match=r"rule='timescale' .* coupled"):
+        scaled_hyperparameters(group, 32, 8, rule="timescale")
+
+
 def test_the_base_batch_changes_no_bit(case):
     hyperparameters, rule = case
     assert scaled(hyperparameters, 256, 256, rule) == hyperparameters
