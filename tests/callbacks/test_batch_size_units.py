@@ -519,6 +519,7 @@ def test_a_function_may_name_a_learning_rate_factor_at_any_step(kind):
     assert rates == [0.05] * 3 + [0.025] * (len(module.sizes) - 3)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
 @pytest.mark.parametrize("step", [18, 20])  # of 16 an epoch
 def test_a_checkpoint_of_a_run_without_a_schedule_goes_on_at_its_step(tmp_path, step):
     def stream():
