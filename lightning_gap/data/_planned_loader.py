@@ -152,6 +152,10 @@ class PlannedLoader:
             for name in own
             if name not in _MAY_DIFFER and state.get(name, [] if name == "later_sizes" else own[name]) != own[name]
         ]
+        if differing == ["later_sizes"] and position < len(self.plan):  # those to come may be others
+            served = self.plan.samples_before(position)
+            begun = [[pair for pair in sizes["later_sizes"] if pair[0] < served] for sizes in (state, own)]
+            differing = [] if begun[0] == begun[1] else differing
         if position >= state["batches"]:
             position = sys.maxsize  # the end of the epoch, whatever its length is here
         elif position and differing:

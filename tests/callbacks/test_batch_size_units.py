@@ -533,3 +533,17 @@ def test_a_checkpoint_of_a_run_without_a_schedule_goes_on_at_its_step(tmp_path, 
     tiny.trainer(scheduler, max_epochs=2).fit(module, stream(), ckpt_path=tmp_path / f"step={step}.ckpt")
     assert module.sizes[: 21 - step] == [4] * (21 - step)
     assert module.sizes[21 - step] == 8
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")
+@pytest.mark.parametrize("kind", ["resumable", "memory", "our stream"])
+def test_inside_an_epoch_what_is_to_come_of_a_schedule_may_be_another_but_not_what_was(tmp_path, kind):
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    first = BatchSizeScheduler({0: 4, 3: 8, 10: 16}, unit="steps")
+    tiny.trainer(first, saver, enable_checkpointing=True, max_epochs=2).fit(Tokens(), make_loader(kind))
+    module, other = Tokens(), BatchSizeScheduler({0: 4, 3: 8, 5: 12}, unit="steps")
+    tiny.trainer(other, max_epochs=1).fit(module, make_loader(kind), ckpt_path=tmp_path / "step=5.ckpt")
+    assert module.sizes == [12, 12, 9]  # of the 33 samples that were left
+    trainer = tiny.trainer(BatchSizeScheduler({0: 4, 2: 8}, unit="steps"), max_epochs=1)
+    with pytest.raises(ValueError, match=r"resume with the same schedule"):
+        trainer.fit(Tokens(), make_loader(kind), ckpt_path=tmp_path / "step=5.ckpt")
