@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -30,18 +30,23 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
 
 
 @contextmanager
-def said_of_samples(samples: int) -> Iterator[None]:
-    """Let what a user's step raises on its first evaluation say where it comes from."""
+def said_of(what: str, fix: str) -> Iterator[None]:
+    """Let what a user's step raises on its first evaluation say where it comes from, and what to do."""
     try:
         yield
     except (RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
         raise ValueError(
-            f"the loss of {samples} samples cannot be measured in evaluation mode: {type(error).__name__}: "
-            f"{one_line(error)}; pass a loss_fn or accuracy_fn that takes (module, batch), another chunk_size, or "
-            "batches of your own"
+            f"the loss of {what} cannot be measured in evaluation mode: {type(error).__name__}: "
+            f"{one_line(error)}; {fix}"
         ) from error
+
+
+def said_of_samples(samples: int) -> AbstractContextManager[None]:
+    """The same of samples that a monitor has drawn."""
+    fix = "pass a loss_fn or accuracy_fn that takes (module, batch), another chunk_size, or batches of your own"
+    return said_of(f"{samples} samples", fix)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,8 +14,7 @@ from ..functional.batch_statistics import batch_statistics
 from ..trainer.state import random_states, same_tensor, set_random_states
 from ._evaluations import Evaluations, LossFunction, evaluating
 from ._gathered_statistics import trained_layers
-from ._loader_subset import one_line
-from ._module_loss import is_out_of_memory, trained_weights
+from ._module_loss import said_of, trained_weights
 from ._run import run_of
 
 BatchNorm = Literal["batch", "running"]
@@ -79,23 +78,16 @@ def check_step_loss(
 ) -> None:
     """Raise before the first step if the loss of a batch cannot be evaluated again and again."""
     fix = "pass loss_fn=..., a function of (module, batch)"
-    try:
-        with step_loss(trainer, module, [batch], batch_norm=batch_norm, loss_fn=loss_fn) as loss:
-            weights = trained_weights(trainer, module)
-            with loss_surface(loss, weights) as surface:
-                surface.loss()
-                for name, now, before in zip(weights, surface.weights, surface.centre, strict=True):
-                    if not same_tensor(now, before):
-                        raise ValueError(
-                            f"training_step writes to the trained weight {name}, so that there is no loss of given "
-                            f"weights to measure; {fix} that does not"
-                        )
-                surface.check_repeatable()
-            loss.evaluations.check_put_back()
-    except (RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            f"the loss of a training batch cannot be measured in evaluation mode: {type(error).__name__}: "
-            f"{one_line(error)}; {fix}"
-        ) from error
+    measured = step_loss(trainer, module, [batch], batch_norm=batch_norm, loss_fn=loss_fn)
+    with said_of("a training batch", fix), measured as loss:
+        weights = trained_weights(trainer, module)
+        with loss_surface(loss, weights) as surface:
+            surface.loss()
+            for name, now, before in zip(weights, surface.weights, surface.centre, strict=True):
+                if not same_tensor(now, before):
+                    raise ValueError(
+                        f"training_step writes to the trained weight {name}, so that there is no loss of given "
+                        f"weights to measure; {fix} that does not"
+                    )
+            surface.check_repeatable()
+        loss.evaluations.check_put_back()
