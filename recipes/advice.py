@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -157,6 +157,11 @@ def advise(measurements: list[Measurement], training_samples: int) -> Advice:
     single = [m.noise.simple_scale for m in measurements if math.isfinite(m.noise.simple_scale)]
     limit = min(scale, training_samples)
     return Advice(scale, critical.ratio, min(single), max(single), 2 ** max(0, math.floor(math.log2(limit))))
+
+
+def rule_for(optimizer: str) -> Literal["sqrt", "linear"]:
+    """How the learning rate of an optimizer follows the batch, where no noise scale is known."""
+    return "sqrt" if optimizer in ADAPTIVE else "linear"
 
 
 def learning_rate_at(recipe: Recipe, batch_size: int, noise_scale: float) -> float:

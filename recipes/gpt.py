@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_gap import AdaptiveBatchSize, BatchSizeScheduler, LearningRateScaling
 from lightning_gap.functional import LateSwitch, LinearRamp, Seesaw
 from lightning_gap.recipes import networks
-from lightning_gap.recipes.optimizers import make_optimizer
 from lightning_gap.recipes.recipe import Recipe
 from lightning_gap.recipes.regimes import (
     conservative,
@@ -189,14 +188,7 @@ class GPT(Recipe):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate by the share of the run that is done."""
-        optimizer = make_optimizer(
-            self.optimizer,
-            self.network,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            decay_all=self.decay_all,
-        )
+        optimizer = self.new_optimizer()
         for group in optimizer.param_groups:
             if "betas" in group:
                 group["betas"] = (0.9, self.beta2)

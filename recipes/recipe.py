@@ -153,7 +153,14 @@ class Recipe(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer by its name, its learning rate multiplied at the steps."""
-        optimizer: Optimizer = make_optimizer(
+        optimizer = self.new_optimizer()
+        if not self.learning_rate_steps:
+            return optimizer
+        return [optimizer], [LambdaLR(optimizer, self.learning_rate_factor)]
+
+    def new_optimizer(self) -> Optimizer:
+        """The optimizer by its name, over all parameters of the network."""
+        return make_optimizer(
             self.optimizer,
             self.network,
             learning_rate=self.learning_rate,
@@ -161,9 +168,6 @@ class Recipe(LightningModule):
             weight_decay=self.weight_decay,
             decay_all=self.decay_all,
         )
-        if not self.learning_rate_steps:
-            return optimizer
-        return [optimizer], [LambdaLR(optimizer, self.learning_rate_factor)]
 
     def configure_gradient_clipping(
         self,

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_gap import LearningRateScaling
 from lightning_gap.functional import GradientNoise
 
-from ..advice import ADAPTIVE, measured_noise
+from ..advice import measured_noise, rule_for
 from ..evaluation import evaluate, evaluated_with
 from ..recipe import Recipe
 from ..runner.checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
@@ -132,7 +132,7 @@ def branch(plan: Plan, fork: Fork, factor: int, samples: int, *, trial: int) -> 
     larger = replace(settings, hyperparameters={**settings.hyperparameters, "small_batch_size": factor * base})
     plan = replace(plan, settings=larger)
     recipe = plan.recipe("small", settings.seed)
-    scaling = LearningRateScaling(base, rule="sqrt" if recipe.optimizer in ADAPTIVE else "linear", warmup_epochs=0)
+    scaling = LearningRateScaling(base, rule=rule_for(recipe.optimizer), warmup_epochs=0)
     data = _fit(plan, recipe, samples // (factor * base), [_GoOnFrom(fork), scaling], settings.seed + 1000 + trial)
     if not all(bool(torch.isfinite(weight).all()) for weight in recipe.parameters()):
         return math.nan

@@ -10,7 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..advice import ADAPTIVE
+from lightning_gap.functional import learning_rate_scale
+
+from ..advice import rule_for
 from ..runner.plan import Plan
 from ..runner.results_folder import locked
 from .search import Found, Search, search
@@ -40,7 +42,7 @@ def find_critical_batch(
     console = Console(highlight=False)
     console.print(
         f"{len(asked.at) * len(asked.factors) * plan.settings.trials} branches of {asked.samples:,} samples and the "
-        f"way there: {100 * asked.cost(plan):.0f} % of the samples of one run. Kept in {plan.output}; the same command "
+        f"way there: {100 * asked.cost(plan.settings.trials):.0f} % of the samples of one run. Kept in {plan.output}; the same command "
         "with this --output continues.",
         soft_wrap=True,
     )
@@ -66,10 +68,10 @@ def _table(plan: Plan, found: Found, asked: Search) -> Table:
     for heading in ("batch", "steps", "rate", "loss", "above the best smaller", ""):
         table.add_column(heading, justify="right")
     base, best = plan.settings.hyperparameters["small_batch_size"], math.inf
-    adaptive = plan.settings.hyperparameters["optimizer"] in ADAPTIVE
+    rule = rule_for(plan.settings.hyperparameters["optimizer"])
     for factor, losses in found.losses.items():
         mean, batch = statistics.fmean(losses), base * factor
-        rate = math.sqrt(factor) if adaptive else factor
+        rate = learning_rate_scale(batch, base, rule=rule)
         above = "-" if math.isinf(best) else f"{mean - best:+.4f}"
         mark = "critical" if factor == found.critical else ""
         table.add_row(f"{batch}", f"{asked.samples // batch}", f"x {rate:.3g}", f"{mean:.4f}", above, mark)

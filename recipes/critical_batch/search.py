@@ -26,12 +26,16 @@ class Search:
         factors: On the small batch; 1 among them.
         samples: That each branch trains on, a multiple of the largest batch.
         tolerance: As in `largest_harmless_factor`.
+        run: Samples of the small batch's run.
+        steps: Its optimizer steps by share of ``at``.
     """
 
     at: tuple[float, ...]
     factors: tuple[int, ...]
     samples: int
     tolerance: float
+    run: int
+    steps: Mapping[float, int]
 
     @classmethod
     def of(
@@ -55,35 +59,26 @@ class Search:
         largest = base * chosen[-1]
         recipe = plan.recipe("small", plan.settings.seed)
         training = len(plan.data(recipe, plan.settings.seed).train)
+        run, total = recipe.epochs * training, recipe.epochs * math.ceil(training / base)
         if largest > training:
             raise ValueError(
                 f"factors={chosen[-1]} makes a batch of {largest}, more than the {training} training samples; leave it "
                 f"out, or lower --small_batch_size {base}"
             )
-        whole = samples is None
-        wanted = recipe.epochs * training / 10 if samples is None else whole_number("samples", samples)
-        if not whole and wanted < 4 * largest:
+        wanted = run / 10 if samples is None else whole_number("samples", samples)
+        if samples is not None and wanted < 4 * largest:
             raise ValueError(
                 f"samples={samples} is less than 4 steps of the largest batch, {largest}; use at least {4 * largest}, "
                 "or fewer factors"
             )
-        steps = max(4, round(wanted / largest))
+        long = max(4, round(wanted / largest)) * largest
         tolerance = real_number("tolerance", tolerance, at_least=0)
-        return cls(tuple(shares), tuple(chosen), steps * largest, tolerance)
+        steps = {share: max(1, round(share * total)) for share in shares}
+        return cls(tuple(shares), tuple(chosen), long, tolerance, run, steps)
 
-    def steps_at(self, plan: Plan) -> dict[float, int]:
-        """The small batch's optimizer steps by share of its run."""
-        recipe = plan.recipe("small", plan.settings.seed)
-        training = len(plan.data(recipe, plan.settings.seed).train)
-        total = recipe.epochs * math.ceil(training / recipe.batch_size)
-        return {share: max(1, round(share * total)) for share in self.at}
-
-    def cost(self, plan: Plan) -> float:
+    def cost(self, trials: int) -> float:
         """Samples that all of it trains on, over those of one run."""
-        recipe = plan.recipe("small", plan.settings.seed)
-        run = recipe.epochs * len(plan.data(recipe, plan.settings.seed).train)
-        branches = len(self.at) * len(self.factors) * plan.settings.trials
-        return max(self.at) + branches * self.samples / run
+        return max(self.at) + trials * len(self.at) * len(self.factors) * self.samples / self.run
 
 
 @dataclass(frozen=True)
@@ -110,12 +105,11 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
         ValueError: If the folder was made with other settings, or a file cannot be read.
     """
     _check_folder(plan, asked)
-    steps = asked.steps_at(plan)
-    files = {step: plan.output / f"fork-{step}.pt" for step in steps.values()}
+    files = {step: plan.output / f"fork-{step}.pt" for step in asked.steps.values()}
     if not all(file.exists() for file in files.values()):
         train_up_to(plan, files)
         yield f"trained the small batch for {max(files)} steps"
-    for share, step in steps.items():
+    for share, step in asked.steps.items():
         fork = Fork.load(files[step])
         losses = dict[int, tuple[float, ...]]()
         for factor in asked.factors:

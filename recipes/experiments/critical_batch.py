@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..advice import ADAPTIVE
+from lightning_gap.functional import learning_rate_scale
+
+from ..advice import rule_for
 from ..critical_batch.search import Found, Search, search
 from ..reports.drawing import SERIES, blank, label, legend_below
 from ..reports.parts import Chart, Numbers, Part, Table
@@ -49,9 +51,9 @@ def sizes(spec: RunSpec) -> list[int]:
 
 def at_size(spec: RunSpec, size: int) -> Measurement:
     """Losses of every epoch of a run with another batch, its learning rate scaled as branches scale theirs."""
-    factor = size / spec.hyperparameters["small_batch_size"]
-    rate = spec.hyperparameters["learning_rate"]
-    scaled = rate * (math.sqrt(factor) if spec.hyperparameters["optimizer"] in ADAPTIVE else factor)
+    asked = spec.hyperparameters
+    rule = rule_for(asked["optimizer"])
+    scaled = asked["learning_rate"] * learning_rate_scale(size, asked["small_batch_size"], rule=rule)
     epochs = tuple(range(1, spec.hyperparameters["epochs"] + 1))
     changed = {**spec.changed, "small_batch_size": size, "learning_rate": scaled}
     return Measurement(
@@ -76,7 +78,7 @@ def branched(data_dir: Path, *, network: str, scale: str, seed: int) -> dict[str
         asked = Search.of(plan, at=AT, factors=factors, samples=None, tolerance=0.01)
         found = [told for told in search(plan, asked) if isinstance(told, Found)]
         return {
-            "cost": asked.cost(plan),
+            "cost": asked.cost(plan.settings.trials),
             "forks": [
                 {
                     "critical": one.critical * first,

@@ -15,6 +15,7 @@ from lightning_gap.functional import (
     DatasetLoss,
     UndefinedCurvatureError,
     UndefinedSharpnessError,
+    WeightPoints,
     epsilon_name,
     evaluate_points,
     hessian_eigenvalues,
@@ -162,15 +163,24 @@ def along_a_path(
         path: As `line_points` has it.
         alphas: Where.
     """
-    recipe = one.recipe()
-    data, chunk, most = one.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
+    return at_points(one, one.recipe(), line_points(one.state(), other.state(), alphas, path=path))
+
+
+def at_points(run: TrainedRun, recipe: Recipe, points: WeightPoints) -> dict[str, dict[str, list[float]]]:
+    """Loss and accuracy of both splits at points of weight space, BatchNorm by the statistics of each chunk.
+
+    Args:
+        run: Whose samples, its recipe's ``sharpness_samples``.
+        recipe: Its recipe; it keeps its weights.
+        points: Where.
+    """
+    data, chunk, most = run.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
     splits = {name: list(as_the_weights_are(recipe, data.evaluation(name, chunk, most))) for name in ("train", "test")}
-    points = line_points(one.state(), other.state(), alphas, path=path)
-    found = evaluate_points(recipe.network, points, loss_and_accuracy, splits, batch_norm="batch")
+    found = evaluate_points(recipe.network, points, _loss_and_accuracy, splits, batch_norm="batch")
     return {split: dict(values) for split, values in found.values.items()}
 
 
-def loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def _loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     scores = network(batch[0])
     right = (scores.argmax(dim=1) == batch[1]).to(scores).mean()
     return {"loss": cross_entropy(scores, batch[1]), "accuracy": right}

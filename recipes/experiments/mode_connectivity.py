@@ -10,15 +10,15 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning_gap.functional import WeightCurve, connect, evaluate_points, line_points, loss_barrier
+from lightning_gap.functional import connect, line_points, loss_barrier
 
-from ..evaluation import as_the_weights_are, mean_loss
+from ..evaluation import mean_loss
 from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec, TrainedRun
 from .experiment import Experiment, Findings
-from .measures import loss_and_accuracy
+from .measures import at_points
 from .scales import Choice
 
 PATHS = ("line", "bezier", "chain")
@@ -35,26 +35,20 @@ def between(one: TrainedRun, other: TrainedRun, *, path: Any, epochs: int) -> di
         path: "line", "bezier" or "chain".
         epochs: That a curve is trained for, on batches of the first run's size.
     """
-    recipe = one.recipe()
-    data, chunk, most = one.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
-    splits = {name: list(as_the_weights_are(recipe, data.evaluation(name, chunk, most))) for name in ("train", "test")}
-    ends = one.state(), other.state()
+    recipe, ends = one.recipe(), (one.state(), other.state())
     if path == "line":
-        points = line_points(*ends, POSITIONS)
-    else:
-        curve: WeightCurve = connect(
-            recipe.network,
-            *ends,
-            mean_loss,
-            data.train_dataloader(),
-            kind=path,
-            epochs=epochs,
-            learning_rate=LEARNING_RATE,
-            seed=one.spec.seed,
-        )
-        points = curve.points(POSITIONS)
-    found = evaluate_points(recipe.network, points, loss_and_accuracy, splits, batch_norm="batch")
-    return {split: dict(values) for split, values in found.values.items()}
+        return at_points(one, recipe, line_points(*ends, POSITIONS))
+    curve = connect(
+        recipe.network,
+        *ends,
+        mean_loss,
+        one.data(recipe).train_dataloader(),
+        kind=path,
+        epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        seed=one.spec.seed,
+    )
+    return at_points(one, recipe, curve.points(POSITIONS))
 
 
 def pairs(choice: Choice, network: str) -> dict[str, list[tuple[RunSpec, RunSpec]]]:
