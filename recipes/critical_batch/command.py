@@ -40,10 +40,11 @@ def find_critical_batch(
         )
     asked = Search.of(plan, at=at, factors=factors, samples=samples, tolerance=tolerance)
     console = Console(highlight=False)
+    branches = len(asked.at) * len(asked.factors) * plan.settings.trials
     console.print(
-        f"{len(asked.at) * len(asked.factors) * plan.settings.trials} branches of {asked.samples:,} samples and the "
-        f"way there: {100 * asked.cost(plan.settings.trials):.0f} % of the samples of one run. Kept in {plan.output}; the same command "
-        "with this --output continues.",
+        f"{branches} branches of {asked.samples:,} samples and the way there: "
+        f"{100 * asked.cost(plan.settings.trials):.0f} % of the samples of one run. Kept in {plan.output}; the same "
+        "command with this --output continues.",
         soft_wrap=True,
     )
     found = []
