@@ -67,6 +67,11 @@ class BatchSizeCallback(WeighingCallback):
         size, accumulate = run_of(trainer).batch_size(trainer), float(trainer.accumulate_grad_batches)
         return {"batch/accumulate": accumulate} | ({} if size is None else {"batch/size": float(size)})
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return ("batch/size", "batch/accumulate")
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         run = run_of(trainer)

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from ..trainer.callbacks import callbacks_of
+from ..logging.layout import write_layout
+from ..trainer.callbacks import callbacks_of, is_lightnings
 from ..trainer.resume import keep_epoch, saved_epoch
 from ._processes import refuse_different_callbacks, refuse_different_loaders
 from ._run import run_of
@@ -27,6 +28,11 @@ class GapCallback(Callback):
     decides_training: ClassVar[tuple[str, ...]] = ()  # settings with which alone a run can be resumed
     may_change: ClassVar[tuple[str, ...]] = ()  # settings that need no word when a run is resumed with others
     resumes_exactly: ClassVar[bool] = False  # whether it needs the progress of a resumed run to be fixed
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs, as far as they are known before the run."""
+        return ()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -60,6 +66,7 @@ class GapCallback(Callback):
         if _first(trainer) is self:
             refuse_different_loaders(trainer)
             run.start(trainer)
+            _lay_out(trainer)
         elif not run.has_started:
             first = type(_first(trainer)).__name__
             raise RuntimeError(
@@ -135,3 +142,11 @@ class GapCallback(Callback):
 def _first(trainer: Trainer) -> Callback | None:
     """The first of this package's callbacks in the list, which does what is done once for all."""
     return next((other for other in callbacks_of(trainer) if isinstance(other, GapCallback)), None)
+
+
+def _lay_out(trainer: Trainer) -> None:
+    """Give TensorBoard its charts, before the first value."""
+    if trainer.is_global_zero:
+        ours = [key for other in callbacks_of(trainer) if isinstance(other, GapCallback) for key in other.keys]
+        lightnings = ["lr-"] * any(is_lightnings(other, "LearningRateMonitor") for other in callbacks_of(trainer))
+        write_layout(trainer.loggers, [*ours, *lightnings])

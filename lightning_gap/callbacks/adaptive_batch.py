@@ -102,6 +102,11 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self._split_now: MicroBatching | None = None
         self._epoch = 0  # that `_split_now` was decided for
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return (*super().keys, "batch/wanted", "batch/test")
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:  # not a second fit of one Trainer
             self._test, self._split_now, self._epoch = self._new_test(), None, trainer.current_epoch

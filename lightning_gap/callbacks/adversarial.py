@@ -107,6 +107,11 @@ class AdversarialTraining(Plugin):
             if gradient is not None and weight.grad is not None:
                 weight.grad.mul_(1 - self.clean).add_(gradient, alpha=self.clean)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return ("adversarial/rise",)
+
     def values_to_log(self) -> dict[str, Tensor]:
         return {} if self._rise is None else {"adversarial/rise": self._rise}
 

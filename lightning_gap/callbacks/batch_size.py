@@ -88,6 +88,11 @@ class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
         self._factor_of: tuple[int | None, float] = None, 1.0  # an epoch and its factor
         self._scales = False  # whether some factor is known not to be 1
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return (*super().keys, *(("batch/lr_factor",) if callable(self.schedule) else ()))
+
     def planned(self, trainer: Trainer, epoch: int) -> MicroBatching:
         return self._split(trainer, epoch_batch_at(self.schedule, epoch).batch_size)
 

@@ -78,6 +78,11 @@ class GhostBatchNormSwap(GapCallback):
         self._seen: set[tuple[int, int]] | None = None  # what layers get in the first batch, where no loader says it
         self._watches: list[RemovableHandle] = []
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return ("ghost/layers",)
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         run_of(trainer).claim(trainer, self, "set the ghost size of a layer")

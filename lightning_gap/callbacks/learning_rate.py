@@ -100,6 +100,11 @@ class LearningRateScaling(BatchFollowingCallback):
         self._rates_before: list[list[float]] = []  # of each optimizer, as a checkpoint had them
         self._scale = 0, 1.0  # the batch size and what the rule gives for it
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return ("lr/effective", "lr/scale", "batch/size", "batch/effective")
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         run_of(trainer).claim(trainer, self, SCALE_RATES)

@@ -89,6 +89,11 @@ class OptimizerScaling(BatchFollowingCallback):
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}  # new values by what they are computed from
         self._decays: list[FollowingDecay] = []
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs with every optimizer; others depend on it."""
+        return (*(("lr/effective", "lr/scale") if sets_learning_rate(self.rule) else ()), "batch/size")
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         fix = "give one of them both rules, rule=(..., ...)"

@@ -97,6 +97,11 @@ class PiggybackWarmStart(BatchSizeCallback):
         self._switched = False
         self._resumed = False
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return (*super().keys, "piggyback/switched")
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         self._resumed = trainer.global_step > 0  # a second fit of one Trainer

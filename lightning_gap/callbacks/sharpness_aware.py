@@ -130,6 +130,11 @@ class SharpnessAwareMinimization(SharingPlugin):
             rise = again()
         self._rises.append(rise)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return ("sam/rise",)
+
     def values_to_log(self) -> dict[str, Tensor]:
         return {"sam/rise": torch.stack(self._rises).mean()} if self._rises else {}
 

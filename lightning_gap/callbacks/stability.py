@@ -102,5 +102,10 @@ class StabilityTraining(Plugin):
             end_watching()
         self._divergence = torch.stack(list(found.values())).mean()
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys this callback logs."""
+        return ("stability/divergence",)
+
     def values_to_log(self) -> dict[str, Tensor]:
         return {} if self._divergence is None else {"stability/divergence": self._divergence}
