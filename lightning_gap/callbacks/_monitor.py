@@ -18,7 +18,7 @@ from ..trainer.progress import is_last_planned
 from ..trainer.refusals import refuse_sharded_weights
 from ..trainer.saved_progress import epoch_without_its_end
 from ._attempts import NoValueError, attempt
-from ._callback import GapCallback
+from ._history import History, PlottedCallback, note
 from ._run import run_of
 from ._schedule import EveryNEpochs, TimeBudget, check_every_n_epochs, check_time_share, is_regular
 
@@ -31,7 +31,7 @@ _EXAMPLES = {
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Monitor(GapCallback, ABC):
+class Monitor(PlottedCallback, ABC):
     """Logs its values before the first step if asked to, at the ends of epochs that are due, and when the run ends.
 
     A subclass says what it logs (`area` and `names`), and answers one question: `measure`. The keys are
@@ -63,6 +63,7 @@ class Monitor(GapCallback, ABC):
 
     def __post_init__(self) -> None:
         self._budget = TimeBudget()
+        self._history: History = []
         self._measured_step: int | None = None  # the last one that was measured at
         self._owed_epoch: int | None = None
         self._resumed_step = 0
@@ -92,6 +93,11 @@ class Monitor(GapCallback, ABC):
     def optional_names(self) -> Sequence[str]:
         """Those of `names` that a measurement may have no value for, and which are then not logged."""
         return ()
+
+    @property
+    def plotted(self) -> Sequence[str]:
+        """What `plot` draws by default, of one unit; the first of `names`."""
+        return self.names[:1]
 
     def check_arguments(self) -> None:
         """Raise if an argument is out of range, and keep it as a plain value."""
@@ -143,11 +149,17 @@ class Monitor(GapCallback, ABC):
     def state_key(self) -> str:
         return state_key(self, suffix=self.suffix)
 
+    @property
+    def history(self) -> History:
+        """What was measured in the last fit: of each measurement its ``step`` and its values by name."""
+        return [dict(point) for point in self._history]
+
     def state_dict(self) -> dict[str, Any]:
-        return {"measured_step": self._measured_step or 0}
+        return {"measured_step": self._measured_step or 0, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._measured_step = state_dict.get("measured_step")
+        self._history = [dict(point) for point in state_dict.get("history", ())]
 
     @final
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
@@ -159,6 +171,7 @@ class Monitor(GapCallback, ABC):
         refuse_sharded_weights(trainer, self)
         run_of(trainer).claim_keys(trainer, self, self.keys)
         self._measured_step = self._owed_epoch = None
+        self._history = []
         self._in_training = self._tried_out = False
         self.begin(trainer)
 
@@ -237,6 +250,7 @@ class Monitor(GapCallback, ABC):
                 rank_zero_warn(f"{self.quantity} is logged as NaN: {error}")
                 values = self.unknown(trainer, module)
         self._measured_step = trainer.global_step
+        note(self._history, trainer.global_step, values)
         return self._by_key(values)
 
     def _checked(self, values: Any) -> Mapping[str, float]:

@@ -21,8 +21,8 @@ from ..trainer.progress import averages_weights_now, optimizer_steps_taken
 from ..trainer.refusals import refuse_sharded_weights, refuse_sync_batch_norm
 from ._arguments import optional_function, optional_whole_number
 from ._attempts import NoValueError, attempt
-from ._callback import GapCallback
 from ._evaluations import LossFunction
+from ._history import History, PlottedCallback, note
 from ._module_loss import check_measurable, trained_weights
 from ._real_update import RealUpdate
 from ._run import run_of
@@ -37,7 +37,7 @@ _NO_MEMORY = "the loss at other weights needs two copies of the weights more; le
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class CriticalSharpnessMonitor(GapCallback):
+class CriticalSharpnessMonitor(PlottedCallback):
     """Log the largest learning rate at which a step of the run would not have raised the loss, and 2 over it.
 
     Measured every n steps along the update that the run's own optimizer made, whatever it is made of (momentum, weight
@@ -92,6 +92,7 @@ class CriticalSharpnessMonitor(GapCallback):
         self._rate, self._step = math.nan, 0  # at the beginning of the present batch
         self._multiple, self._critical_rate = 1.0, math.nan  # found last
         self._told: set[str] = set()
+        self._history: History = []
 
     def check_arguments(self) -> None:
         """Raise if an argument is out of range, and keep it as a plain value."""
@@ -114,10 +115,21 @@ class CriticalSharpnessMonitor(GapCallback):
         return state_key(self, suffix=self.suffix)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"multiple": self._multiple, "critical_rate": self._critical_rate}
+        return {"multiple": self._multiple, "critical_rate": self._critical_rate, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._multiple, self._critical_rate = state_dict["multiple"], state_dict["critical_rate"]
+        self._history = [dict(point) for point in state_dict.get("history", ())]
+
+    @property
+    def history(self) -> History:
+        """What was measured in the last fit: of each measurement its ``step`` and its values by name."""
+        return [dict(point) for point in self._history]
+
+    @property
+    def plotted(self) -> tuple[str, ...]:
+        """Critical sharpness."""
+        return _NAMES[:1]
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
@@ -132,6 +144,7 @@ class CriticalSharpnessMonitor(GapCallback):
             )
         run_of(trainer).claim_keys(trainer, self, self.keys)
         self._update, self._is_in_step, self._tried_out = None, False, False
+        self._history = []
         self._multiple, self._critical_rate = 1.0, math.nan
         self._told.clear()
 
@@ -182,7 +195,9 @@ class CriticalSharpnessMonitor(GapCallback):
                 found = self._attempt(lambda: self._measure(trainer, pl_module, update, rate), trainer)
             except NoValueError as error:  # a diverged run or a full device are not ours to stop
                 found = CriticalSharpness(*(math.nan,) * 5, evaluations=0, reason=str(error))
-        log_now(trainer, dict(zip(self.keys, self._values(found, rate), strict=True)))
+        values = self._values(found, rate)
+        note(self._history, trainer.global_step, dict(zip(_NAMES, values, strict=True)))
+        log_now(trainer, dict(zip(self.keys, values, strict=True)))
 
     def end_fit(self, trainer: Trainer) -> None:
         self._update = None

@@ -101,6 +101,11 @@ class CurvatureMonitor(LossMonitor):
         """Those of `names` that have no value before the first step."""
         return _PRECONDITIONED if self.preconditioned else ()
 
+    @property
+    def plotted(self) -> tuple[str, ...]:
+        """The largest eigenvalue, and where gradient descent turns unstable."""
+        return ("lambda_max", "two_over_lr")
+
     def begin(self, trainer: Trainer) -> None:
         super().begin(trainer)
         self._rate, self._rates = 0.0, []

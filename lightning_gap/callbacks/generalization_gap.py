@@ -65,6 +65,11 @@ class GeneralizationGapMonitor(SubsetMonitor):
         check_batches(train_data=self.train_data, validation_data=self.validation_data)
         self.accuracy_fn = optional_function("accuracy_fn", self.accuracy_fn)
 
+    @property
+    def plotted(self) -> tuple[str, ...]:
+        """The gap in accuracy; that in loss where no accuracy is known."""
+        return ("accuracy",) if any("accuracy" in point for point in self._history) else ("loss",)
+
     def sources(self, trainer: Trainer) -> Sources:
         """Of both sides; of the training side alone until validation data is there, which may be loaded when needed."""
         validation: Sources = {"validation_data": (self.validation_data, trainer.val_dataloaders)}

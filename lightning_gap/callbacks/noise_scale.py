@@ -82,6 +82,11 @@ class GradientNoiseScaleMonitor(LossMonitor):
         critical = ("critical_batch", "critical_batch_now") if self.probes else ()
         return ("simple_scale", "simple_scale_now", *critical, "gradient_norm_squared", "variance")
 
+    @property
+    def plotted(self) -> tuple[str, ...]:
+        """The running means, in samples."""
+        return ("simple_scale", *(("critical_batch",) if self.probes else ()))
+
     def begin(self, trainer: Trainer) -> None:
         super().begin(trainer)
         self._reset()

@@ -94,7 +94,6 @@ class SharpnessMonitor(LossMonitor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._history: list[dict[str, float]] = []
         self._told = False
         self.final: tuple[Sharpness, ...] = ()
         self._final_step: int | None = None
@@ -132,9 +131,14 @@ class SharpnessMonitor(LossMonitor):
         """What is logged by `finish` alone."""
         return (*self._names("_final"), "loss_final")
 
+    @property
+    def plotted(self) -> tuple[str, ...]:
+        """Sharpness, for each epsilon."""
+        return self._names()
+
     def begin(self, trainer: Trainer) -> None:
         super().begin(trainer)
-        self._history, self._told, self.final, self._final_step = [], False, (), None
+        self._told, self.final, self._final_step = False, (), None
 
     def draw(self, trainer: Trainer, module: LightningModule) -> None:
         super().draw(trainer, module)
@@ -152,12 +156,11 @@ class SharpnessMonitor(LossMonitor):
         return self.accurate_at_end and self._final_step != trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        history = [dict(point) for point in self._history]
-        return super().state_dict() | {"history": history, "final_step": self._final_step}
+        return super().state_dict() | {"final_step": self._final_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._history, self._final_step = list(state_dict["history"]), state_dict.get("final_step")
+        self._final_step = state_dict.get("final_step")
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Sharpness, ...]:
         """Measure now, inside fit; one result for each epsilon, nothing logged.
@@ -185,17 +188,15 @@ class SharpnessMonitor(LossMonitor):
     def named(self, trainer: Trainer, module: LightningModule, result: tuple[Sharpness, ...]) -> dict[str, float]:
         self._tell(result)
         found = [*(each.percent for each in result), result[0].loss, result[0].gradient_norm]
-        return self._noted(trainer, module, found)
+        return self._with_quantiles(trainer, module, found)
 
     def unknown(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        return self._noted(trainer, module, [math.nan] * (len(self._epsilons) + 2))
+        return self._with_quantiles(trainer, module, [math.nan] * (len(self._epsilons) + 2))
 
-    def _noted(self, trainer: Trainer, module: LightningModule, found: list[float]) -> dict[str, float]:
-        """What was found by name, with the quantiles of the weights; all of it is a point of the figure."""
+    def _with_quantiles(self, trainer: Trainer, module: LightningModule, found: list[float]) -> dict[str, float]:
+        """What was found by name, with the quantiles of the weights."""
         sizes = weight_quantiles(trained_weights(trainer, module).values(), tuple(_QUANTILES.values()))
-        named = dict(zip((*self._names(), "loss", "gradient_norm", *_QUANTILES), (*found, *sizes), strict=True))
-        self._history.append({"step": float(trainer.global_step), **named})
-        return named
+        return dict(zip((*self._names(), "loss", "gradient_norm", *_QUANTILES), (*found, *sizes), strict=True))
 
     def _final_values(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         """The value to publish: the highest of three ascents on many samples, loss on all."""

@@ -20,13 +20,13 @@ from ..trainer.logs import log_now
 from ..trainer.optimizers import trained_weights
 from ..trainer.progress import is_last_planned
 from ..trainer.refusals import refuse_sharded_weights
-from ._callback import GapCallback
+from ._history import History, PlottedCallback
 from ._loader_subset import one_line
 from ._run import run_of
 from ._schedule import EveryNEpochs, check_every_n_epochs, is_regular
 
 
-class WeightDistanceMonitor(GapCallback):
+class WeightDistanceMonitor(PlottedCallback):
     """Log the Euclidean distance of all parameters from their values when fit began.
 
     Logs at the end of an epoch ``weights/distance_from_init``, and from the third point on ``weights/log_slope`` and
@@ -56,6 +56,7 @@ class WeightDistanceMonitor(GapCallback):
     """
 
     may_change = ("per_layer", "compare_with")
+    plots_log_steps = True  # in which the early distance is a straight line
     suffix: str = ""  # Lightning asks for the state key before we can say that an `__init__` has not run
 
     def __init__(
@@ -75,6 +76,7 @@ class WeightDistanceMonitor(GapCallback):
         self._start: dict[str, Tensor] = {}
         self._trained: set[str] = set()  # names of weights that an optimizer has held
         self._points: dict[int, float] = {}  # distance by optimizer step, in the order of the steps
+        self._latest: dict[int, float] = {}  # the distance when an epoch ended last
         self._other_distance: float | None = None
         self._unlogged: dict[str, float] = {}
 
@@ -88,12 +90,23 @@ class WeightDistanceMonitor(GapCallback):
     def state_key(self) -> str:
         return state_key(self, suffix=self.suffix)
 
+    @property
+    def history(self) -> History:
+        """The points of the line and the last measured epoch: of each its ``step`` and its distance."""
+        points = self._points | self._latest
+        return [{"step": float(step), "distance_from_init": distance} for step, distance in points.items()]
+
+    @property
+    def plotted(self) -> tuple[str, ...]:
+        """The distance."""
+        return ("distance_from_init",)
+
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
         super().begin_fit(trainer, module)
         refuse_sharded_weights(trainer, self)
         run_of(trainer).claim_keys(trainer, self, self.keys)
         self._start, self._points, self._unlogged, self._other_distance = {}, {}, {}, None
-        self._trained = set()
+        self._trained, self._latest = set(), {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -166,7 +179,8 @@ class WeightDistanceMonitor(GapCallback):
     def _values(self, trainer: Trainer, layers: dict[str, float]) -> dict[str, float]:
         distance = math.hypot(*layers.values())
         values = {"distance_from_init": distance}
-        points = self._points | ({trainer.global_step: distance} if trainer.global_step else {})
+        self._latest = {trainer.global_step: distance} if trainer.global_step else {}
+        points = self._points | self._latest
         if len(points) > 2:
             fit = log_fit(list(points), list(points.values()))
             values |= {"log_slope": fit.slope, "log_r2": fit.r_squared}

@@ -36,7 +36,7 @@ def parametric_figure(
     Reference:
         Keskar et al. (2017), Figure 3.
     """
-    figure = _blank(7, 4.5)
+    figure = blank_figure(7, 4.5)
     left = figure.subplots()
     right = left.twinx()
     for style, split in zip(("-", "--"), loss, strict=False):
@@ -99,7 +99,7 @@ def surface_figure(
         )
     if not known:
         raise ValueError("losses must not be infinite or NaN everywhere; draw a smaller piece around the solution")
-    figure = _blank(6, 5)
+    figure = blank_figure(6, 5)
     axes = figure.subplots()
     axes.set_facecolor("0.8")
     columns = [list(column) for column in zip(*grid, strict=True)]  # matplotlib has the first axis across
@@ -144,7 +144,7 @@ def sharpness_figure(
     Reference:
         Keskar et al. (2017), Figure 6.
     """
-    figure = _blank(6, 4.5)
+    figure = blank_figure(6, 4.5)
     axes = figure.subplots()
     for name, values in sharpness.items():
         points = [(x, y, step) for x, y, step in zip(losses, values, steps, strict=True) if x > 0 and 0 < y < math.inf]
@@ -160,7 +160,7 @@ def sharpness_figure(
     return figure
 
 
-def _blank(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches."""
     try:
         from matplotlib.figure import Figure
