@@ -14,7 +14,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column as ShownColumn
 from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
 
 from lightning_gap.functional import epsilon_name
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
@@ -22,6 +21,7 @@ from lightning_gap.logging.tables import Row, cells
 
 from ..evaluation import evaluate_along_line, ready_to_measure
 from ..gap import Gap, gaps, recovered, what_to_look_at
+from .comparison_logs import log_comparison
 from .notes import table_notes
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
@@ -41,11 +41,14 @@ def show_results(console: Console, plan: Plan, results: Results) -> None:
     write_markdown(plan.output / "table.md", shown, table, title=title, terms=notes)
     written = ["table.csv", "table.md"]
     two = _first_two(plan, results)
-    if two:
-        written.append(write_figure(plan, *two).name)
+    figure = parametric(plan, *two) if two else None
+    if figure is not None:
+        figure.savefig(plan.output / "parametric.png", dpi=150)
+        written.append("parametric.png")
+    sentence = what_to_look_at(found)
+    log_comparison(plan, shown, table, sentence=sentence, terms=notes, figure=figure)
     _print_on_its_side(console, shown, table)
     console.print(notes)
-    sentence = what_to_look_at(found)
     if sentence:
         console.print(f"\n[bold]{sentence}[/bold]")
     console.print(f"\nWritten to {plan.output}: {', '.join(written)}, config.yaml", soft_wrap=True)
@@ -123,8 +126,8 @@ def _first_two(plan: Plan, results: Results) -> list[Run]:
     return both[:2] if len(names) > 1 else []
 
 
-def write_figure(plan: Plan, first: Run, second: Run) -> Path:
-    """Draw loss and accuracy on the line through the solutions of two runs, as PNG and for TensorBoard."""
+def parametric(plan: Plan, first: Run, second: Run) -> Any:
+    """Loss and accuracy on the line through the solutions of two runs, as a figure."""
     start, end = (
         torch.load(run.folder / WEIGHTS, weights_only=True, map_location=plan.device) for run in (first, second)
     )
@@ -132,7 +135,7 @@ def write_figure(plan: Plan, first: Run, second: Run) -> Path:
     ready_to_measure(recipe, plan.device)
     alphas = torch.linspace(-1, 2, 25).tolist()
     points = evaluate_along_line(recipe, plan.data(recipe, first.seed), start, end, alphas)
-    figure = parametric_figure(
+    return parametric_figure(
         alphas,
         {split: [loss for loss, _ in found] for split, found in points.items()},
         {split: [accuracy for _, accuracy in found] for split, found in points.items()},
@@ -140,12 +143,6 @@ def write_figure(plan: Plan, first: Run, second: Run) -> Path:
         title=f"{plan.settings.recipe} on {plan.settings.data}, seed {first.seed}; BatchNorm by statistics of chunks "
         f"of up to {recipe.evaluation_chunk:,}",
     )
-    path = plan.output / "parametric.png"
-    figure.savefig(path, dpi=150)
-    with SummaryWriter(str(plan.output / "tensorboard" / "comparison")) as writer:
-        writer.add_figure("comparison/parametric", figure)
-        writer.add_text("comparison/table", (plan.output / "table.md").read_text(encoding="utf-8"))
-    return path
 
 
 def tensorboard_command(plan: Plan) -> str:

@@ -16,6 +16,7 @@ from torch.distributed import barrier, is_available, is_initialized, new_group
 from ..evaluation import measure, ready_to_measure
 from ..recipe_check import in_one_line
 from .checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
+from .final_values import log_final_values
 from .kept_weights import KeepWeights
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
@@ -84,6 +85,7 @@ def _train(plan: Plan, run: Run, watch: Watch, newest: Path | None) -> None:
             seconds=seconds,
             **measure(recipe, data, initial, settings.epsilon),
         )
+        log_final_values(trainer, run.logs, recipe, run.seed, result)
         save_whole(recipe.network.cpu().state_dict(), run.folder / WEIGHTS)
         result.save(run.result)
         remove_checkpoints(run.folder)

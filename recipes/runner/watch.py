@@ -10,6 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.optim import Optimizer
 
+from .step_curves import StepCurves
+
 
 def is_first_process() -> bool:
     """Whether this is the only process, or the first of several that train together."""
@@ -72,7 +74,7 @@ class Watch(Callback):
         self._started = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
+        self._step, self._curves = trainer.global_step, StepCurves(trainer)
         # An optimizer's own hook comes before those by which callbacks take their factor back.
         self._handles = [first.register_step_post_hook(self._note_rate) for first in trainer.optimizers[:1]]
         done = trainer.current_epoch
@@ -91,6 +93,8 @@ class Watch(Callback):
             epoch, self._step = trainer.current_epoch, trainer.global_step
             self.batch_sizes[epoch] = max(self._samples, self.batch_sizes.get(epoch, 0))
             self._samples = 0
+            values = {"lr/effective": self.learning_rate, "batch/size": float(self.batch_sizes[epoch])}
+            self._curves.see(self._step - 1, values, ends_epoch=trainer.is_last_batch)
         self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

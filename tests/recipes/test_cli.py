@@ -119,13 +119,15 @@ def test_the_table_tells_how_long_and_in_which_batches_each_regime_trained(over_
     [
         ("growing", [1, 2, 3], [160] * 8 + [320] * 4 + [640] * 2),
         ("piggyback", [1, 2, 3], [160] * 8 + [640] * 4),
-        ("longer", [4, 8, 12], None),
+        ("longer", [4, 8, 12], [640] * 24),
     ],
 )
 def test_the_logs_tell_the_batch_of_every_step_and_a_longer_run_is_measured_as_often(over_time, regime, epochs, sizes):
     events = EventAccumulator(str(over_time / "tensorboard" / regime / "trial-1")).Reload()
     tags = events.Tags()["scalars"]
-    assert [event.value for event in events.Scalars("batch/size")] == sizes if sizes else "batch/size" not in tags
+    logged = {event.step: event.value for event in events.Scalars("batch/size")}
+    assert logged == {step: sizes[step] for step in logged}
+    assert {step for step, size in enumerate(sizes) if size != sizes[max(0, step - 1)]} | {0} <= logged.keys()
     assert ("piggyback/switched" in tags) == (regime == "piggyback")
     for tag in ("sharpness/full_eps1e-3", "weights/distance_from_init", "gap/accuracy"):
         assert [event.step for event in events.Scalars(tag)] == epochs
@@ -140,12 +142,14 @@ def test_each_regime_and_trial_is_a_tensorboard_run_with_the_monitors_tags(compa
             tags = set(events.Tags()["scalars"])
             assert {"sharpness/full_eps1e-3", "sharpness/full_eps5e-4", "weights/distance_from_init"} <= tags
             assert {"gap/accuracy", "gap/loss", "train/loss", "validation/accuracy"} <= tags
-            assert ("lr/effective" in tags) == (regime == "linear-lr")
+            assert {"lr/effective", "batch/size"} <= tags
+            assert ("lr/scale" in tags) == (regime == "linear-lr")
             assert ("ghost/layers" in tags) == (regime == "ghost")
             assert [event.step for event in events.Scalars("sharpness/full_eps1e-3")] == [1, 2]  # epochs, for all
     events = EventAccumulator(str(folder / "tensorboard" / "comparison")).Reload()
     assert events.Tags()["images"] == ["comparison/parametric"]
-    assert events.Tags()["tensors"] == ["comparison/table/text_summary"]
+    texts = {f"comparison/{name}/text_summary" for name in ("look_at_first", "table", "terms")}
+    assert set(events.Tags()["tensors"]) == texts | {"custom_scalars__config__"}
 
 
 def test_regimes_of_a_trial_start_from_the_same_weights_and_trials_do_not():

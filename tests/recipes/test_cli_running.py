@@ -48,7 +48,7 @@ def test_two_processes_are_one_run_with_one_folder_and_the_steps_of_one(tmp_path
     assert "warning" not in both.stderr
     assert "2 processes" in " ".join(both.stdout.split())
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"] == {"devices": 2, "strategy": "ddp"}
-    assert [path.name for path in (folder / "tensorboard").iterdir()] == ["small"]
+    assert sorted(path.name for path in (folder / "tensorboard").iterdir()) == ["comparison", "small"]
 
 
 def test_processes_that_are_started_from_outside_need_a_folder_to_share(tmp_path, monkeypatch, capsys):
