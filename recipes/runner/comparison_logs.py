@@ -18,7 +18,7 @@ from ..doctor.curves import Curve, read_curves
 from .plan import Plan, Run
 
 COMPARISON, MEAN = "comparison", "mean"  # runs beside those of the trials
-_OVER_TRIALS = r"(train|validation)/accuracy|sharpness/\w*eps|weights/distance_from_init"
+_OVER_TRIALS = ("validation/accuracy", "train/accuracy", r"sharpness/\w*eps", "weights/distance_from_init")
 _WIDEST = 110  # characters of a table that TensorBoard shows on one screen
 _MARGINS = "Mean over trials, and one standard deviation either way"
 
@@ -56,7 +56,9 @@ def log_comparison(
         regimes[run.regime].append(read_curves(run.logs))
     several = {name: curves for name, curves in regimes.items() if len(curves) > 1}
     tags = {name: write_means(logs / name / MEAN, curves) for name, curves in several.items()}
-    charts = {tag: ["Margin", [f"trials/{tag}{end}" for end in ("", "_low", "_high")]] for tag in sorted({*_all(tags)})}
+    shared = sorted({tag for found in tags.values() for tag in found}, key=lambda tag: (_place(tag), tag))
+    # TensorBoard shows charts of margins from the last to the first.
+    charts = {tag: ["Margin", [f"trials/{tag}{end}" for end in ("", "_low", "_high")]] for tag in reversed(shared)}
     keys = {key for curves in regimes.values() for each in curves for key in each}
     shutil.rmtree(logs / COMPARISON, ignore_errors=True)
     with SummaryWriter(str(logs / COMPARISON)) as writer:
@@ -90,7 +92,7 @@ def write_means(folder: Path, trials: Sequence[Mapping[str, Curve]]) -> list[str
         Of which curves.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    tags = [tag for tag in trials[0] if re.match(_OVER_TRIALS, tag) and all(tag in curves for curves in trials)]
+    tags = [tag for tag in trials[0] if _place(tag) >= 0 and all(tag in curves for curves in trials)]
     with SummaryWriter(str(folder)) as writer:
         for tag in tags:
             points = [dict(curves[tag].points) for curves in trials]
@@ -123,5 +125,6 @@ def table_on_its_side(shown: Sequence[Column], table: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def _all(tags: Mapping[str, Sequence[str]]) -> Iterable[str]:
-    return (tag for found in tags.values() for tag in found)
+def _place(tag: str) -> int:
+    """Of a curve among those whose mean is shown; -1 of any other."""
+    return next((place for place, pattern in enumerate(_OVER_TRIALS) if re.match(pattern, tag)), -1)

@@ -15,17 +15,16 @@ from ..recipe import Recipe
 from .run_result import RunResult
 
 
-def log_final_values(trainer: Trainer, logs: Path, recipe: Recipe, seed: int, result: RunResult) -> None:
+def log_final_values(trainer: Trainer, logs: Path, recipe: Recipe, result: RunResult) -> None:
     """Write them to every logger of a run that is over, at its last epoch.
 
     Args:
         trainer: Of the run, in the process that writes.
         logs: Folder of the logger that the runner made, if it is among those of the Trainer.
         recipe: What was trained.
-        seed: Of the run.
         result: What came of it.
     """
-    values, settings = final_values(result), settings_of_run(recipe, seed, result)
+    values, settings = final_values(result), settings_of_run(recipe, result)
     for logger in trainer.loggers:
         try:
             if isinstance(logger, TensorBoardLogger) and Path(logger.log_dir) == logs:
@@ -50,16 +49,15 @@ def final_values(result: RunResult) -> dict[str, float]:
     return values | {f"final/sharpness_batch_eps{name}": percent for name, percent in result.sharpness_batch.items()}
 
 
-def settings_of_run(recipe: Recipe, seed: int, result: RunResult) -> dict[str, Any]:
-    """What tells runs apart: five settings, as many as TensorBoard gives a column to begin with.
+def settings_of_run(recipe: Recipe, result: RunResult) -> dict[str, Any]:
+    """What tells runs apart: so few columns that those of the final values can be seen beside them.
 
     Args:
         recipe: What was trained.
-        seed: Of the run.
         result: What was seen of it.
     """
     seen = {"batch_size": result.batch_size, "steps": result.steps, "learning_rate": result.learning_rate}
-    return {"regime": recipe.regime, "seed": seed, **seen}
+    return {"regime": recipe.regime, **seen}
 
 
 def _to_tensorboard(logs: Path, settings: dict[str, Any], values: dict[str, float], epochs: int) -> None:

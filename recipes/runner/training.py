@@ -85,7 +85,7 @@ def _train(plan: Plan, run: Run, watch: Watch, newest: Path | None) -> None:
             seconds=seconds,
             **measure(recipe, data, initial, settings.epsilon),
         )
-        log_final_values(trainer, run.logs, recipe, run.seed, result)
+        log_final_values(trainer, run.logs, recipe, result)
         save_whole(recipe.network.cpu().state_dict(), run.folder / WEIGHTS)
         result.save(run.result)
         remove_checkpoints(run.folder)
