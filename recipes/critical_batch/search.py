@@ -44,7 +44,7 @@ class Search:
         """With what was left open filled in: branches of a tenth of the run, of the largest batch at least 4 steps.
 
         Raises:
-            ValueError: Names the option, its value and the fix.
+            ValueError: If an option is out of range, or a branch would outlast the run.
         """
         shares = each("at", at, lambda name, share: real_number(name, share, above=0, below=1))
         chosen = each("factors", factors, whole_number)
@@ -72,6 +72,15 @@ class Search:
                 "or fewer factors"
             )
         long = max(4, round(wanted / largest)) * largest
+        if shares[-1] * run + long > run:
+            raise ValueError(
+                f"at={shares[-1]:g} leaves {run - round(shares[-1] * run):,} samples of the run, fewer than the "
+                f"{long:,} of a branch, whose learning rate would then be that of no run; branch at most at "
+                f"{math.floor(1000 * (1 - long / run)) / 1000:g}, or use fewer samples or factors"
+                if long < run
+                else f"branches of {long:,} samples are no shorter than the run of {run:,}; use fewer samples or "
+                "factors, or more epochs"
+            )
         tolerance = real_number("tolerance", tolerance, at_least=0)
         steps = {share: max(1, round(share * total)) for share in shares}
         return cls(tuple(shares), tuple(chosen), long, tolerance, run, steps)
@@ -107,8 +116,8 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
     _check_folder(plan, asked)
     files = {step: plan.output / f"fork-{step}.pt" for step in asked.steps.values()}
     if not all(file.exists() for file in files.values()):
+        yield f"training the small batch for {max(files):,} steps, with its noise scale where it branches"
         train_up_to(plan, files)
-        yield f"trained the small batch for {max(files)} steps"
     for share, step in asked.steps.items():
         fork = Fork.load(files[step])
         losses = dict[int, tuple[float, ...]]()
