@@ -13,7 +13,8 @@ from lightning_gap.functional import largest_harmless_factor
 from lightning_gap.functional._validation import each, real_number, whole_number
 
 from ..runner.plan import Plan
-from ..runner.whole_files import write_whole
+from ..runner.records import read_record
+from ..runner.whole_files import write_record
 from .branching import Fork, branch, train_up_to
 
 
@@ -127,7 +128,7 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
                 file = plan.output / f"branch-{step}-{factor}-{trial}.json"
                 if not file.exists():
                     loss = branch(plan, fork, factor, asked.samples, trial=trial)
-                    write_whole(file, json.dumps({"loss": loss}))
+                    write_record(file, {"loss": loss})
                     yield f"step {step}, batch x {factor}, trial {trial + 1}: loss {loss:.4f}"
                 by_trial.append(_loss(file))
             losses[factor] = tuple(by_trial)
@@ -149,13 +150,13 @@ def _check_folder(plan: Plan, asked: Search) -> None:
     terms = json.loads(json.dumps(terms, default=str))
     file = plan.output / "critical-batch.json"
     if not file.exists():
-        write_whole(file, json.dumps(terms, indent=1))
+        write_record(file, terms)
         return
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = read_record(file)
     except ValueError as error:
         raise ValueError(f"{str(file)!r} cannot be read ({error}); choose another --output") from error
-    differs = [name for name, value in terms.items() if not isinstance(there, dict) or there.get(name) != value]
+    differs = [name for name, value in terms.items() if there.get(name) != value]
     if differs:
         raise ValueError(
             f"output={str(plan.output)!r} holds branches made with other settings: {', '.join(differs)}; choose "
@@ -165,6 +166,6 @@ def _check_folder(plan: Plan, asked: Search) -> None:
 
 def _loss(file: Path) -> float:
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["loss"])
+        return float(read_record(file)["loss"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(file)!r} cannot be read ({error}); delete it to train this branch again") from error

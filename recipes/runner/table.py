@@ -25,6 +25,7 @@ from ..gap import Gap, gaps, recovered, what_to_look_at
 from .notes import table_notes
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
+from .whole_files import load_whole
 
 Results = Mapping[str, Mapping[int, RunResult]]  # by regime and seed
 
@@ -125,9 +126,7 @@ def _first_two(plan: Plan, results: Results) -> list[Run]:
 
 def write_figure(plan: Plan, first: Run, second: Run) -> Path:
     """Draw loss and accuracy on the line through the solutions of two runs, as PNG and for TensorBoard."""
-    start, end = (
-        torch.load(run.folder / WEIGHTS, weights_only=True, map_location=plan.device) for run in (first, second)
-    )
+    start, end = (load_whole(run.folder / WEIGHTS, map_location=plan.device) for run in (first, second))
     recipe = plan.recipe(first.regime, first.seed)
     ready_to_measure(recipe, plan.device)
     alphas = torch.linspace(-1, 2, 25).tolist()

@@ -289,7 +289,8 @@ def test_files_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_go
     torch.save({"weight": torch.zeros(1000)}, weights)
     claim(plan)
     whole = weights.read_bytes()
-    for damaged in (None, b"", b"no weights", whole[: len(whole) // 2]):
+    flipped = bytes(byte ^ (4 * (at == len(whole) // 2)) for at, byte in enumerate(whole))
+    for damaged in (None, b"", b"no weights", whole[: len(whole) // 2], flipped):
         weights.unlink()
         if damaged is not None:
             weights.write_bytes(damaged)

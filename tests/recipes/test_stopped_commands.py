@@ -1,6 +1,5 @@
 """Real commands that are stopped from outside, or started from outside: what they leave, and how they go on."""
 
-import json
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record
 
 COMMAND = [sys.executable, "-m", "lightning_gap.recipes.runner.cli"]
 TINY = ["--epsilon", "[1e-3]", "--width", "8", "--depth", "1"]
@@ -38,7 +38,7 @@ def wait_for(condition, seconds=200):
 def found(folder):
     """Every result and the table, all but the seconds and their standard deviation."""
     results = {
-        str(file.relative_to(folder)): json.loads(file.read_text()) | {"seconds": 0}
+        str(file.relative_to(folder)): read_record(file) | {"seconds": 0}
         for file in folder.glob("runs/*/*/outcome.json")
     }
     table = [line.rsplit(",", 2)[0] for line in (folder / "table.csv").read_text().splitlines()]

@@ -1,6 +1,5 @@
 """Runs that are stopped, whose files are damaged, or that diverge: what is left, what is said, and how they go on."""
 
-import json
 import os
 import shlex
 import shutil
@@ -17,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_gap.recipes import Digits
 from lightning_gap.recipes.runner.checkpoints import WholeFiles, newest_checkpoint
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record
 from lightning_gap.recipes.runner.stopping import StoppedError, exit_status, kept, stoppable
 
 QUICK = [
@@ -41,7 +41,7 @@ def run(folder, *options):
 
 
 def outcome(folder):
-    return json.loads((folder / "runs/small/trial-1/outcome.json").read_text()) | {"seconds": 0}
+    return read_record(folder / "runs/small/trial-1/outcome.json") | {"seconds": 0}
 
 
 def stopped_after(epochs, folder, how, *options):

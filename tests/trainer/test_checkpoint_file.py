@@ -222,6 +222,23 @@ def test_a_checkpoint_cut_at_any_length_is_refused(whole, tmp_path):
         assert "cannot be read: it is damaged" in refused(start(file))
 
 
+def test_a_bit_that_flipped_is_found_wherever_it_changes_a_weight(whole, tmp_path):
+    """torch itself reads on: the checksums in the file are not compared."""
+    file, weights = tmp_path / "small.ckpt", torch.load(io.BytesIO(whole[0]), weights_only=True)["state_dict"]
+    told = []
+    for at in range(0, len(whole[0]), len(whole[0]) // 200):
+        spoilt = bytearray(whole[0])
+        spoilt[at] ^= 1
+        file.write_bytes(spoilt)
+        try:
+            found = weights_in(read_checkpoint(file))
+        except ValueError as error:
+            told.append(str(error))
+        else:
+            assert all(torch.equal(found[name], value) for name, value in weights.items())
+    assert any("it was altered since it was saved" in line for line in told)
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     assert "it is a folder" in refused(start(tmp_path))
     assert "it is a folder" in refused(WeightDistanceMonitor(compare_with=tmp_path))
