@@ -187,6 +187,22 @@ def test_a_compressed_archive_with_a_flipped_bit_is_refused(tmp_path):
         assert "damaged" in message
 
 
+def test_an_array_that_announces_more_than_memory_holds_is_refused(tmp_path):
+    path = tmp_path / "cifar10.npz"
+    np.savez(path, **(arrays("cifar10") | {"x_train": np.zeros((1, 32, 32, 3), np.uint8)}))
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    held["x_train.npy"] = held["x_train.npy"].replace(
+        b"(1, 32, 32, 3), }" + 12 * b" ", b"(1000000000000, 32, 32, 3), }"
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+    message = error_of(ValueError, lambda: read("cifar10", tmp_path))
+    assert f"{str(path)!r}: x_train cannot be read (Unable to allocate" in message
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
 def test_half_an_archive_is_refused(tmp_path, share):
     path = tmp_path / "cifar100.npz"
