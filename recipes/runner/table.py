@@ -16,11 +16,11 @@ from rich.table import Column as ShownColumn
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_gap.functional import epsilon_name
+from lightning_gap.functional import epsilon_name, line_points
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
 from lightning_gap.logging.tables import Row, cells
 
-from ..evaluation import evaluate_along_line, ready_to_measure
+from ..evaluation import at_points, ready_to_measure
 from ..gap import Gap, gaps, recovered, what_to_look_at
 from .notes import table_notes
 from .plan import Plan, Run
@@ -130,11 +130,11 @@ def write_figure(plan: Plan, first: Run, second: Run) -> Path:
     recipe = plan.recipe(first.regime, first.seed)
     ready_to_measure(recipe, plan.device)
     alphas = torch.linspace(-1, 2, 25).tolist()
-    points = evaluate_along_line(recipe, plan.data(recipe, first.seed), start, end, alphas)
+    points = at_points(recipe, plan.data(recipe, first.seed), line_points(start, end, alphas))
     figure = parametric_figure(
         alphas,
-        {split: [loss for loss, _ in found] for split, found in points.items()},
-        {split: [accuracy for _, accuracy in found] for split, found in points.items()},
+        {split: found["loss"] for split, found in points.items()},
+        {split: found["accuracy"] for split, found in points.items()},
         ends=(first.regime, second.regime),
         title=f"{plan.settings.recipe} on {plan.settings.data}, seed {first.seed}; BatchNorm by statistics of chunks "
         f"of up to {recipe.evaluation_chunk:,}",
