@@ -311,6 +311,7 @@ def padded(rows):
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
+@pytest.mark.promise("schedule")
 @pytest.mark.parametrize(
     ("run", "message"),
     [

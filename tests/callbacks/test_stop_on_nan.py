@@ -35,6 +35,7 @@ def fit(module, *callbacks, **options):
     return str(error.value)
 
 
+@pytest.mark.promise("nan")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_weights_are_those_before_the_step(value, accumulate):
@@ -48,6 +49,7 @@ def test_the_weights_are_those_before_the_step(value, accumulate):
     assert f"in step {steps} (epoch 1), at learning rate 0.05 and batch size {16 * accumulate}" in told
 
 
+@pytest.mark.promise("nan")
 def test_a_gradient_that_is_no_number_ends_it_too():
     module = Spoilt(gradient_only=True, at=1)
     told = fit(module, StopOnNaN())
@@ -92,6 +94,7 @@ class ByHand(Spoilt):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net, self.table)]
 
 
+@pytest.mark.promise("nan")
 def test_manual_optimization_and_sparse_gradients():
     module = ByHand()
     assert "the loss is nan" in fit(module, StopOnNaN())

@@ -279,6 +279,7 @@ def test_a_result_that_was_altered_by_hand_is_named_in_one_line(name, value, tmp
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.promise("damaged")
 def test_files_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_goes_on(tmp_path, plan_of_small):
     plan = resumed(plan_of_small, output=tmp_path)
     claim(dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=False)))

@@ -139,7 +139,8 @@ def with_a_bit_flipped(whole, at=0.5):
     return bytes(spoilt)
 
 
-def test_a_bit_of_a_result_that_flipped_is_found(copied):
+@pytest.mark.promise("flipped")
+def test_a_bit_of_a_result_that_flipped_is_found(copied, record_property):
     """Whatever bit it is, nothing else is read than what was written."""
     whole, numbers = result_file(copied).read_bytes(), read_record(result_file(copied))
     refused = 0
@@ -150,11 +151,13 @@ def test_a_bit_of_a_result_that_flipped_is_found(copied):
         except ValueError:
             refused += 1
     assert refused > 100
+    record_property("cases", 150)
     result_file(copied).write_bytes(whole.replace(b'"steps": ', b'"steps": 1'))
     with pytest.raises(ValueError, match="altered since it was written"):
         copied.is_finished(SPEC)
 
 
+@pytest.mark.promise("flipped")
 @pytest.mark.parametrize(
     "spoil",
     [lambda whole: b"", lambda whole: b"torch", lambda whole: whole[:-200], with_a_bit_flipped],
@@ -173,6 +176,7 @@ def test_weights_that_cannot_be_read_are_named(spoil, epoch, copied):
     copied.trained(SPEC).state(epoch)
 
 
+@pytest.mark.promise("disk")
 def test_a_full_disk_loses_nothing_that_is_finished(copied):
     """By the limit on a file's size, which fails as a full disk does."""
     resource = pytest.importorskip("resource")

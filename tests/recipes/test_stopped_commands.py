@@ -56,6 +56,7 @@ def is_running(pid):
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
@@ -93,6 +94,7 @@ def test_a_comparison_in_workers_that_is_stopped_again_and_again_ends_as_one_tha
     assert found(tmp_path / "cut") == found(tmp_path / "whole")
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_a_worker_that_is_killed_ends_the_command_in_one_line_and_what_is_saved_is_kept(tmp_path):

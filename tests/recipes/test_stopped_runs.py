@@ -162,6 +162,7 @@ def torn(path, file, length=0.5):
     path.write_bytes(content[: int(len(content) * length)])
 
 
+@pytest.mark.promise("damaged")
 def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_before_it(whole, stopped, tmp_path, capsys):
     folder = shutil.copytree(stopped[0], tmp_path / "run")
     saved = folder / "runs/small/trial-1"
@@ -178,6 +179,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_befor
     assert not [path for path in saved.iterdir() if "ckpt" in path.name]
 
 
+@pytest.mark.promise("damaged")
 @pytest.mark.parametrize("length", [0.01, 0.3, 0.7, 0.999])
 def test_where_all_are_torn_the_error_is_one_line_that_names_them(length, tmp_path):
     checkpoint = {"global_step": 3, "state_dict": {}, "loops": {}, "optimizer_states": [], "callbacks": {}}
@@ -189,6 +191,7 @@ def test_where_all_are_torn_the_error_is_one_line_that_names_them(length, tmp_pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.promise("damaged")
 def test_a_checkpoint_of_another_network_is_named(stopped, tmp_path, capsys):
     folder = shutil.copytree(stopped[0], tmp_path / "run")
     file = folder / "runs/small/trial-1/epoch=1.ckpt"
@@ -203,6 +206,7 @@ def test_a_checkpoint_of_another_network_is_named(stopped, tmp_path, capsys):
     assert file.exists()
 
 
+@pytest.mark.promise("killed saving")
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     writer, file = WholeFiles(), tmp_path / "new" / "epoch=1.ckpt"
     writer.save_checkpoint({"value": torch.ones(3)}, file)

@@ -255,6 +255,7 @@ def test_an_output_that_cannot_be_written_to_is_refused_before_any_work(compared
         assert "output" in error
 
 
+@pytest.mark.promise("disk")
 def test_a_disk_that_gets_full_is_told_in_one_line_and_nothing_is_left(compared, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
