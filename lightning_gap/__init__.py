@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .callbacks import SharpnessAwareMinimization as SharpnessAwareMinimization
     from .callbacks import SharpnessMonitor as SharpnessMonitor
     from .callbacks import StabilityTraining as StabilityTraining
+    from .callbacks import StopOnNaN as StopOnNaN
     from .callbacks import WeightDistanceMonitor as WeightDistanceMonitor
     from .callbacks import landscape as landscape
     from .data import BatchPlan as BatchPlan
@@ -72,6 +73,7 @@ __all__ = [
     "SharpnessAwareMinimization",
     "SharpnessMonitor",
     "StabilityTraining",
+    "StopOnNaN",
     "WeightDistanceMonitor",
     "landscape",
     "restore_batch_norm",

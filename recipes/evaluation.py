@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,9 +17,10 @@ from lightning_gap.functional import (
     BatchNormMode,
     DatasetLoss,
     UndefinedSharpnessError,
-    along_line,
+    WeightPoints,
     batch_statistics,
     epsilon_name,
+    evaluate_points,
     recomputed_statistics,
     sharpness_profile,
 )
@@ -69,30 +70,24 @@ def measure(
     }
 
 
-def evaluate_along_line(
-    recipe: Recipe,
-    data: ClassificationData[Any],
-    start: Mapping[str, Tensor],
-    end: Mapping[str, Tensor],
-    alphas: Sequence[float],
-) -> dict[str, list[tuple[float, float]]]:
-    """Loss and accuracy of both splits between two trained networks, BatchNorm by the statistics of each chunk.
+def at_points(recipe: Recipe, data: ClassificationData[Any], points: WeightPoints) -> dict[str, dict[str, list[float]]]:
+    """Loss and accuracy of both splits at points of weight space, BatchNorm by the statistics of each chunk.
 
     Args:
         recipe: `ready_to_measure`; it keeps its weights.
         data: Its data, of which each split gives ``recipe.sharpness_samples`` at most.
-        start: The network's `state_dict` at alpha 0.
-        end: The same at alpha 1.
-        alphas: Where to evaluate.
+        points: Where.
     """
     chunk, most = recipe.evaluation_chunk, recipe.sharpness_samples
+    splits = {name: list(as_the_weights_are(recipe, data.evaluation(name, chunk, most))) for name in ("train", "test")}
+    found = evaluate_points(recipe.network, points, _loss_and_accuracy, splits, batch_norm="batch")
+    return {split: dict(values) for split, values in found.values.items()}
 
-    def both_splits() -> dict[str, tuple[float, float]]:
-        return {split: evaluate(recipe, data.evaluation(split, chunk, most)) for split in ("train", "test")}
 
-    with batch_statistics(recipe):
-        points = along_line(recipe.network, start, end, alphas, both_splits)
-    return {split: [point[split] for point in points] for split in points[0]}
+def _loss_and_accuracy(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    scores = network(batch[0])
+    right = (scores.argmax(dim=1) == batch[1]).to(scores).mean()
+    return {"loss": cross_entropy(scores, batch[1]), "accuracy": right}
 
 
 def evaluate(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:

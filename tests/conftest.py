@@ -2,6 +2,7 @@ import gc
 import logging
 import os
 
+import promises
 import torch
 from hypothesis import settings
 
@@ -15,6 +16,24 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 gc.disable()  # a fifth of the time of the imports to come
+
+
+def pytest_collection_modifyitems(items):
+    """A test tells in its report which promises it shows, so that the process which started it knows."""
+    for item in items:
+        for mark in item.iter_markers("promise"):
+            for key in mark.args:
+                assert key in promises.PROMISES, f"{item.nodeid}: no promise {key!r} in tests/promises.py"
+                item.user_properties.append(("promise", key))
+
+
+def pytest_terminal_summary(terminalreporter):
+    ended = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    called = [report for report in ended if report.when == "call" or report.failed]
+    if any(name == "promise" for report in called for name, _ in report.user_properties):
+        terminalreporter.section("Promises, and how many cases kept them")
+        for line in promises.table(called):
+            terminalreporter.write_line(line)
 
 
 def pytest_collection_finish(session):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from contract.registry import REGISTRY
+from promises import PROMISES
 
 import lightning_gap
 
@@ -77,3 +78,9 @@ def test_readme_links_every_card():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for card in (ROOT / "docs" / "methods").glob("*.md"):
         assert f"docs/methods/{card.name}" in readme
+
+
+def test_every_promise_is_shown_by_a_test():
+    files = (file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    shown = {key for text in files for key in re.findall(r'@pytest\.mark\.promise\("([^"]+)"\)', text)}
+    assert shown == PROMISES.keys()

@@ -21,4 +21,5 @@ from .resume_exactly import ResumeExactly as ResumeExactly
 from .sharpness import SharpnessMonitor as SharpnessMonitor
 from .sharpness_aware import SharpnessAwareMinimization as SharpnessAwareMinimization
 from .stability import StabilityTraining as StabilityTraining
+from .stop_on_nan import StopOnNaN as StopOnNaN
 from .weight_distance import WeightDistanceMonitor as WeightDistanceMonitor

@@ -61,6 +61,11 @@ class UnitCounts:
     def check_first(self, batch: Any, index: int) -> None:
         """Refuse a first batch that cannot be counted, or is not as large as the loader says."""
         units = self._units_in(batch, index) if self._unit == "tokens" else 0.0
+        if self._count_tokens is not None and units == 0:
+            raise ValueError(
+                "count_tokens found 0 tokens in the first batch, so that the schedule would not move on; return the "
+                "number of tokens of the batch"
+            )
         if self.plan is not None:
             return
         found, stated = run_of(self._trainer).accumulation.counter.samples(), micro_batch_size(self._trainer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,7 +27,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an archive of another kind, which is refused
-            return torch.load(path, map_location="cpu", weights_only=True)
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        check_bytes(path)
+        return stored
     except Exception as error:  # of whatever type the bytes lead to
         foreign = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))
         if foreign is not None:
@@ -39,6 +42,23 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
                 "it is damaged, not written by torch.save, or it holds objects other than tensors and plain values"
             ) from error
         raise ValueError(f"it is damaged or was not written by torch.save ({short_error(error)})") from error
+
+
+def check_bytes(path: str | os.PathLike[str]) -> None:
+    """Compare a file with the checksums that `torch.save` wrote into it, which `torch.load` does not look at.
+
+    Raises:
+        ValueError: If a part of it is not as it was saved. A file of the format before 2020 has none, and is passed.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+    except Exception as error:  # of whatever type the bytes lead to
+        raise ValueError(f"it is damaged ({short_error(error)})") from error
+    if altered is not None:
+        raise ValueError(f"it was altered since it was saved: the checksum of its part {altered!r} is another")
 
 
 def short_error(error: BaseException, most: int = 160) -> str:

@@ -22,7 +22,7 @@ from ..recipe import Recipe
 from ..runner.checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
 from ..runner.plan import Plan
 from ..runner.trainer import make_trainer
-from ..runner.whole_files import save_whole
+from ..runner.whole_files import load_whole, save_whole
 
 EVALUATED = 4096  # training samples that a branch's loss is the mean over
 
@@ -51,7 +51,7 @@ class Fork:
             ValueError: If it cannot be read.
         """
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = load_whole(file, map_location="cpu")
             return cls(found["step"], found["samples"], found["state"], GradientNoise(**found["noise"]))
         except Exception as error:  # of whatever type the bytes lead to
             raise ValueError(f"{str(file)!r} cannot be read ({error}); delete it to train up to there again") from error

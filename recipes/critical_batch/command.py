@@ -48,7 +48,7 @@ def find_critical_batch(
         soft_wrap=True,
     )
     found = []
-    with locked(plan.output):
+    with locked(plan.output), console.status("training"):
         for told in search(plan, asked):
             if isinstance(told, Found):
                 found.append(told)

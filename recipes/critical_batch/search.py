@@ -13,7 +13,8 @@ from lightning_gap.functional import largest_harmless_factor
 from lightning_gap.functional._validation import each, real_number, whole_number
 
 from ..runner.plan import Plan
-from ..runner.whole_files import write_whole
+from ..runner.records import read_record
+from ..runner.whole_files import write_record
 from .branching import Fork, branch, train_up_to
 
 
@@ -44,7 +45,7 @@ class Search:
         """With what was left open filled in: branches of a tenth of the run, of the largest batch at least 4 steps.
 
         Raises:
-            ValueError: Names the option, its value and the fix.
+            ValueError: If an option is out of range, or a branch would outlast the run.
         """
         shares = each("at", at, lambda name, share: real_number(name, share, above=0, below=1))
         chosen = each("factors", factors, whole_number)
@@ -72,6 +73,15 @@ class Search:
                 "or fewer factors"
             )
         long = max(4, round(wanted / largest)) * largest
+        if shares[-1] * run + long > run:
+            raise ValueError(
+                f"at={shares[-1]:g} leaves {run - round(shares[-1] * run):,} samples of the run, fewer than the "
+                f"{long:,} of a branch, whose learning rate would then be that of no run; branch at most at "
+                f"{math.floor(1000 * (1 - long / run)) / 1000:g}, or use fewer samples or factors"
+                if long < run
+                else f"branches of {long:,} samples are no shorter than the run of {run:,}; use fewer samples or "
+                "factors, or more epochs"
+            )
         tolerance = real_number("tolerance", tolerance, at_least=0)
         steps = {share: max(1, round(share * total)) for share in shares}
         return cls(tuple(shares), tuple(chosen), long, tolerance, run, steps)
@@ -107,8 +117,8 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
     _check_folder(plan, asked)
     files = {step: plan.output / f"fork-{step}.pt" for step in asked.steps.values()}
     if not all(file.exists() for file in files.values()):
+        yield f"training the small batch for {max(files):,} steps, with its noise scale where it branches"
         train_up_to(plan, files)
-        yield f"trained the small batch for {max(files)} steps"
     for share, step in asked.steps.items():
         fork = Fork.load(files[step])
         losses = dict[int, tuple[float, ...]]()
@@ -118,7 +128,7 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
                 file = plan.output / f"branch-{step}-{factor}-{trial}.json"
                 if not file.exists():
                     loss = branch(plan, fork, factor, asked.samples, trial=trial)
-                    write_whole(file, json.dumps({"loss": loss}))
+                    write_record(file, {"loss": loss})
                     yield f"step {step}, batch x {factor}, trial {trial + 1}: loss {loss:.4f}"
                 by_trial.append(_loss(file))
             losses[factor] = tuple(by_trial)
@@ -140,13 +150,13 @@ def _check_folder(plan: Plan, asked: Search) -> None:
     terms = json.loads(json.dumps(terms, default=str))
     file = plan.output / "critical-batch.json"
     if not file.exists():
-        write_whole(file, json.dumps(terms, indent=1))
+        write_record(file, terms)
         return
     try:
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = read_record(file)
     except ValueError as error:
         raise ValueError(f"{str(file)!r} cannot be read ({error}); choose another --output") from error
-    differs = [name for name, value in terms.items() if not isinstance(there, dict) or there.get(name) != value]
+    differs = [name for name, value in terms.items() if there.get(name) != value]
     if differs:
         raise ValueError(
             f"output={str(plan.output)!r} holds branches made with other settings: {', '.join(differs)}; choose "
@@ -156,6 +166,6 @@ def _check_folder(plan: Plan, asked: Search) -> None:
 
 def _loss(file: Path) -> float:
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["loss"])
+        return float(read_record(file)["loss"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(file)!r} cannot be read ({error}); delete it to train this branch again") from error

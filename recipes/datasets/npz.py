@@ -73,9 +73,10 @@ def _part(
 def _array(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> NDArray[Any]:
     try:
         return arrays[key]
-    except ValueError as error:  # an array of objects, or a header that damage has changed
+    except (ValueError, MemoryError) as error:  # an array of objects, or a header that damage has changed
         raise ValueError(
-            f"{str(path)!r}: {key} cannot be read ({error}); the file is damaged, or save an array of whole numbers"
+            f"{str(path)!r}: {key} cannot be read ({error}); the file is damaged, or save whole numbers, no more than "
+            "memory holds"
         ) from None
 
 

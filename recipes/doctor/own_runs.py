@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..runner.records import read_record
 from .checkpoint import facts_of_checkpoint
 from .curves import read_curves
 from .facts import Facts, Reading, facts_of_curves
@@ -79,7 +79,7 @@ def _of_result(file: Path) -> dict[str, Reading]:
     if not file.is_file():
         return {}
     try:
-        seen = json.loads(file.read_text(encoding="utf-8"))
+        seen = read_record(file)
         size = Reading(float(seen["batch_size"]), f"{file.name}: batch_size")
         others = {name: name for name in ("base_batch_size", "steps", "epochs", "accumulate", "weight_decay")}
         others |= {"decay_in_gradient": "decay_in_gradient", "batch_norm": "batch_norms", "clip": "gradient_clip"}

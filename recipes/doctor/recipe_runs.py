@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..runner.records import read_record
 from ..runner.saved_settings import CONFIG, read_settings
 from .checkpoint import count_batch_norms
 from .curves import log_files, read_curves
@@ -139,12 +139,9 @@ def _layers(folder: Path) -> dict[str, Reading]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return read_record(file)
     except (ValueError, OSError) as error:
         raise _damaged(file, str(error)) from error
-    if not isinstance(found, dict):
-        raise _damaged(file, "it holds no names")
-    return found
 
 
 def _damaged(file: Path, why: str) -> ValueError:

@@ -6,18 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-
 from lightning_gap import weight_distance
 from lightning_gap.functional import (
     BatchNormMode,
     DatasetLoss,
     UndefinedCurvatureError,
     UndefinedSharpnessError,
-    WeightPoints,
     epsilon_name,
-    evaluate_points,
     hessian_eigenvalues,
     line_points,
     sharp_share,
@@ -26,7 +21,7 @@ from lightning_gap.functional import (
     subspace_sharpness,
 )
 
-from ..evaluation import Batch, as_the_weights_are, evaluate, evaluated_with, mean_loss, sharpness_in_percent
+from ..evaluation import Batch, as_the_weights_are, at_points, evaluate, evaluated_with, mean_loss, sharpness_in_percent
 from ..recipe import Recipe
 from ..runner.run_store import TrainedRun
 
@@ -163,27 +158,8 @@ def along_a_path(
         path: As `line_points` has it.
         alphas: Where.
     """
-    return at_points(one, one.recipe(), line_points(one.state(), other.state(), alphas, path=path))
-
-
-def at_points(run: TrainedRun, recipe: Recipe, points: WeightPoints) -> dict[str, dict[str, list[float]]]:
-    """Loss and accuracy of both splits at points of weight space, BatchNorm by the statistics of each chunk.
-
-    Args:
-        run: Whose samples, its recipe's ``sharpness_samples``.
-        recipe: Its recipe; it keeps its weights.
-        points: Where.
-    """
-    data, chunk, most = run.data(recipe), recipe.evaluation_chunk, recipe.sharpness_samples
-    splits = {name: list(as_the_weights_are(recipe, data.evaluation(name, chunk, most))) for name in ("train", "test")}
-    found = evaluate_points(recipe.network, points, _loss_and_accuracy, splits, batch_norm="batch")
-    return {split: dict(values) for split, values in found.values.items()}
-
-
-def _loss_and_accuracy(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    scores = network(batch[0])
-    right = (scores.argmax(dim=1) == batch[1]).to(scores).mean()
-    return {"loss": cross_entropy(scores, batch[1]), "accuracy": right}
+    recipe = one.recipe()
+    return at_points(recipe, one.data(recipe), line_points(one.state(), other.state(), alphas, path=path))
 
 
 def _samples(run: TrainedRun, recipe: Recipe) -> list[Batch]:

@@ -12,13 +12,12 @@ from typing import Any
 
 from lightning_gap.functional import connect, line_points, loss_barrier
 
-from ..evaluation import mean_loss
+from ..evaluation import at_points, mean_loss
 from ..reports.drawing import SERIES, blank, label, legend_below, line_with_band
 from ..reports.parts import Chart, Numbers, Part, Table
 from ..runner.measurement import Measurement
 from ..runner.run_store import RunSpec, TrainedRun
 from .experiment import Experiment, Findings
-from .measures import at_points
 from .scales import Choice
 
 PATHS = ("line", "bezier", "chain")
@@ -37,7 +36,7 @@ def between(one: TrainedRun, other: TrainedRun, *, path: Any, epochs: int) -> di
     """
     recipe, ends = one.recipe(), (one.state(), other.state())
     if path == "line":
-        return at_points(one, recipe, line_points(*ends, POSITIONS))
+        return at_points(recipe, one.data(recipe), line_points(*ends, POSITIONS))
     curve = connect(
         recipe.network,
         *ends,
@@ -48,7 +47,7 @@ def between(one: TrainedRun, other: TrainedRun, *, path: Any, epochs: int) -> di
         learning_rate=LEARNING_RATE,
         seed=one.spec.seed,
     )
-    return at_points(one, recipe, curve.points(POSITIONS))
+    return at_points(recipe, one.data(recipe), curve.points(POSITIONS))
 
 
 def pairs(choice: Choice, network: str) -> dict[str, list[tuple[RunSpec, RunSpec]]]:

@@ -26,11 +26,10 @@ def terms_of(experiment: Experiment, choice: Choice) -> dict[str, str]:
         f"{network} on {data}": _told([spec for spec in runs if (spec.network, spec.data) == (network, data)])
         for network, data in networks
     }
-    modes = dict.fromkeys(spec.hyperparameters.get("batch_norm", "running") for spec in runs)
-    if modes:
-        terms["accuracy"] = "of the final weights, dropout off, BatchNorm " + " or ".join(
-            _MODES[mode] for mode in modes
-        )
+    modes = dict.fromkeys(spec.hyperparameters["batch_norm"] for spec in runs if "batch_norm" in spec.hyperparameters)
+    if runs:
+        normalised = ", BatchNorm " + " or ".join(_MODES[mode] for mode in modes) if modes else ""
+        terms["accuracy"] = f"of the final weights, dropout off{normalised}"
     terms["spread"] = (
         "± sample standard deviation over seeds; [95 % interval] by Student's t, differences paired by seed"
     )

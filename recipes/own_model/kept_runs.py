@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..runner.records import read_record
 from ..runner.results_folder import locked
-from ..runner.whole_files import write_whole
+from ..runner.whole_files import write_record
 
 COMPARISON, RUN = "comparison.json", "result.json"
 
@@ -75,7 +76,7 @@ def kept_in(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
                     "settings, or choose a new folder"
                 )
         else:
-            write_whole(file, json.dumps(asked, indent=1))
+            write_record(file, asked)
         yield
 
 
@@ -99,14 +100,11 @@ def load(folder: Path) -> OwnRun | None:
 def save(run: OwnRun, folder: Path) -> None:
     """Keep a finished run, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / RUN, json.dumps(asdict(run), indent=1))
+    write_record(folder / RUN, asdict(run))
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no names")
+        return read_record(file)
     except ValueError as error:
         raise ValueError(f"{str(file)!r} is damaged ({error}); delete it, or choose a new folder") from error
-    return found

@@ -7,13 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..recipe_check import in_one_line
-from .whole_files import save_whole
+from .whole_files import load_whole, save_whole
 
 SAVED_EVERY = timedelta(minutes=5)
 ASKED_EVERY = 50  # steps; the answer must be the same on all processes, and to share it takes a millisecond
@@ -96,7 +95,7 @@ def _steps(path: Path) -> int | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an archive of another kind, which is refused
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            stored = load_whole(path, map_location="cpu", mmap=True)
         lacking = _HELD - stored.keys()
         return (
             f"no checkpoint of a run: without {', '.join(sorted(lacking))}" if lacking else int(stored["global_step"])

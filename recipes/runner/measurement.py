@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .notes import versions
+from .records import read_record
 from .run_store import RunSpec, RunStore, digest
-from .whole_files import write_whole
+from .whole_files import write_record
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Measurement:
     def is_made(self, store: RunStore) -> bool:
         """Whether it is there, and of these runs as they are now: one that was made anew may have other numbers."""
         try:
-            there = json.loads(self.file(store).read_text(encoding="utf-8"))["runs"]
+            there = read_record(self.file(store))["runs"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return bool(there == self._runs(store))
@@ -62,7 +63,7 @@ class Measurement:
         of: list[Any] = [store.trained(spec) for spec in self.of] or [store.data_dir]
         found = self.by(*of, **self.options)
         made = {"measured": self.described, "runs": self._runs(store), "versions": versions(), "found": found}
-        write_whole(self.file(store), json.dumps(made, indent=1))
+        write_record(self.file(store), made)
 
     def load(self, store: RunStore) -> Any:
         """What was found.
@@ -72,7 +73,7 @@ class Measurement:
         """
         file = self.file(store)
         try:
-            return json.loads(file.read_text(encoding="utf-8"))["found"]
+            return read_record(file)["found"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{str(file)!r} cannot be read ({error}); delete it to measure again") from error
 

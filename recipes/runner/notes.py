@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..hyperparameters import steps_by_epoch
 from ..recipe import Recipe
@@ -28,7 +29,12 @@ def table_notes(plan: Plan) -> str:
     data = plan.data(first, settings.seed)
     held_out = f"{len(data.validation):,} validation (drawn with seed 0)" if len(data.validation) else "no validation"
     kind = plan.recipe_class  # what its signature does not name has the class's value
-    used = {"batch_norm": kind.batch_norm, "evaluation_chunk": kind.evaluation_chunk, **settings.hyperparameters}
+    normalises = any(isinstance(layer, _BatchNorm) for layer in first.modules())
+    used = {
+        "batch_norm": normalises and kind.batch_norm,
+        "evaluation_chunk": kind.evaluation_chunk,
+        **settings.hyperparameters,
+    }
     used["channels_last"] = first.channels_last  # which narrow layers turn off
     given = {k: value for k, value in used.items() if value and value != "none" and k not in _OF_REGIMES}
     regimes = [f"{name}: {told}; " for name, found in recipes.items() if (told := _changes(found))]
@@ -41,13 +47,13 @@ def table_notes(plan: Plan) -> str:
         + f"seeds {', '.join(str(settings.seed + trial) for trial in range(settings.trials))}, every regime of a trial "
         "from the same initial weights.",
         "Mean ± sample standard deviation over the trials." * (settings.trials > 1),
-        "Batch sizes, epochs, steps and the learning rate are those seen in the run. Accuracies of the final weights, "
-        "BatchNorm by the statistics that batch_norm names.",
+        "Batch sizes, epochs, steps and the learning rate are those seen in the run. Accuracies of the final weights"
+        + (", BatchNorm by the statistics that batch_norm names." if normalises else "."),
         "Gap to small in percentage points, positive where small is better, its 95 % interval paired by trial (t), and "
         "the share of large's gap that is brought back." * ("small" in recipes and len(recipes) > 1),
         "Sharpness in percent: Metric 2.1 in the full space, corner ascent of at most 7 evaluations, "
-        f"{min(len(data.train), first.sharpness_samples):,} training samples as they are, dropout off, running "
-        "statistics, or (batch BN) those of each evaluation_chunk.",
+        f"{min(len(data.train), first.sharpness_samples):,} training samples as they are, dropout off"
+        + (", running statistics, or (batch BN) those of each evaluation_chunk." if normalises else "."),
         f"Seconds of training, monitors included, on {plan.device.type}, {threads} thread{'s' * (threads > 1)}"
         + f", {plan.trainer.world_size} processes" * (plan.trainer.world_size > 1)
         + f", {settings.workers} runs side by side" * (settings.workers > 1)

@@ -10,15 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 import yaml
 
+from ..recipe_check import in_one_line
 from .checkpoints import newest_checkpoint
 from .edited_file import edited
 from .plan import Plan
 from .run_result import RESULT, WEIGHTS, RunResult
 from .saved_settings import CONFIG
-from .whole_files import write_whole
+from .whole_files import load_whole, write_whole
 
 LOCK, FILE = ".lock", "recipe.py"
 _MAY_CHANGE = {"regimes", "trials", "workers", "data_dir", "download", "num_workers", "output", "resume"}
@@ -145,10 +145,10 @@ def _check_files(plan: Plan) -> None:
             continue
         RunResult.load(run.result, plan.settings.epsilon)
         try:
-            torch.load(run.folder / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+            load_whole(run.folder / WEIGHTS, map_location="cpu", mmap=True)
         except Exception as error:  # of whatever type the bytes lead to
             raise ValueError(
-                f"the weights {str(run.folder / WEIGHTS)!r} cannot be read ({type(error).__name__}); delete "
+                f"the weights {str(run.folder / WEIGHTS)!r} cannot be read ({in_one_line(error)}); delete "
                 f"{str(run.result)!r} to train that run again, or choose a new --output"
             ) from error
 

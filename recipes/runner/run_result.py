@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lightning_gap.functional import epsilon_name
 
-from .whole_files import write_whole
+from .records import read_record
+from .whole_files import write_record
 
 RESULT, WEIGHTS = "outcome.json", "weights.pt"
 
@@ -61,7 +61,7 @@ class RunResult:
         """
         names = {epsilon_name(e) for e in epsilon}
         try:
-            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**read_record(path))
             for field in fields(cls):
                 value = getattr(found, field.name)
                 numbers = [value]
@@ -79,4 +79,4 @@ class RunResult:
 
     def save(self, path: Path) -> None:
         """Write as JSON, all or nothing: a file that exists is a finished run."""
-        write_whole(path, json.dumps(asdict(self), indent=2))
+        write_record(path, asdict(self))

@@ -21,12 +21,13 @@ from .checkpoints import remove_checkpoints
 from .kept_weights import kept_weights
 from .notes import versions
 from .plan import Plan, Run
+from .records import read_record
 from .run_result import WEIGHTS, RunResult
 from .settings import Settings
 from .trainer import check_trainer
 from .training import train
 from .watch import progress_bar
-from .whole_files import write_whole
+from .whole_files import load_whole, write_record
 
 SPEC = "run.json"
 
@@ -123,7 +124,7 @@ class RunStore:
         if not (folder / SPEC).exists():
             return False
         try:
-            there = json.loads((folder / SPEC).read_text(encoding="utf-8"))["run"]
+            there = read_record(folder / SPEC)["run"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{str(folder / SPEC)!r} cannot be read ({error}); delete that folder") from error
         if there != spec.described:
@@ -149,7 +150,7 @@ class RunStore:
             remove_checkpoints(folder)  # from there on the weights before could not be kept
         if not (folder / SPEC).exists():  # else it goes on with what it began with
             made = {"run": spec.described, "versions": versions(), "threads": torch.get_num_threads()}
-            write_whole(folder / SPEC, json.dumps(made, indent=1))
+            write_record(folder / SPEC, made)
         train(self.plan(spec), self._run(spec), progress_bar(shown=False) if bar is None else bar)
 
     def plan(self, spec: RunSpec) -> Plan:
@@ -162,7 +163,7 @@ class RunStore:
 
     def threads(self, spec: RunSpec) -> str:
         """CPU threads that a run began with."""
-        found = json.loads((self.run_folder(spec) / SPEC).read_text(encoding="utf-8"))
+        found = read_record(self.run_folder(spec) / SPEC)
         return str(found.get("threads", "not recorded"))
 
     def fingerprint(self, spec: RunSpec) -> str:
@@ -233,7 +234,7 @@ class TrainedRun:
 
     def _load(self, file: Path) -> Any:
         try:
-            return torch.load(file, map_location=self.plan.device, weights_only=True)
+            return load_whole(file, map_location=self.plan.device)
         except Exception as error:  # torch raises whatever the damage leads to
             told = " ".join(str(error).split())[:200]
             raise ValueError(

@@ -15,16 +15,17 @@ from rich.console import Console
 from rich.table import Column as ShownColumn
 from rich.table import Table
 
-from lightning_gap.functional import epsilon_name
+from lightning_gap.functional import epsilon_name, line_points
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
 from lightning_gap.logging.tables import Row, cells
 
-from ..evaluation import evaluate_along_line, ready_to_measure
+from ..evaluation import at_points, ready_to_measure
 from ..gap import Gap, gaps, recovered, what_to_look_at
 from .comparison_logs import log_comparison
 from .notes import table_notes
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
+from .whole_files import load_whole
 
 Results = Mapping[str, Mapping[int, RunResult]]  # by regime and seed
 
@@ -128,17 +129,15 @@ def _first_two(plan: Plan, results: Results) -> list[Run]:
 
 def parametric(plan: Plan, first: Run, second: Run) -> Any:
     """Loss and accuracy on the line through the solutions of two runs, as a figure."""
-    start, end = (
-        torch.load(run.folder / WEIGHTS, weights_only=True, map_location=plan.device) for run in (first, second)
-    )
+    start, end = (load_whole(run.folder / WEIGHTS, map_location=plan.device) for run in (first, second))
     recipe = plan.recipe(first.regime, first.seed)
     ready_to_measure(recipe, plan.device)
     alphas = torch.linspace(-1, 2, 25).tolist()
-    points = evaluate_along_line(recipe, plan.data(recipe, first.seed), start, end, alphas)
+    points = at_points(recipe, plan.data(recipe, first.seed), line_points(start, end, alphas))
     return parametric_figure(
         alphas,
-        {split: [loss for loss, _ in found] for split, found in points.items()},
-        {split: [accuracy for _, accuracy in found] for split, found in points.items()},
+        {split: found["loss"] for split, found in points.items()},
+        {split: found["accuracy"] for split, found in points.items()},
         ends=(first.regime, second.regime),
         title=f"{plan.settings.recipe} on {plan.settings.data}, seed {first.seed}; BatchNorm by statistics of chunks "
         f"of up to {recipe.evaluation_chunk:,}",

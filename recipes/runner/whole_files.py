@@ -1,14 +1,17 @@
-"""Files that are written all or nothing: beside the file, then renamed."""
+"""Files that are written all or nothing, beside the file and then renamed, and read only as they were written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_gap.trainer.checkpoint_file import check_bytes
+
 from ..recipe_check import in_one_line
+from .records import record
 
 
 def save_whole(content: Any, file: Path) -> None:
@@ -18,6 +21,30 @@ def save_whole(content: Any, file: Path) -> None:
         OSError: As `write_whole`.
     """
     _whole(file, lambda partial: torch.save(content, partial))
+
+
+def load_whole(file: Path, **options: Any) -> Any:
+    """What `save_whole` saved, tensors and plain values only.
+
+    Args:
+        file: The file.
+        options: Of `torch.load`.
+
+    Raises:
+        ValueError: If a bit of it is not as it was saved.
+        Exception: Whatever torch raises of a file that is no such file.
+    """
+    check_bytes(file)
+    return torch.load(file, weights_only=True, **options)
+
+
+def write_record(file: Path, content: Mapping[str, Any]) -> None:
+    """Write names and values for `read_record`.
+
+    Raises:
+        OSError: As `write_whole`.
+    """
+    write_whole(file, record(content))
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -329,6 +329,7 @@ def refused(message, callback, *others, loader=None, module=None, validation=Non
     assert trainer.global_step == 0
 
 
+@pytest.mark.promise("schedule")
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -342,6 +343,7 @@ def test_a_schedule_that_is_none_is_refused(schedule, message):
         BatchSizeScheduler(schedule)
 
 
+@pytest.mark.promise("schedule")
 def test_sizes_that_cannot_work_are_refused_before_the_first_step():
     refused("a batch of 96 samples is larger than the 48 samples", BatchSizeScheduler({0: 8, 3: 96}))
     refused("a batch of 9 cannot be shared equally", BatchSizeScheduler({0: 8, 3: 9}), accumulate_grad_batches=2)
@@ -365,6 +367,7 @@ def test_sizes_that_cannot_work_are_refused_before_the_first_step():
         BatchSizeScheduler({0: 8}, max_micro_batch=0)
 
 
+@pytest.mark.promise("schedule")
 def test_a_milestone_after_the_run_is_told():
     with pytest.warns(UserWarning, match=r"changes the batch size at epoch 9, and the run has max_epochs=2"):
         tiny.trainer(BatchSizeScheduler({0: 8, 9: 16}), max_epochs=2).fit(tiny.TinyClassifier(), tiny.loader(48))
@@ -455,6 +458,7 @@ def test_whatever_else_sets_the_batch_is_refused():
     refused("works where Lightning accumulates", BatchSizeScheduler(schedule), module=Manual())
 
 
+@pytest.mark.promise("schedule")
 def test_a_ghost_that_a_later_batch_cannot_hold_is_refused_at_the_start():
     refused(
         "ghost_batch_size=16 is larger than the batch of 8 samples",

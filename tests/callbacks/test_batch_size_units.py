@@ -311,6 +311,7 @@ def padded(rows):
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
+@pytest.mark.promise("schedule")
 @pytest.mark.parametrize(
     ("run", "message"),
     [
@@ -356,6 +357,10 @@ def padded(rows):
         (lambda: BatchSizeScheduler("0:8"), "unit='epochs'"),
         (lambda: BatchSizeScheduler({0: 8}, unit="steps", count_tokens=len), "count_tokens is for unit='tokens'"),
         (lambda: BatchSizeScheduler({0: 8}, unit="tokens", count_tokens=3), "count_tokens"),
+        (
+            lambda: fit({0: 4}, make_loader("memory"), unit="tokens", count_tokens=lambda batch: 0),
+            "count_tokens found 0 tokens in the first batch",
+        ),
         (lambda: BatchSizeScheduler(8, unit="tokens"), "schedule must be .* got 8"),
     ],
 )

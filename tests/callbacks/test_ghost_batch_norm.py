@@ -309,6 +309,7 @@ def test_networks_among_the_hyperparameters_of_a_checkpoint_are_plain(tmp_path):
     assert tiny.same(loaded.state_dict(), saved["state_dict"])
 
 
+@pytest.mark.promise("ghost size")
 def test_a_ghost_larger_than_the_batch_is_refused_before_the_first_step():
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -398,6 +399,7 @@ def test_the_only_loader_of_a_dict_or_list_tells_what_it_tells_by_itself(collect
         tiny.trainer(GhostBatchNormSwap(4)).fit(TakesAny(), collect(tiny.loader(33)))
 
 
+@pytest.mark.promise("ghost size")
 @pytest.mark.parametrize(("samples", "batch_size", "size"), [(48, 16, 5), (50, 16, 4)])
 def test_a_leftover_is_refused_before_the_first_step_where_it_is_to_be_an_error(samples, batch_size, size):
     module = tiny.TinyClassifier()
@@ -436,6 +438,7 @@ def test_a_last_batch_that_leaves_a_ghost_of_one_trains(leftover):
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
 
 
+@pytest.mark.promise("ghost size")
 def test_a_ghost_of_one_sample_without_positions_is_refused_before_a_step():
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -554,6 +557,7 @@ def test_sync_batch_norm_is_refused_with_what_to_do():
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.promise("ghost size")
 @pytest.mark.parametrize("size", [0, -1, True, 2.5, "32", float("nan"), None])
 def test_a_size_that_is_no_count_is_refused_at_construction(size):
     with pytest.raises(ValueError, match=rf"ghost_batch_size must be a whole number of samples.*got {size!r}; try 128"):
@@ -669,6 +673,7 @@ class Steps(Callback):
         self.count = trainer.global_step
 
 
+@pytest.mark.promise("ghost size")
 @pytest.mark.parametrize(
     ("make_loader", "more"),
     [

@@ -2,7 +2,10 @@
 
 import copy
 import math
+import subprocess
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +183,7 @@ def state_of(kept):
     return str(kept if isinstance(kept, np.ndarray) else vars(kept) if kept else None)
 
 
+@pytest.mark.promise("trace")
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("kind", STATES)
 def test_a_run_with_all_monitors_ends_as_without_them_whatever_a_step_keeps(kind):
@@ -603,6 +607,7 @@ class NeedsMemory(tiny.Validated):
         return super().training_step(batch, batch_idx)
 
 
+@pytest.mark.promise("memory")
 @pytest.mark.parametrize("most", [4, 0])
 def test_memory_that_runs_out_halves_the_chunks_three_times_and_never_ends_a_run(most):
     """From 32 by halves down to four samples, or to no value; the gap is measured alike."""
@@ -622,12 +627,55 @@ def test_memory_that_runs_out_halves_the_chunks_three_times_and_never_ends_a_run
     assert all(math.isfinite(value) == bool(most) for value in values)
 
 
+LIMITED = """
+import resource, sys, warnings
+sys.path.insert(0, {tests!r})
+import tiny
+import torch
+from lightning.pytorch import Callback
+from lightning_gap import SharpnessMonitor
+
+class Limited(Callback):
+    def on_train_epoch_end(self, *rest):
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, resource.RLIM_INFINITY))
+
+class Wide(tiny.TinyClassifier):
+    def training_step(self, batch, batch_idx):
+        if not self.training:
+            torch.ones(2**29).sum()  # two GiB
+        return super().training_step(batch, batch_idx)
+
+ends = []
+for added in ([], [Limited(), SharpnessMonitor(samples=16, chunk_size=16)]):
+    module = Wide()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tiny.trainer(*added, max_epochs=1).fit(module, tiny.loader())
+    ends.append(tiny.state_of(module))
+assert tiny.same(*ends)
+assert any("logged as NaN: memory ran out" in str(warning.message) for warning in told)
+print("as without")
+"""
+
+
+@pytest.mark.promise("memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
+@pytest.mark.slow
+def test_memory_that_really_runs_out_does_not_end_the_run(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(LIMITED.format(tests=str(Path(__file__).parents[1])))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout.endswith("as without\n"), done.stderr
+
+
 class NothingForSome(tiny.Validated):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         return None if self.global_step and not self.training and batch_idx == 1 else loss
 
 
+@pytest.mark.promise("nan measured")
 def test_a_chunk_without_a_loss_is_nan_with_the_reason_and_the_run_goes_on():
     trainer = tiny.trainer(*monitors())
     with pytest.warns(UserWarning, match="is logged as NaN: training_step gave no loss but None"):
@@ -636,6 +684,7 @@ def test_a_chunk_without_a_loss_is_nan_with_the_reason_and_the_run_goes_on():
     assert all(math.isnan(float(trainer.callback_metrics[key])) for key in (*LOSS, "gap/loss"))
 
 
+@pytest.mark.promise("nan measured")
 def test_a_run_that_begins_with_nan_is_logged_as_nan_and_not_taken_for_random():
     class Diverged(tiny.Validated):
         def training_step(self, batch, batch_idx):

@@ -90,6 +90,7 @@ class Slow(tiny.Validated):
         return super().training_step(batch, batch_idx)
 
 
+@pytest.mark.promise("slow")
 def test_a_slow_measurement_waits_until_its_share_of_the_time_allows_it(tmp_path, monkeypatch):
     """0.3 s a measurement against 0.15 s an epoch, a share of one half: every fourth epoch or so, and the last."""
     monkeypatch.setattr(_schedule, "FREE_SECONDS", 0.0)

@@ -232,6 +232,7 @@ def test_a_training_step_that_needs_gradients_can_be_measured():
         assert watch.values[0][0] > 0
 
 
+@pytest.mark.promise("nan measured")
 def test_a_diverged_run_goes_on_and_its_sharpness_is_missing():
     class Diverges(tiny.TinyClassifier):
         def training_step(self, batch, batch_idx):
@@ -244,6 +245,7 @@ def test_a_diverged_run_goes_on_and_its_sharpness_is_missing():
     assert math.isnan(float(trainer.callback_metrics["sharpness/full_eps1e-3"]))
 
 
+@pytest.mark.promise("nan measured")
 @pytest.mark.parametrize(("beyond", "logged"), [(math.inf, "inf"), (math.nan, "nan")])
 def test_a_box_that_is_not_finite_is_logged_as_such_with_one_warning(beyond, logged):
     def loss_fn(module, batch):
@@ -418,6 +420,7 @@ def test_a_parameter_that_is_not_trained_is_not_moved():
     assert watch.values[0][0] > 0
 
 
+@pytest.mark.promise("exception")
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("failing", range(1, 12))
 def test_a_loss_that_fails_at_any_evaluation_leaves_the_weights_as_they_were(error, failing):

@@ -59,6 +59,7 @@ def fit(*callbacks, **options):
     return trainer, module
 
 
+@pytest.mark.promise("trace")
 @pytest.mark.parametrize("make", [SharpnessMonitor, GeneralizationGapMonitor])
 def test_everything_the_step_touches_is_as_without_the_monitor(make, tmp_path):
     logs = [tmp_path / "plain", tmp_path / "seen"]
@@ -76,6 +77,7 @@ def test_everything_the_step_touches_is_as_without_the_monitor(make, tmp_path):
     assert [(s.step, s.value) for s in scalars[0]] == [(s.step, s.value) for s in scalars[1]]
 
 
+@pytest.mark.promise("trace")
 @pytest.mark.parametrize("make", [SharpnessMonitor, GeneralizationGapMonitor])
 def test_random_numbers_go_on_as_without_the_monitor(make):
     after = []
@@ -92,6 +94,7 @@ class Snapshot(Callback):
         self.weights = tiny.state_of(pl_module)
 
 
+@pytest.mark.promise("exception")
 @pytest.mark.parametrize("failing", [1, 2, 5])
 def test_an_exception_while_measuring_leaves_the_module_as_it_was(failing):
     evaluations = []  # outside of the module, whose own state every evaluation finds as it was

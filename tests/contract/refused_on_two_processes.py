@@ -10,7 +10,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from torch.utils.data import DataLoader, IterableDataset
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_gap import (
     AdaptiveBatchSize,
@@ -25,6 +26,7 @@ from lightning_gap import (
     PiggybackWarmStart,
     ResumableLoader,
     SharpnessMonitor,
+    StopOnNaN,
     WeightDistanceMonitor,
 )
 from lightning_gap.data import RandomCrop
@@ -56,6 +58,13 @@ def planned(**options):
 
 def batches(samples):
     return DataLoader(tiny.dataset(samples), batch_size=8)
+
+
+def with_one_nan(at):
+    inputs, targets = tiny.dataset().tensors
+    if at is not None:
+        inputs[at] = torch.nan
+    return TensorDataset(inputs, targets)
 
 
 def callbacks(make):
@@ -138,6 +147,9 @@ CASES = {
     "whether validation loaders have a length is [True] on rank 0, [True, True] on rank 1": other(
         val=lambda r: [batches(8)] * (1 + r)
     ),
+    "ended by FloatingPointError after 2 steps with finite weights": other(
+        callbacks=lambda r: [StopOnNaN()], train=lambda r: DataLoader(with_one_nan(20 if r else None), batch_size=8)
+    ),
     "ended with lr/scale 0.75": train(lambda r: DataLoader(tiny.dataset(24 << r), batch_size=4 << r)),  # 12 of 16
     "ended": other(
         callbacks=lambda r: [RATE(), ExactAccumulation(count), WeightDistanceMonitor()],
@@ -157,6 +169,9 @@ def fit(rank, callbacks=None, train=None, val=None, **options):
         trainer.fit(module, batches(48) if train is None else train, val)
     except ValueError as error:
         return f"{error} [after {trainer.global_step} steps]"
+    except FloatingPointError:
+        weights = "finite" if all(weight.isfinite().all() for weight in module.parameters()) else "spoilt"
+        return f"ended by FloatingPointError after {trainer.global_step} steps with {weights} weights"
     return f"ended with lr/scale {float(trainer.callback_metrics.get('lr/scale', 1))}"
 
 

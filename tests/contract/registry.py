@@ -28,6 +28,7 @@ from lightning_gap import (
     SharpnessAwareMinimization,
     SharpnessMonitor,
     StabilityTraining,
+    StopOnNaN,
     WeightDistanceMonitor,
 )
 from lightning_gap.functional import GeometricGrowth
@@ -123,6 +124,7 @@ REGISTRY = {
         keys=frozenset(),
     ),
     "ResumeExactly": Entry(lambda: ResumeExactly(), second=None, keys=frozenset()),
+    "StopOnNaN": Entry(lambda: StopOnNaN(), second=None, keys=frozenset()),
     "SharpnessMonitor": Entry(
         lambda: SharpnessMonitor(samples=20, chunk_size=8, max_time_share=None),
         second=lambda: SharpnessMonitor(samples=20, batch_norm="batch", suffix="_batch"),

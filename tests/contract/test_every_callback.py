@@ -66,6 +66,7 @@ def test_it_fits_and_training_changes_the_weights(name):
     assert not torch.equal(module.net[0].weight, tiny.Validated().net[0].weight)
 
 
+@pytest.mark.promise("loggers")
 def test_documented_keys_are_logged_and_no_others_by_no_logger_and_by_several(name, entry, tmp_path):
     loggers = [CSVLogger(tmp_path, name="", version=""), TensorBoardLogger(tmp_path, name="", version="")]
     trainer, _ = fit(entry.make(), logger=loggers)
@@ -87,6 +88,7 @@ def test_its_state_round_trips_and_loads_with_weights_only(name, entry, tmp_path
     assert str(other.state_dict()) == str(callback.state_dict()) == str(stored or {})
 
 
+@pytest.mark.promise("killed")
 def test_a_resumed_run_ends_as_the_uninterrupted_one(entry, tmp_path):
     """Not shuffled: what is tested is the callback, and a stock loader does not resume its order."""
 
@@ -179,11 +181,13 @@ def test_validate_and_test_do_not_mind_it(entry):
     trainer.validate(tiny.Validated(), tiny.loader(24, seed=2), verbose=False)
 
 
+@pytest.mark.promise("trace")
 @pytest.mark.parametrize("name", [name for name in REGISTRY if REGISTRY[name].is_monitor])
 def test_a_monitor_changes_no_bit_of_the_run(name):
     compare_runs(*once(None), *once(name))
 
 
+@pytest.mark.promise("trace")
 def test_all_monitors_together_change_no_bit_of_the_run():
     compare_runs(*once(None), *fit(*(entry.make() for entry in REGISTRY.values() if entry.is_monitor)))
 

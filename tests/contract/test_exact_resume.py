@@ -45,6 +45,7 @@ def run(request, tmp_path_factory):
     return folder, training.train(folder, workers=request.param), request.param
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.parametrize(("run", "step"), STEPS, indirect=["run"])
 def test_it_resumes_from_every_step(run, step):
     folder, whole, workers = run
@@ -123,10 +124,11 @@ def test_it_resumes_from_the_ends_of_epochs(tmp_path, at_the_end_of):
         assert_goes_on(whole, training.train(None, ckpt_path=tmp_path / f"step={step}.ckpt"), step)
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_process_resumes_to_the_same_end(whole, tmp_path, workers):
+def test_a_killed_process_resumes_to_the_same_end(whole, tmp_path, workers, record_property):
     chance, kills = random.Random(workers), 0
     for _ in range(60):
         process = subprocess.Popen([sys.executable, training.__file__, tmp_path, str(workers)])
@@ -144,5 +146,6 @@ def test_a_killed_process_resumes_to_the_same_end(whole, tmp_path, workers):
             assert path.stat().st_size > 0
     end = torch.load(tmp_path / "end.pt")
     assert kills >= 10
+    record_property("cases", kills)
     for part in ("weights", "optimizer", "scheduler"):
         assert tiny.same(whole[part], end[part])

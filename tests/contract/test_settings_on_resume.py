@@ -67,6 +67,7 @@ def resumed(tmp_path):
 PLAIN = {"base_batch_size": 16, "warmup_epochs": 1}
 
 
+@pytest.mark.promise("changed")
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -88,6 +89,7 @@ def test_another_scaling_is_refused(resumed, changed, message):
         resumed(LearningRateScaling(**PLAIN), LearningRateScaling(**PLAIN | changed))
 
 
+@pytest.mark.promise("changed")
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
@@ -154,6 +156,7 @@ def test_what_decides_nothing_may_change(resumed, first, second):
     assert resumed(first, second).current_epoch == 2
 
 
+@pytest.mark.promise("changed")
 def test_a_monitor_that_measures_otherwise_says_so(resumed):
     for first, second, message in (
         (SharpnessMonitor(1e-3, samples=16), SharpnessMonitor((1e-3, 5e-4), samples=16), "SharpnessMonitor's epsilon"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import processes
@@ -75,6 +76,35 @@ def assert_as_by_hand(ranks):
         assert all(map(torch.equal, rank["states"], statistics[0]["states"]))
 
 
+DIES = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import tiny
+from lightning_gap import LearningRateScaling, SharpnessMonitor
+
+class Dies(tiny.TinyClassifier):
+    def on_train_batch_end(self, *rest):
+        if self.global_step == 4 and self.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+monitor = SharpnessMonitor(samples=16, chunk_size=8)
+trainer = tiny.trainer(LearningRateScaling(8), monitor, strategy="ddp", devices=2, max_epochs=1000)
+trainer.fit(Dies(), tiny.loader())
+"""
+
+
+@pytest.mark.promise("rank dies")
+def test_where_one_process_is_killed_the_other_ends_too(tmp_path, record_property):
+    script = tmp_path / "script.py"
+    script.write_text(DIES.format(tests=str(Path(__file__).parents[1])))
+    begun = time.monotonic()
+    with pytest.raises(AssertionError, match="RuntimeError"):  # of the one that is left
+        processes.run(script)
+    seconds = time.monotonic() - begun
+    assert seconds < 60  # the figure that is promised
+    record_property("figure", f"{seconds:.0f} s from the start until both had ended")
+
+
 @pytest.mark.slow  # that all processes are told is tested below
 def test_a_script_whose_fit_cannot_be_right_ends_on_both_processes():
     """Lightning starts the second."""
@@ -93,6 +123,7 @@ def told(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.promise("ranks disagree")
 @pytest.mark.parametrize("case", different.CASES)
 def test_processes_that_were_given_something_different_are_refused_before_the_first_step(told, case):
     for rank in told:

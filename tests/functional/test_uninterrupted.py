@@ -201,15 +201,18 @@ def left_behind(manage, monkeypatch):
 
     cut, left = interrupt_at_many_instants(monkeypatch, work, check, instants=300)
     assert cut > 5
-    return left
+    return left, cut
 
 
-def test_no_instant_leaves_a_change_behind(monkeypatch):
-    assert left_behind(uninterrupted_exit, monkeypatch) == 0
+@pytest.mark.promise("interrupt")
+def test_no_instant_leaves_a_change_behind(monkeypatch, record_property):
+    left, cut = left_behind(uninterrupted_exit, monkeypatch)
+    assert left == 0
+    record_property("cases", cut)
 
 
 def test_with_a_plain_context_manager_some_instant_does(monkeypatch):
-    assert left_behind(contextmanager, monkeypatch) > 0
+    assert left_behind(contextmanager, monkeypatch)[0] > 0
 
 
 def measured(model, x, y):
@@ -239,6 +242,7 @@ def drawn_out(model, x, y):
     along_line(model, state, {k: v + 1 for k, v in state.items()}, [0.5, 1.0], lambda: cross_entropy(model(x), y))
 
 
+@pytest.mark.promise("interrupt")
 @pytest.mark.parametrize(
     "measure",
     [

@@ -81,6 +81,8 @@ def test_the_command_goes_on_where_it_was_stopped_and_says_what_it_costs(tmp_pat
         (["--factors", "[1,100]"], "factors=100 makes a batch of 3200, more than the 1280 training samples"),
         (["--at", "[1.5]"], "at.* must be .* below 1, got 1.5"),
         (["--samples", "100"], "samples=100 is less than 4 steps of the largest batch, 512; use at least 2048"),
+        (["--at", "[0.1,0.7]"], r"at=0.7 leaves 1,536 .*, fewer than the 2,048 of a branch.* at most at 0.6,"),
+        (["--samples", "6000"], "branches of 6,144 samples are no shorter than the run of 5,120"),
         (["--tolerance", "-1"], "tolerance must be .* got -1"),
     ],
 )

@@ -165,6 +165,7 @@ def flip_a_byte(path, position):
     path.write_bytes(content)
 
 
+@pytest.mark.promise("flipped")
 def test_an_archive_with_a_flipped_bit_is_refused(tmp_path):
     path = tmp_path / "cifar10.npz"
     np.savez(path, **arrays("cifar10"))
@@ -176,6 +177,7 @@ def test_an_archive_with_a_flipped_bit_is_refused(tmp_path):
     assert "x_train" in message
 
 
+@pytest.mark.promise("flipped")
 def test_a_compressed_archive_with_a_flipped_bit_is_refused(tmp_path):
     path = tmp_path / "mnist.npz"
     np.savez_compressed(path, **arrays("mnist"))
@@ -185,6 +187,23 @@ def test_a_compressed_archive_with_a_flipped_bit_is_refused(tmp_path):
         message = error_of(ValueError, lambda: read("mnist", tmp_path))
         assert str(path) in message
         assert "damaged" in message
+
+
+@pytest.mark.promise("no data")
+def test_an_array_that_announces_more_than_memory_holds_is_refused(tmp_path):
+    path = tmp_path / "cifar10.npz"
+    np.savez(path, **(arrays("cifar10") | {"x_train": np.zeros((1, 32, 32, 3), np.uint8)}))
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    held["x_train.npy"] = held["x_train.npy"].replace(
+        b"(1, 32, 32, 3), }" + 12 * b" ", b"(1000000000000, 32, 32, 3), }"
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+    message = error_of(ValueError, lambda: read("cifar10", tmp_path))
+    assert f"{str(path)!r}: x_train cannot be read (Unable to allocate" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
@@ -282,6 +301,7 @@ def test_cifar_files_are_read_as_torchvision_reads_them(small_cifar):
     assert splits.num_classes == SETS[name][1]
 
 
+@pytest.mark.promise("no data")
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 @pytest.mark.parametrize("damage", ["flipped", "half", "empty"])
 def test_a_damaged_mnist_file_is_refused(small_mnist, name, damage):
@@ -296,6 +316,7 @@ def test_a_damaged_mnist_file_is_refused(small_mnist, name, damage):
     assert "--download" in message
 
 
+@pytest.mark.promise("no data")
 def test_each_damaged_cifar_file_is_refused_before_it_is_unpickled(small_cifar):
     name, published, folder = small_cifar
     paths = sorted((folder / published.base_folder).iterdir())
@@ -328,6 +349,7 @@ def test_the_published_files_come_before_an_archive_and_an_archive_before_half_o
 # What is not there
 
 
+@pytest.mark.promise("no data")
 @pytest.mark.parametrize("found", [False, True])
 def test_a_missing_mnist_says_which_file_goes_where(tmp_path, found):
     if found:
@@ -341,6 +363,7 @@ def test_a_missing_mnist_says_which_file_goes_where(tmp_path, found):
     assert "the data set digits needs no files" in message
 
 
+@pytest.mark.promise("no data")
 def test_a_missing_cifar_says_which_file_goes_where(tmp_path):
     message = error_of(FileNotFoundError, lambda: read("cifar100", tmp_path))
     files = "cifar-100-python/train, cifar-100-python/test, cifar-100-python/meta"

@@ -1,19 +1,17 @@
 """Runs on a Ray cluster: a real one, of two workers on this machine."""
 
-import json
 import sys
 
 import pytest
 
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record
 
 WORDS = ["reproduce", "keskar-table-2", "--scale", "tiny", "--networks", "f1", "--seeds", "0"]
 
 
 def outcomes(folder):
-    return {
-        file.parent.name: json.loads(file.read_text()) | {"seconds": 0} for file in folder.glob("runs/*/outcome.json")
-    }
+    return {file.parent.name: read_record(file) | {"seconds": 0} for file in folder.glob("runs/*/outcome.json")}
 
 
 @pytest.mark.slow

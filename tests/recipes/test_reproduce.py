@@ -1,7 +1,6 @@
 """The command reproduce: real runs at the tiny scale, real processes, and what it refuses."""
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from lightning_gap.recipes.experiments import experiments
 from lightning_gap.recipes.experiments.scales import Choice
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.measurement import Measurement
+from lightning_gap.recipes.runner.records import read_record
 from lightning_gap.recipes.runner.reproduce import Work
 from lightning_gap.recipes.runner.run_store import RunStore
 from lightning_gap.recipes.runner.side_by_side import InThisProcess, Task, finish
@@ -37,9 +37,7 @@ def made(tmp_path_factory):
 
 
 def outcomes(folder):
-    return {
-        file.parent.name: json.loads(file.read_text()) | {"seconds": 0} for file in folder.glob("runs/*/outcome.json")
-    }
+    return {file.parent.name: read_record(file) | {"seconds": 0} for file in folder.glob("runs/*/outcome.json")}
 
 
 def times(folder):

@@ -279,6 +279,7 @@ def test_a_result_that_was_altered_by_hand_is_named_in_one_line(name, value, tmp
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.promise("damaged")
 def test_files_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_goes_on(tmp_path, plan_of_small):
     plan = resumed(plan_of_small, output=tmp_path)
     claim(dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, resume=False)))
@@ -289,7 +290,8 @@ def test_files_of_a_finished_run_that_cannot_be_read_are_named_before_any_run_go
     torch.save({"weight": torch.zeros(1000)}, weights)
     claim(plan)
     whole = weights.read_bytes()
-    for damaged in (None, b"", b"no weights", whole[: len(whole) // 2]):
+    flipped = bytes(byte ^ (4 * (at == len(whole) // 2)) for at, byte in enumerate(whole))
+    for damaged in (None, b"", b"no weights", whole[: len(whole) // 2], flipped):
         weights.unlink()
         if damaged is not None:
             weights.write_bytes(damaged)

@@ -14,6 +14,7 @@ from lightning_gap.recipes.experiments import measures, mode_connectivity
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.measurement import Measurement
 from lightning_gap.recipes.runner.quiet import spoken_plainly
+from lightning_gap.recipes.runner.records import read_record, record
 from lightning_gap.recipes.runner.run_store import RunSpec, RunStore
 
 SMALL = {"width": 8, "depth": 1, "epochs": 2, "small_batch_size": 256, "sharpness_samples": 64}
@@ -46,7 +47,7 @@ def result_file(store, spec=SPEC):
 
 
 def without_seconds(file):
-    return json.loads(file.read_text()) | {"seconds": 0}
+    return read_record(file) | {"seconds": 0}
 
 
 # Names
@@ -131,11 +132,41 @@ def test_a_folder_of_something_else_is_refused_and_left(copied, file, text, mess
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("content", [b"", b"torch", None], ids=["empty", "damaged", "cut off"])
+def with_a_bit_flipped(whole, at=0.5):
+    """The content of a file, with one bit of it another."""
+    spoilt = bytearray(whole)
+    spoilt[int(at * len(whole))] ^= 4
+    return bytes(spoilt)
+
+
+@pytest.mark.promise("flipped")
+def test_a_bit_of_a_result_that_flipped_is_found(copied, record_property):
+    """Whatever bit it is, nothing else is read than what was written."""
+    whole, numbers = result_file(copied).read_bytes(), read_record(result_file(copied))
+    refused = 0
+    for at in torch.linspace(0, 0.999, 150).tolist():
+        result_file(copied).write_bytes(with_a_bit_flipped(whole, at))
+        try:
+            assert numbers.items() <= read_record(result_file(copied)).items()
+        except ValueError:
+            refused += 1
+    assert refused > 100
+    record_property("cases", 150)
+    result_file(copied).write_bytes(whole.replace(b'"steps": ', b'"steps": 1'))
+    with pytest.raises(ValueError, match="altered since it was written"):
+        copied.is_finished(SPEC)
+
+
+@pytest.mark.promise("flipped")
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda whole: b"", lambda whole: b"torch", lambda whole: whole[:-200], with_a_bit_flipped],
+    ids=["empty", "damaged", "cut off", "a flipped bit"],
+)
 @pytest.mark.parametrize("epoch", [None, 1])
-def test_weights_that_cannot_be_read_are_named(content, epoch, copied):
+def test_weights_that_cannot_be_read_are_named(spoil, epoch, copied):
     file = copied.run_folder(SPEC) / ("weights.pt" if epoch is None else f"weights-{epoch}.pt")
-    file.write_bytes(file.read_bytes()[:-200] if content is None else content)
+    file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(
         ValueError, match=rf"{file.name}' cannot be read \(.*\); delete it, and the same command trains"
     ):
@@ -145,6 +176,7 @@ def test_weights_that_cannot_be_read_are_named(content, epoch, copied):
     copied.trained(SPEC).state(epoch)
 
 
+@pytest.mark.promise("disk")
 def test_a_full_disk_loses_nothing_that_is_finished(copied):
     """By the limit on a file's size, which fails as a full disk does."""
     resource = pytest.importorskip("resource")
@@ -197,10 +229,10 @@ def test_a_measurement_of_a_run_with_other_numbers_is_made_again(copied):
     asked.clear()
     twice = Measurement("steps", (SPEC,), note, {"factor": 2})
     twice.make(copied)
-    held = json.loads(result_file(copied).read_text())
-    result_file(copied).write_text(json.dumps(held | {"seconds": 1e3}))
+    held = read_record(result_file(copied))
+    result_file(copied).write_text(record(held | {"seconds": 1e3}))
     assert twice.is_made(copied)  # the same run, made at another pace
-    result_file(copied).write_text(json.dumps(held | {"steps": 11}))
+    result_file(copied).write_text(record(held | {"steps": 11}))
     assert not twice.is_made(copied)
     twice.make(copied)
     assert (twice.load(copied), asked) == ({"value": 22}, [2, 2])
@@ -270,9 +302,9 @@ def test_a_run_that_cannot_have_kept_what_is_asked_for_begins_anew(copied):
 
 def test_a_run_keeps_the_versions_and_threads_it_began_with(copied):
     file = copied.run_folder(SPEC) / "run.json"
-    held = json.loads(file.read_text())
+    held = read_record(file)
     assert copied.threads(SPEC) == f"{torch.get_num_threads()}"
-    file.write_text(json.dumps(held | {"versions": "0.0.9", "threads": 7}))
+    file.write_text(record(held | {"versions": "0.0.9", "threads": 7}))
     result_file(copied).unlink()
     make(copied)
     assert json.loads(file.read_text())["versions"] == "0.0.9"

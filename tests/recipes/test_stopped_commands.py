@@ -1,6 +1,5 @@
 """Real commands that are stopped from outside, or started from outside: what they leave, and how they go on."""
 
-import json
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record
 
 COMMAND = [sys.executable, "-m", "lightning_gap.recipes.runner.cli"]
 TINY = ["--epsilon", "[1e-3]", "--width", "8", "--depth", "1"]
@@ -38,7 +38,7 @@ def wait_for(condition, seconds=200):
 def found(folder):
     """Every result and the table, all but the seconds and their standard deviation."""
     results = {
-        str(file.relative_to(folder)): json.loads(file.read_text()) | {"seconds": 0}
+        str(file.relative_to(folder)): read_record(file) | {"seconds": 0}
         for file in folder.glob("runs/*/*/outcome.json")
     }
     table = [line.rsplit(",", 2)[0] for line in (folder / "table.csv").read_text().splitlines()]
@@ -56,6 +56,7 @@ def is_running(pid):
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
@@ -93,6 +94,7 @@ def test_a_comparison_in_workers_that_is_stopped_again_and_again_ends_as_one_tha
     assert found(tmp_path / "cut") == found(tmp_path / "whole")
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 def test_a_worker_that_is_killed_ends_the_command_in_one_line_and_what_is_saved_is_kept(tmp_path):

@@ -1,6 +1,5 @@
 """Runs that are stopped, whose files are damaged, or that diverge: what is left, what is said, and how they go on."""
 
-import json
 import os
 import shlex
 import shutil
@@ -17,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_gap.recipes import Digits
 from lightning_gap.recipes.runner.checkpoints import WholeFiles, newest_checkpoint
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record
 from lightning_gap.recipes.runner.stopping import StoppedError, exit_status, kept, stoppable
 
 QUICK = [
@@ -41,7 +41,7 @@ def run(folder, *options):
 
 
 def outcome(folder):
-    return json.loads((folder / "runs/small/trial-1/outcome.json").read_text()) | {"seconds": 0}
+    return read_record(folder / "runs/small/trial-1/outcome.json") | {"seconds": 0}
 
 
 def stopped_after(epochs, folder, how, *options):
@@ -162,6 +162,7 @@ def torn(path, file, length=0.5):
     path.write_bytes(content[: int(len(content) * length)])
 
 
+@pytest.mark.promise("damaged")
 def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_before_it(whole, stopped, tmp_path, capsys):
     folder = shutil.copytree(stopped[0], tmp_path / "run")
     saved = folder / "runs/small/trial-1"
@@ -178,6 +179,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning_for_the_whole_one_befor
     assert not [path for path in saved.iterdir() if "ckpt" in path.name]
 
 
+@pytest.mark.promise("damaged")
 @pytest.mark.parametrize("length", [0.01, 0.3, 0.7, 0.999])
 def test_where_all_are_torn_the_error_is_one_line_that_names_them(length, tmp_path):
     checkpoint = {"global_step": 3, "state_dict": {}, "loops": {}, "optimizer_states": [], "callbacks": {}}
@@ -189,6 +191,7 @@ def test_where_all_are_torn_the_error_is_one_line_that_names_them(length, tmp_pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.promise("damaged")
 def test_a_checkpoint_of_another_network_is_named(stopped, tmp_path, capsys):
     folder = shutil.copytree(stopped[0], tmp_path / "run")
     file = folder / "runs/small/trial-1/epoch=1.ckpt"
@@ -203,6 +206,7 @@ def test_a_checkpoint_of_another_network_is_named(stopped, tmp_path, capsys):
     assert file.exists()
 
 
+@pytest.mark.promise("killed saving")
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     writer, file = WholeFiles(), tmp_path / "new" / "epoch=1.ckpt"
     writer.save_checkpoint({"value": torch.ones(3)}, file)

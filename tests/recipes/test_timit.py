@@ -470,6 +470,7 @@ def test_empty_files_are_refused(corpus):
     assert f"{str(folder / 'feats.scp')!r} is empty" in error_of(corpus)
 
 
+@pytest.mark.promise("no data")
 @pytest.mark.parametrize("download", [False, True])
 def test_missing_files_are_named_with_where_they_come_from(corpus, download):
     (corpus / "timit" / "test" / "pdf.ark").unlink()

@@ -1,7 +1,6 @@
 """A stranger's walk: a copied recipe with a regime of its own, by the command and from Python; and what tables say."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning_gap.recipes import CIFAR10
 from lightning_gap.recipes.catalogue import load_recipe
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record
 
 TINY = ["--width", "8", "--depth", "1", "--epochs", "2", "--small_batch_size", "320", "--epsilon", "[1e-3]"]
 MINE = '''from lightning_gap import GhostBatchNormSwap
@@ -28,7 +28,7 @@ def mine(recipe):
 def results(folder):
     found = {}
     for file in sorted(folder.glob("runs/*/*/outcome.json")):
-        found["/".join(file.parts[-3:-1])] = json.loads(file.read_text()) | {"seconds": 0}
+        found["/".join(file.parts[-3:-1])] = read_record(file) | {"seconds": 0}
     return found
 
 

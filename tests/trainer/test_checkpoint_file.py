@@ -146,6 +146,7 @@ def start(file, **settings):
     return PiggybackWarmStart(None, 24, source_checkpoint=file, **({"optimizer_state": "reset"} | settings))
 
 
+@pytest.mark.promise("damaged")
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_what_is_no_checkpoint_of_this_model_is_refused_for_a_warm_start(kind, whole, tmp_path):
     file = tmp_path / "small.ckpt"
@@ -155,6 +156,7 @@ def test_what_is_no_checkpoint_of_this_model_is_refused_for_a_warm_start(kind, w
     assert_of_ours(message)
 
 
+@pytest.mark.promise("damaged")
 @pytest.mark.parametrize("kind", [kind for kind in FOREIGN if kind not in ("a namespace", "one weight too many")])
 def test_and_for_a_comparison(kind, whole, tmp_path):
     file = tmp_path / "other.ckpt"
@@ -164,6 +166,7 @@ def test_and_for_a_comparison(kind, whole, tmp_path):
     assert_of_ours(message)
 
 
+@pytest.mark.promise("damaged")
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -215,11 +218,32 @@ def test_a_mask_may_be_infinite_a_buffer_sparse_as_the_models_own_and_a_whole_co
         load_weights(weights_in(read_checkpoint(file)), Masked(), strict=True)
 
 
+@pytest.mark.promise("damaged")
 def test_a_checkpoint_cut_at_any_length_is_refused(whole, tmp_path):
     file = tmp_path / "small.ckpt"
     for length in [*range(1, len(whole[0]), len(whole[0]) // 12), len(whole[0]) - 1]:
         file.write_bytes(whole[0][:length])
         assert "cannot be read: it is damaged" in refused(start(file))
+
+
+@pytest.mark.promise("flipped")
+def test_a_bit_that_flipped_is_found_wherever_it_changes_a_weight(whole, tmp_path, record_property):
+    """torch itself reads on: the checksums in the file are not compared."""
+    file, weights = tmp_path / "small.ckpt", torch.load(io.BytesIO(whole[0]), weights_only=True)["state_dict"]
+    told = []
+    places = range(0, len(whole[0]), len(whole[0]) // 200)
+    record_property("cases", len(places))
+    for at in places:
+        spoilt = bytearray(whole[0])
+        spoilt[at] ^= 1
+        file.write_bytes(spoilt)
+        try:
+            found = weights_in(read_checkpoint(file))
+        except ValueError as error:
+            told.append(str(error))
+        else:
+            assert all(torch.equal(found[name], value) for name, value in weights.items())
+    assert any("it was altered since it was saved" in line for line in told)
 
 
 def test_what_is_no_file_is_refused(tmp_path):
@@ -253,6 +277,7 @@ def test_names_that_need_not_all_be_there_must_not_all_be_missing(whole, tmp_pat
     assert "no name is the module's" in refused(start(file), module=Lenient())
 
 
+@pytest.mark.promise("damaged")
 @pytest.mark.parametrize("state", ["keep", "reset"])
 def test_what_no_run_can_go_on_from_is_refused(whole, tmp_path, state):
     file = tmp_path / "small.ckpt"

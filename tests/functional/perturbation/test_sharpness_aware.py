@@ -267,6 +267,7 @@ def stay(weights, before):
     return same
 
 
+@pytest.mark.promise("interrupt")
 @lost_interrupts
 def test_no_instant_of_an_interrupt_leaves_a_weight_moved(monkeypatch):
     weights = [torch.ones(3) for _ in range(40)]
@@ -281,6 +282,7 @@ def test_no_instant_of_an_interrupt_leaves_a_weight_moved(monkeypatch):
     assert cut > 5
 
 
+@pytest.mark.promise("interrupt")
 @lost_interrupts
 def test_no_instant_of_an_interrupt_leaves_weights_or_gradients_off(monkeypatch):
     model = nn.Sequential(*(part for _ in range(8) for part in (nn.Linear(4, 4), nn.BatchNorm1d(4))))

@@ -200,6 +200,7 @@ def test_a_gradient_that_is_not_finite_at_the_weights_is_refused_and_not_flat():
         sharpness(lambda: (1 + x * 0).sum() + (x * 0).abs().sqrt().sum(), [x])
 
 
+@pytest.mark.promise("exception")
 @pytest.mark.parametrize("failing", range(1, 8))
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_weights_come_back_bit_for_bit_whichever_evaluation_fails(failing, error):
@@ -420,6 +421,7 @@ WAYS = {
 }
 
 
+@pytest.mark.promise("exception")
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_is_left_behind_whichever_evaluation_of_whichever_loss_fails(way, error):

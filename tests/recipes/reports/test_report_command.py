@@ -19,6 +19,7 @@ from matplotlib.image import imread
 from scipy import stats
 
 from lightning_gap.recipes.runner.cli import main
+from lightning_gap.recipes.runner.records import read_record, record
 from lightning_gap.recipes.runner.run_result import RunResult
 
 ACCURACY = {
@@ -153,8 +154,8 @@ def test_several_folders_stand_beside_each_other(compared, tmp_path):
 def test_regimes_that_diverged_are_shown_without_a_number(tmp_path):
     folder = results_folder(tmp_path / "run", {"small": [0.9, 0.9], "large": [0.1, 0.1]})
     for file in folder.glob("runs/*/*/outcome.json"):
-        found = json.loads(file.read_text())
-        file.write_text(json.dumps(found | {"sharpness": {"1e-3": float("nan")}, "test_loss": float("nan")}))
+        found = read_record(file)
+        file.write_text(record(found | {"sharpness": {"1e-3": float("nan")}, "test_loss": float("nan")}))
     assert main(["report", str(folder), "--output", str(tmp_path / "out")]) == 0
     assert cells(tmp_path / "out", "run-what-the-runs-did.csv")["large", "test loss"]["text"] == "-"
 
@@ -254,6 +255,7 @@ def test_an_output_that_cannot_be_written_to_is_refused_before_any_work(compared
         assert "output" in error
 
 
+@pytest.mark.promise("disk")
 def test_a_disk_that_gets_full_is_told_in_one_line_and_nothing_is_left(compared, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
