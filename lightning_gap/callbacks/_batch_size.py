@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ..functional._validation import text
 from ..functional.batch_size.schedule import MicroBatching, split_batch
 from ..trainer.loader import TrainLoaderSize
-from ..trainer.logs import writes_logs_now
+from ..trainer.logs import log_step
 from ..trainer.progress import averages_weights_now
 from ..trainer.refusals import refuse_other_batch_sizes
 from ..trainer.resume import fix_resume_progress
@@ -100,8 +100,7 @@ class BatchSizeCallback(WeighingCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._checks.stop_watching()
-        if writes_logs_now(trainer):
-            pl_module.log_dict(self.values(trainer), on_step=True, on_epoch=False)
+        log_step(trainer, pl_module, lambda: self.values(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         following = trainer.current_epoch + 1

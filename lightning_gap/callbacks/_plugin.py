@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ..trainer.logs import writes_logs_now
+from ..trainer.logs import log_step
 from ..trainer.optimizers import has_optimizer, trained_weights
 from ..trainer.refusals import (
     refuse_lazy_layers,
@@ -65,7 +65,7 @@ class Plugin(GapCallback, ABC):
         return True
 
     def values_to_log(self) -> dict[str, Tensor]:
-        """What is logged of a step, by key; asked where Lightning writes the logs."""
+        """What is logged of a step, by key; asked where they are written."""
         return {}
 
     def begin_fit(self, trainer: Trainer, module: LightningModule) -> None:
@@ -119,9 +119,7 @@ class Plugin(GapCallback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if writes_logs_now(trainer):
-            for key, value in self.values_to_log().items():
-                pl_module.log(key, value, on_step=True, on_epoch=False, sync_dist=True)
+        log_step(trainer, pl_module, self.values_to_log, sync=True)
 
     def end_fit(self, trainer: Trainer) -> None:
         run = run_of(trainer)

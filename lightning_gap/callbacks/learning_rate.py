@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..functional._validation import flag, one_of, real_number
 from ..functional.learning_rate import Rule, Warmup, checked_rule, constant_warmup, gradual_warmup, learning_rate_scale
-from ..trainer.logs import writes_logs_now
+from ..trainer.logs import log_step
 from ..trainer.progress import optimizer_steps_per_epoch, optimizer_steps_planned_before, optimizer_steps_taken
 from ._arguments import optional_whole_number
 from ._batch_following import SCALE_RATES, BatchFollowingCallback
@@ -134,13 +134,7 @@ class LearningRateScaling(BatchFollowingCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if not writes_logs_now(trainer):
-            return
-        rates = self.effective_rates(trainer)
-        if rates:
-            size = float(self.batch_size(trainer))
-            terms = {"lr/scale": self._factor, "batch/size": size, "batch/effective": size}  # the last until 0.2
-            pl_module.log_dict(rates | terms, on_step=True, on_epoch=False)
+        log_step(trainer, pl_module, lambda: self._values(trainer))
 
     def end_fit(self, trainer: Trainer) -> None:
         self._remember_rates(trainer)
@@ -164,6 +158,14 @@ class LearningRateScaling(BatchFollowingCallback):
             ramp = gradual_warmup if self.warmup == "gradual" else constant_warmup
             scale = ramp(step, length, scale, start=self.warmup_start)
         return scale * growth
+
+    def _values(self, trainer: Trainer) -> dict[str, float]:
+        """What is logged of a step; nothing before an update had the factor."""
+        rates = self.effective_rates(trainer)
+        if not rates:
+            return {}
+        size = float(self.batch_size(trainer))
+        return rates | {"lr/scale": self._factor, "batch/size": size, "batch/effective": size}  # the last until 0.2
 
     def _scales(self, trainer: Trainer) -> tuple[float, float]:
         """The factor to warm up to, and the factor by which a grown batch replaces decay."""

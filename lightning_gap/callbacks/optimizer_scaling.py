@@ -19,7 +19,7 @@ from ..functional.optimizer_scaling import (
     sets_learning_rate,
 )
 from ..trainer.callbacks import accumulation_scheduled
-from ..trainer.logs import writes_logs_now
+from ..trainer.logs import log_step
 from ..trainer.optimizers import groups_of
 from ._batch_following import SCALE_RATES, BatchFollowingCallback, keyed
 from ._ema_decay import FollowingDecay, follow_decays
@@ -114,10 +114,7 @@ class OptimizerScaling(BatchFollowingCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if writes_logs_now(trainer):
-            values = self._values(trainer)
-            if values:
-                pl_module.log_dict(values | {"batch/size": float(self._size)}, on_step=True, on_epoch=False)
+        log_step(trainer, pl_module, lambda: self._values(trainer))
 
     def end_fit(self, trainer: Trainer) -> None:
         while self._decays:
@@ -181,7 +178,8 @@ class OptimizerScaling(BatchFollowingCallback):
                 values |= {keyed(f"optimizer/{name}", index): value for name, value in self._named(used).items()}
                 index += 1
         decays = self._decays if values else []  # a step has been taken
-        return values | {keyed("optimizer/ema_decay", i): each.decay for i, each in enumerate(decays)}
+        values |= {keyed("optimizer/ema_decay", i): each.decay for i, each in enumerate(decays)}
+        return values | {"batch/size": float(self._size)} if values else {}
 
     def _named(self, used: Mapping[str, Any]) -> dict[str, float]:
         """The values of a group that differ with the batch size."""

@@ -67,6 +67,11 @@ def is_accumulating(trainer: Trainer) -> bool:
     return bool(read(trainer.fit_loop, "_should_accumulate")())
 
 
+def batches_that_stepped(trainer: Trainer) -> int:
+    """Batches after which an optimizer stepped, before the present one: Lightning's x of what is logged of a step."""
+    return int(read(trainer.fit_loop.epoch_loop, "_batches_that_stepped"))
+
+
 def skips_backward(trainer: Trainer) -> bool:
     """Whether batches are run without training, as `StochasticWeightAveraging` does for BatchNorm."""
     return bool(read(trainer.fit_loop, "_skip_backward"))
