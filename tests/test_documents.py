@@ -41,6 +41,19 @@ def test_the_python_blocks_of_a_page_run_as_written(page, tmp_path, monkeypatch)
     run_blocks(page)
 
 
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_a_callback_of_the_page_puts_epochs_or_samples_on_the_axis(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run_blocks(ROOT / "docs" / "in-tensorboard.md")
+    monitor = found["SharpnessMonitor"](samples=90)
+    trainer = found["Trainer"](max_epochs=3, callbacks=[found["SamplesAsX"](), monitor], enable_checkpointing=False)
+    trainer.fit(tiny.Validated(), found["train_loader"], found["val_loader"])
+    for version, step in enumerate((1, 256)):
+        events = EventAccumulator(str(tmp_path / f"lightning_logs/version_{version}")).Reload()
+        for tag in ("sharpness/full_eps1e-3", "val_loss", "loss_epoch"):
+            assert [event.step for event in events.Scalars(tag)] == [step, 2 * step, 3 * step], tag
+
+
 @pytest.fixture
 def without_tensorboard(monkeypatch):
     """Lightning's choice of a logger where TensorBoard is not installed."""

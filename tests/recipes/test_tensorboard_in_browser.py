@@ -68,7 +68,7 @@ def opened(browser, address, tab, *, height=900, settings=""):
 
 
 def test_the_layout_has_charts_with_curves_in_them(browser, address):
-    with opened(browser, address, "custom_scalars", height=900) as page:
+    with opened(browser, address, "custom_scalars", height=1000) as page:
         field = page.locator("tf-smoothing-input input").last
         field.fill("0")
         field.press("Enter")
