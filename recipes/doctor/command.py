@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..runner.examples import shown_examples
 from ..runner.options import Parser
 from ..runner.quiet import spoken_plainly
 from .diagnosis import diagnose
@@ -25,7 +26,7 @@ def main(words: Sequence[str], told: str) -> int:
         ValueError: Names a folder, file or option that cannot be used, and the fix.
         OSError: If the folder is not there, or cannot be read.
     """
-    parser = Parser(prog="lightning-gap doctor", description=told)
+    parser = Parser(prog="lightning-gap doctor", description=told, examples=shown_examples("doctor"))
     parser.add_argument(
         "folder",
         type=str,

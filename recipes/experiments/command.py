@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from ..lookup import lookup
+from ..runner.examples import shown_examples
 from ..runner.options import Parser
 from . import experiments
 
@@ -25,7 +27,9 @@ def main(words: Sequence[str]) -> int:
     """Make what the output folder does not hold yet, and write the report; the exit status."""
     if not words or words[0] in ("-h", "--help"):
         _parser().print_help()
-        print("\nexperiments:\n" + "\n".join(f"  {name:20} {summary}" for name, summary in experiments().items()))
+        print("\nexperiments:")
+        for name, summary in experiments().items():
+            print(textwrap.fill(f"  {name:20} {summary}", 80, subsequent_indent=" " * 23))
         return 0
     given = _parser().parse_args(list(words))
     for name in given.experiments:
@@ -51,7 +55,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog=_PROGRAM, description="Make the runs of a paper's tables and figures, and show them.")
+    told = "Make the runs of a paper's tables and figures, and show them."
+    parser = Parser(prog=_PROGRAM, description=told, examples=shown_examples("reproduce"))
     parser.add_argument("experiments", type=str, nargs="+", help="Names of experiments.")
     parser.add_argument(
         "--scale", type=str, default="small", help="tiny: seconds; small: hours on two cores; paper: as in the papers."

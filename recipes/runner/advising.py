@@ -12,6 +12,7 @@ from ..advice import Advice, Measurement, NoiseAlongTheWay, advise, learning_rat
 from ..advice_report import report
 from ..recipe import Recipe
 from .plan import Plan
+from .telling import saying
 from .trainer import make_trainer
 from .words import as_options
 
@@ -35,7 +36,7 @@ def advise_batch_size(plan: Plan, steps: int, changed: Mapping[str, Any]) -> int
         )
     console = Console(highlight=False)
     recipe = plan.recipe("small", settings.seed)
-    with console.status(f"{settings.recipe} on {settings.data}: {steps} steps of {recipe.batch_size} samples"):
+    with saying(console, f"{settings.recipe} on {settings.data}: {steps} steps of {recipe.batch_size} samples"):
         measurements = measure_noise(plan, recipe, steps)
     advice = advise(measurements, len(plan.data(recipe, settings.seed).train))
     for part in report(recipe, measurements, advice):

@@ -1,124 +1,25 @@
-"""The command `lightning-gap`: a word for each thing that it does."""
+"""The program `lightning-gap`: what it does is in `commands`; here it says what to install where that cannot start."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from lightning_gap import __version__
-
-from ..catalogue import copy_recipe, recipe_file
-from .listing import print_list, print_recipe
-from .options import Parser, ask
-from .quiet import spoken_plainly
-from .stopping import exit_status, kept, stoppable
-
-if TYPE_CHECKING:
-    from .plan import Plan
-
-_COMMANDS = {
-    "list": "Show recipes, data sets, regimes and what else has names; of one recipe its hyperparameters.",
-    "run": "Train one regime of a recipe.",
-    "compare": "Train several regimes from the same weights and compare them.",
-    "advise": "Measure a recipe's gradient noise and advise a batch size.",
-    "critical-batch": "Branch a run at larger batches and find the largest that does no harm.",
-    "copy": "Write a recipe's file into a folder, to be edited and run.",
-    "report": "Show what results folders hold on one page, with figures and files.",
-    "reproduce": "Make the runs of papers' tables and figures, and show them in a report.",
-    "doctor": "Name the known causes of a gap that apply to a run, from its logs and configuration.",
-}
-_ON_STOP = {
-    "advise": "stopped; nothing is kept",
-    "critical-batch": "stopped; branches that are done are kept, and the same command with their --output continues",
-    "report": "stopped; nothing is written",
-    "doctor": "stopped; nothing was changed",
-    "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
-}
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    given = list(sys.argv[1:] if args is None else args)
-    command = next((word for word in given[:1] if word in _COMMANDS), None)
-    if command is None:
-        parser = Parser(prog="lightning-gap", description="Large batches in Lightning without the generalization gap.")
-        parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-        commands = parser.add_subcommands()
-        for name, told in _COMMANDS.items():
-            commands.add_subcommand(name, Parser(), help=told)
-        parser.parse_args(given)  # ends in help, version or an error
-        return 2
-    plan: Plan | None = None
     try:
-        with stoppable():
-            if command not in ("run", "compare", "advise", "critical-batch"):
-                return _do(command, given[1:])
-            asked = ask(command, _COMMANDS[command], given[1:])  # only what is not refused by its words needs torch
-            from ..critical_batch.command import find_critical_batch
-            from .advising import advise_batch_size
-            from .plan import make_plan
-            from .runs import execute
-
-            with spoken_plainly():
-                plan = make_plan(asked.settings)
-                if command == "advise":
-                    return advise_batch_size(plan, asked.own["steps"], asked.changed)
-                if command == "critical-batch":
-                    return find_critical_batch(plan, **asked.own)
-                return execute(plan)
-    except BrokenPipeError:  # of who reads the first lines only
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OverflowError as error:  # of a whole number that no float holds, where a float is wanted
-        return _refused(command, f"an option's number is too large: {error}")
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        return _refused(command, " ".join(str(error).split()))
-    except (KeyboardInterrupt, SystemExit) as stop:
-        status = exit_status(stop)
-        if status is None:
+        from .commands import main as do
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("lightning_gap", "recipes"):
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            told = _ON_STOP.get(command) or kept(plan)
-            print(f"lightning-gap {command}: {told}", file=sys.stderr)
-        return status
-
-
-def _do(command: str, words: list[str]) -> int:
-    """List, copy, report, reproduce, or doctor."""
-    if command == "report":
-        from .reporting import main as report
-
-        return report(words, _COMMANDS[command])
-    if command == "reproduce":
-        from ..experiments.command import main as reproduce
-
-        return reproduce(words)
-    if command == "doctor":
-        from ..doctor.command import main as doctor
-
-        return doctor(words, _COMMANDS[command])
-    parser = Parser(prog=f"lightning-gap {command}", description=_COMMANDS[command])
-    optional = "?" if command == "list" else None
-    parser.add_argument("recipe", nargs=optional, type=str, help="Recipe, as `lightning-gap list` names it.")
-    if command == "copy":
-        parser.add_argument("folder", type=str, help="Where its file goes; no file is overwritten.")
-    given = parser.parse_args(words)
-    if command == "list":
-        print_list() if given.recipe is None else print_recipe(recipe_file(given.recipe))
-    elif not given.folder:
-        raise ValueError("folder: got '', the name of no folder; for the current folder write .")
-    else:
-        print(f"written: {copy_recipe(given.recipe, Path(given.folder))}")
-    return 0
-
-
-def _refused(command: str, why: str) -> int:
-    print(f"lightning-gap {command}: error: {why}", file=sys.stderr)
-    return 2
+        print(
+            f"lightning-gap: error: the command line needs {error.name}, which is not installed; the callbacks work "
+            'without it. Install it with:\n    pip install "lightning-gap[recipes]"',
+            file=sys.stderr,
+        )
+        return 2
+    return do(args)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def _print(groups: Mapping[str, Mapping[str, str]]) -> None:
     for group, entries in groups.items():
         console.print(f"[bold]{escape(group)}[/bold]", soft_wrap=True)
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True, min_width=width + 2)
+        table.add_column(overflow="fold", min_width=min(width + 2, console.width // 2))
         table.add_column()
         for name, line in entries.items():
             table.add_row(f"  {escape(name)}", escape(line))

@@ -20,6 +20,7 @@ from ..catalogue import RecipeFile, read_docstring, recipe_file, summaries
 from ..datasets import DATASETS
 from ..hyperparameters import check_hyperparameters
 from ..lookup import lookup
+from .examples import shown_examples
 from .settings import Settings
 from .words import read_words
 
@@ -27,13 +28,19 @@ _NOT_TAKEN = {
     "advise": {"trials", "epsilon", "measure_every_n_epochs", "workers", "threads", "output"},
     "critical-batch": {"epsilon", "measure_every_n_epochs", "workers"},
 }
+_USAGE = {"run": "--regime REGIME ", "compare": "REGIME [REGIME ...] "}
+_RECIPE = "Recipe, as `lightning-gap list` names it: required, as the first word after the command or here."
 
 
 class Parser(ArgumentParser):
-    """Refuses in one line, as everything else here does."""
+    """Refuses in one line, as everything else here does; its help ends with examples."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, examples: str = "", **options: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **options)
+        self.examples = examples
+
+    def format_help(self, *args: Any, **options: Any) -> str:
+        return f"{super().format_help(*args, **options)}{self.examples}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         told = re.sub(r'Parser key "([\w.]+)"(?: element \d+)?:', r"--\1:", " ".join(message.split())).rstrip(".")
@@ -69,7 +76,9 @@ def ask(command: str, told: str, typed: Sequence[str]) -> Asked:
     recipe, names, options = read_words(command, typed)
     if recipe is None and not {"-h", "--help", "--print_config"} & options.keys():
         raise ValueError(f"no recipe is named; write lightning-gap {command} RECIPE, see `lightning-gap list`")
-    parser, hyperparameters = Parser(prog=f"lightning-gap {command}", description=told), list[str]()
+    usage = f"lightning-gap {command} RECIPE {_USAGE.get(command, '')}[options]"
+    parser = Parser(prog=f"lightning-gap {command}", usage=usage, description=told, examples=shown_examples(command))
+    hyperparameters = list[str]()
     own = _add_settings(parser, command)
     if recipe is not None:
         file = recipe_file(recipe)
@@ -112,7 +121,7 @@ def _add_settings(parser: Parser, command: str) -> tuple[str, ...]:
     """Add every setting of a run that a command takes, and its own options; give the names of those."""
     described = _described(Settings.__doc__)
     parser.add_argument("--config", action="config", help="YAML file of options, as --print_config writes it.")
-    parser.add_argument("--recipe", type=str, help="The same as the first word after the command.")
+    parser.add_argument("--recipe", type=str, help=_RECIPE)
     if command == "run":
         parser.add_argument("--regime", type=str, required=True, help="Training regime of the recipe.")
     elif command == "compare":

@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
+from rich.console import Console
+
+from .examples import shown_examples
 from .options import Parser
 from .saved_settings import read_settings
 
@@ -27,7 +30,7 @@ def main(words: Sequence[str], told: str) -> int:
         ValueError: Names a folder or file that cannot be shown, and the fix.
         OSError: If a folder is not there, or ``--output`` cannot be written to.
     """
-    parser = Parser(prog="lightning-gap report", description=told)
+    parser = Parser(prog="lightning-gap report", description=told, examples=shown_examples("report"))
     parser.add_argument("folders", nargs="+", type=str, help="Results folders of compare or run, wherever they are.")
     parser.add_argument(
         "--output",
@@ -45,11 +48,13 @@ def main(words: Sequence[str], told: str) -> int:
         from ..reports import write_report  # which needs torch; what is refused so far does not
         from ..reports.comparison import comparison_report
         from .comparisons import Comparison, resume_command
+        from .telling import saying
 
         comparisons = [Comparison.read(folder, found) for folder, found in zip(folders, settings, strict=True)]
         report = comparison_report(comparisons)
         try:
-            files = write_report(report, output)
+            with saying(Console(), "drawing the figures of the report"):
+                files = write_report(report, output)
         except OSError as error:  # a full disk
             raise _unwritable(output, error) from error
     for comparison in comparisons:

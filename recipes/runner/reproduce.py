@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.table import Table as PrintedTable
 
 from .measurement import Measurement
@@ -83,7 +84,7 @@ class Work:
     def print(self, console: Console) -> None:
         """What would be made, and what it costs."""
         left = {task.name: task.cost for task in self.tasks()}
-        table = PrintedTable("run", "epochs", "state")
+        table = PrintedTable(Column("run", overflow="fold"), "epochs", "state")
         for spec in self.runs:
             table.add_row(spec.name, f"{epochs(spec)}", self.state(spec) if spec.name in left else "finished")
         console.print(table)

@@ -18,6 +18,7 @@ from .run_result import RunResult
 from .settings import Settings
 from .side_by_side import Task, finish, processes
 from .table import show_results
+from .telling import saying
 from .training import CannotStartError, train
 from .watch import is_first_process, progress_bar
 
@@ -56,7 +57,7 @@ def _train_all(plan: Plan, console: Console) -> None:
         if run not in missing:
             _report(plan, run, console, kept=True)
     beside = plan.settings.workers > 1 and len(missing) > 1
-    with closing(_side_by_side(plan, missing) if beside else _one_by_one(plan, missing)) as finished:
+    with closing(_side_by_side(plan, missing, console) if beside else _one_by_one(plan, missing)) as finished:
         for run in finished:
             if is_first_process():
                 _report(plan, run, console)
@@ -92,11 +93,12 @@ def _one_by_one(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:
             yield run
 
 
-def _side_by_side(plan: Plan, runs: Sequence[Run]) -> Generator[Run, None, None]:
+def _side_by_side(plan: Plan, runs: Sequence[Run], console: Console) -> Generator[Run, None, None]:
     """Each in one of as many processes as were asked for."""
     settings, by_name = plan.settings, {run.title: run for run in runs}
     tasks = [Task(run.title, partial(_train_in_worker, settings, run)) for run in runs]
-    with processes(settings.workers, settings.threads) as pool:
+    told = f"{len(runs)} runs, {settings.workers} at a time"
+    with processes(settings.workers, settings.threads) as pool, saying(console, told):
         for task in finish(tasks, pool):
             yield by_name[str(task.name)]
 

@@ -25,6 +25,7 @@ from .comparison_logs import log_comparison
 from .notes import table_notes
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
+from .telling import saying
 from .whole_files import load_whole
 
 Results = Mapping[str, Mapping[int, RunResult]]  # by regime and seed
@@ -42,8 +43,10 @@ def show_results(console: Console, plan: Plan, results: Results) -> None:
     write_markdown(plan.output / "table.md", shown, table, title=title, terms=notes)
     written = ["table.csv", "table.md"]
     two = _first_two(plan, results)
-    figure = parametric(plan, *two) if two else None
-    if figure is not None:
+    figure = None
+    if two:
+        with saying(console, f"measuring between the solutions of {two[0].regime} and {two[1].regime}"):
+            figure = parametric(plan, *two)
         figure.savefig(plan.output / "parametric.png", dpi=150)
         written.append("parametric.png")
     sentence = what_to_look_at(found)
@@ -163,7 +166,7 @@ def _print_on_its_side(console: Console, shown: Sequence[Column], table: Sequenc
                 break
             fitting += 1
         part, by_regime = by_regime[:fitting], by_regime[fitting:]
-        heads = (ShownColumn(regime[0], justify="right", no_wrap=True) for regime in part)
+        heads = (ShownColumn(regime[0], justify="right", overflow="fold") for regime in part)
         printed = Table(ShownColumn("", no_wrap=True), *heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, column in enumerate(shown[1:], start=1):
             printed.add_row(column.title, *(regime[index] for regime in part))

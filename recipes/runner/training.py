@@ -76,6 +76,8 @@ def _train(plan: Plan, run: Run, watch: Watch, newest: Path | None) -> None:
                 "before, for instance trainer.max_steps, max_time or limit_train_batches"
             )
         ready_to_measure(recipe, trainer.strategy.root_device)
+        with watch.measuring():
+            measured = measure(recipe, data, initial, settings.epsilon)
         result = RunResult(
             batch_size=sizes[0],
             last_batch_size=sizes[-1],
@@ -83,7 +85,7 @@ def _train(plan: Plan, run: Run, watch: Watch, newest: Path | None) -> None:
             steps=trainer.global_step,
             learning_rate=watch.learning_rate,
             seconds=seconds,
-            **measure(recipe, data, initial, settings.epsilon),
+            **measured,
         )
         log_final_values(trainer, run.logs, recipe, result)
         save_whole(recipe.network.cpu().state_dict(), run.folder / WEIGHTS)

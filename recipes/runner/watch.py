@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch.optim import Optimizer
 
 from .step_curves import StepCurves
+from .telling import Lines
 
 
 def is_first_process() -> bool:
@@ -19,14 +22,14 @@ def is_first_process() -> bool:
 
 
 def progress_bar(*, shown: bool = True) -> Progress:
-    """A bar that counts epochs and shows the training loss; draws nothing where the output is no terminal.
+    """A bar that counts epochs and shows the training loss; where the output is no terminal, `Watch` writes lines.
 
     It advances inside epochs too, which a deep network on a CPU takes minutes for.
     """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.1f} of {task.total} epochs"),
+        TextColumn("{task.fields[done]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
@@ -56,6 +59,7 @@ class Watch(Callback):
         self.learning_rate = 0.0
         self.trained = False
         self._samples = 0  # of the micro-batches since the last step
+        self._lines = Lines()
         self._earlier, self._started = 0.0, 0.0
 
     @property
@@ -78,7 +82,7 @@ class Watch(Callback):
         # An optimizer's own hook comes before those by which callbacks take their factor back.
         self._handles = [first.register_step_post_hook(self._note_rate) for first in trainer.optimizers[:1]]
         done = trainer.current_epoch
-        self.task = self.bar.add_task(self.description, total=trainer.max_epochs, completed=done, loss="")
+        self.task = self.bar.add_task(self.description, total=trainer.max_epochs, completed=done, loss="", done="")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("train/loss")  # of the epoch before
@@ -95,12 +99,29 @@ class Watch(Callback):
             self._samples = 0
             values = {"lr/effective": self.learning_rate, "batch/size": float(self.batch_sizes[epoch])}
             self._curves.see(self._step - 1, values, ends_epoch=trainer.is_last_batch)
-        self.bar.update(self.task, completed=trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
+        epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        done = f"{epochs:.1f} of {trainer.max_epochs} epochs"
+        self.bar.update(self.task, completed=epochs, done=done)
+        self._tell(done)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for handle in self._handles:
             handle.remove()
         self.bar.remove_task(self.task)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Say that the final weights are measured, for as long as that takes."""
+        task = self.bar.add_task(self.description, total=None, done="measuring the final weights", loss="")
+        self._tell("measuring the final weights")
+        try:
+            yield
+        finally:
+            self.bar.remove_task(task)
+
+    def _tell(self, done: str) -> None:
+        if not self.bar.disable and not self.bar.console.is_terminal:
+            self._lines.tell(f"{self.description}: {done}")
 
     def _note_rate(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.learning_rate = float(optimizer.param_groups[0]["lr"])
