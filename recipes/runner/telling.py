@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Timer
 
 from rich.console import Console
 
@@ -28,7 +29,7 @@ class Lines:
 
 @contextmanager
 def saying(console: Console, what: str) -> Iterator[None]:
-    """Say what the block does, for as long as it takes.
+    """Say what the block does, for as long as it takes; in a line after two seconds where the output is no terminal.
 
     Args:
         console: Where results go; nothing is said of what is quiet.
@@ -37,6 +38,11 @@ def saying(console: Console, what: str) -> Iterator[None]:
     if console.is_terminal or console.quiet:
         with console.status(what):
             yield
-    else:
-        print(f"{what} ...", file=sys.stderr, flush=True)
+        return
+    line = Timer(FIRST, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    line.daemon = True
+    line.start()
+    try:
         yield
+    finally:
+        line.cancel()

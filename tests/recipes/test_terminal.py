@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -120,6 +121,17 @@ def test_lines_come_after_two_seconds_and_then_ever_more_rarely(monkeypatch, cap
         if capsys.readouterr().err:
             at.append(second)
     assert at == [2, 6, 14, 30, 62, 122, 182]
+
+
+def test_what_is_over_before_two_seconds_says_nothing(monkeypatch, capsys):
+    console = Console(file=io.StringIO())
+    with telling.saying(console, "soon over"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(telling, "FIRST", 0.01)
+    with telling.saying(console, "long"):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "long ...\n"
 
 
 def test_in_a_pipe_what_takes_long_is_said_by_lines_on_stderr_alone(tmp_path, monkeypatch, capsys):
