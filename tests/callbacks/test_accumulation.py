@@ -53,6 +53,7 @@ def apart(first, second):
     )
 
 
+@pytest.mark.promise("accumulation")
 @pytest.mark.parametrize(("micro", "accumulate"), [(4, 4), (2, 8), (16, 1), (5, 3), (44, 1), (3, 20)])
 def test_it_trains_as_the_large_batch_also_where_the_last_window_is_short(micro, accumulate):
     """44 samples: the last window has fewer micro-batches, and the last of them fewer samples."""
@@ -75,6 +76,7 @@ def test_the_scheduler_accumulates_exactly_by_itself(limit):
     assert apart(module, by_hand(batches)) < 1e-12
 
 
+@pytest.mark.promise("accumulation")
 def test_gradients_are_right_before_clipping_and_before_other_callbacks():
     class Sees(Callback):
         def __init__(self):

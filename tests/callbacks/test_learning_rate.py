@@ -105,6 +105,7 @@ def on_paper(sizes, base, warmup_epochs):
     return factors
 
 
+@pytest.mark.promise("rates")
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR, in older torch
 @pytest.mark.filterwarnings("ignore:.* warms up too")
 @pytest.mark.filterwarnings("ignore:OneCycleLR was made for total_steps")

@@ -125,6 +125,7 @@ def assert_same_weights(module, other):
     assert tiny.same(tiny.state_of(module), tiny.state_of(other))
 
 
+@pytest.mark.promise("rules")
 def test_a_batch_that_changes_between_epochs_is_the_loop_by_hand_to_the_bit(case):
     make, rule, by_hand = case
     module, plain = (Module(make, cosine) for _ in range(2))
@@ -152,6 +153,7 @@ class Gradients(Callback):
         self.seen.append((trainer.current_epoch, size, [p.grad.clone() for p in module.parameters()]))
 
 
+@pytest.mark.promise("rules")
 def test_a_batch_that_changes_inside_an_epoch_is_the_loop_by_hand_to_the_bit(case):
     make, rule, by_hand = case
     module, plain, gradients = Module(make), Module(make), Gradients()

@@ -70,12 +70,14 @@ def apart(first, second, *, statistics):
     return max(float((first[name] - second[name]).abs().max()) for name in names)
 
 
+@pytest.mark.promise("accumulation")
 @pytest.mark.parametrize("kind", ["plain", "ghosts"])
 def test_micro_batches_train_as_the_whole_batch(alone, kind):
     for accumulate in (2, 4):
         assert apart(alone[kind, 1], alone[kind, accumulate], statistics=True) <= 1e-12
 
 
+@pytest.mark.promise("processes")
 @pytest.mark.parametrize(("number", "accumulations"), [(2, (1, 4)), pytest.param(4, (1, 2, 4), marks=pytest.mark.slow)])
 def test_processes_train_as_one(tmp_path, alone, number, accumulations):
     ranks = run(tmp_path, "same", number, *accumulations)

@@ -30,6 +30,7 @@ def assert_same(state, other, *, statistics):
             assert float((other[name] - value).abs().max()) <= 1e-12, name
 
 
+@pytest.mark.promise("ghosts processes")
 @pytest.mark.parametrize(("number", "mode"), [pytest.param(4, "plain", marks=pytest.mark.slow), (2, "ghosts")])
 def test_one_process_with_ghosts_trains_as_many_processes_do(tmp_path, number, mode):
     many = fit(tmp_path / "many.pt", number, mode)
@@ -45,6 +46,7 @@ def test_without_ghosts_it_does_not(tmp_path):
     assert not torch.allclose(one["head.weight"], many["head.weight"], atol=1e-3)
 
 
+@pytest.mark.promise("ghosts processes")
 def test_ghosts_train_as_accumulation_over_micro_batches_does_running_statistics_included():
     states = []
     for callbacks, batch_size, accumulate in ([GhostBatchNormSwap(8)], 32, 1), ([], 8, 4):

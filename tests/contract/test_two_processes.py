@@ -42,6 +42,7 @@ def test_the_monitors_change_no_bit_of_the_run(results):
         assert all(torch.equal(value, seen["weights"][name]) for name, value in plain["weights"].items())
 
 
+@pytest.mark.promise("measured processes")
 def test_what_two_processes_measure_together_is_what_one_measures_alone(results):
     assert_as_by_hand(results["exact"])
 
@@ -54,6 +55,7 @@ def test_the_critical_multiple_is_the_same_however_the_batch_is_split(results):
         assert found == pytest.approx(alone, rel=1e-6)  # metrics are float32
 
 
+@pytest.mark.promise("measured processes")
 @pytest.mark.slow
 def test_what_four_processes_measure_together_is_what_one_measures_alone(tmp_path):
     assert_as_by_hand(found("exact_on_processes.py", tmp_path, 4))

@@ -42,6 +42,7 @@ def followed(request, tmp_path_factory):
     return run(tmp_path_factory.mktemp("follow"), "follow", ranks, num_workers)
 
 
+@pytest.mark.promise("samples")
 @pytest.mark.parametrize("unit", training.SCHEDULES)
 @pytest.mark.parametrize("kind", training.KINDS)
 def test_each_step_has_its_size_and_each_sample_comes_once(followed, kind, unit):
@@ -55,6 +56,7 @@ def test_each_step_has_its_size_and_each_sample_comes_once(followed, kind, unit)
         assert all(torch.equal(rank["weights"][name], weight) for name, weight in ranks[0]["weights"].items())
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_processes_resume_from_every_step_to_the_bit(tmp_path, num_workers):
@@ -66,6 +68,7 @@ def test_two_processes_resume_from_every_step_to_the_bit(tmp_path, num_workers):
                 assert tiny.same(rank[kind, step]["weights"], whole["weights"]), (kind, step)
 
 
+@pytest.mark.promise("processes")
 @pytest.mark.parametrize(("ranks", "accumulate"), [(2, 4), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_processes_and_micro_batches_train_a_transformer_as_one(tmp_path, ranks, accumulate):
     alone = training.same(1, 8)
@@ -77,6 +80,7 @@ def test_processes_and_micro_batches_train_a_transformer_as_one(tmp_path, ranks,
     assert max(float((weight - start[name]).abs().max()) for name, weight in alone["weights"].items()) > 1e-2
 
 
+@pytest.mark.promise("memory")
 def test_a_process_that_runs_out_of_memory_makes_all_split_alike_for_the_same_weights(tmp_path):
     alone = training.auto(1)
     assert alone["largest"] == 16

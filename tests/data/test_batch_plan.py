@@ -20,6 +20,7 @@ def of_rank(plan, rank, **changes):
     return BatchPlan(**(terms | {"rank": rank} | changes))
 
 
+@pytest.mark.promise("samples")
 @settings(max_examples=1000)
 @given(PLANS, st.integers(0, 200))
 def test_over_all_processes_each_sample_comes_once_and_every_process_has_as_many_batches(plan, epoch):

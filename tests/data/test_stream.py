@@ -59,6 +59,7 @@ def batches(stream, epoch=0):
     return [batch.tolist() for batch in stream]
 
 
+@pytest.mark.promise("samples")
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("source", SOURCES)
 def test_each_sample_comes_once_in_batches_of_the_sizes_asked_for(source, num_workers):
@@ -174,6 +175,7 @@ def on_processes(sources, **settings):
     return found
 
 
+@pytest.mark.promise("samples")
 @pytest.mark.parametrize("samples", [40, 41, 42, 43])
 def test_processes_have_equally_many_batches_and_each_sample_comes_once(samples):
     found = on_processes([range(samples)] * 3, batch_size=4)

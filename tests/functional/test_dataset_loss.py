@@ -62,6 +62,7 @@ def expected(model, data, mode):
     return float(total.detach()) / sum(len(x) for x, _ in data)
 
 
+@pytest.mark.promise("chunks")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", [(14,), (7, 5, 2)])
 def test_it_is_the_mean_over_samples_with_the_statistics_that_were_chosen(mode, sizes):
@@ -88,6 +89,7 @@ def test_a_single_batch_has_no_halves_and_neither_have_batches_of_which_one_hold
     assert DatasetLoss(network(), mean_loss, batches(sizes)).halves() == ()
 
 
+@pytest.mark.promise("chunks")
 def test_chunking_does_not_matter_in_evaluation_mode():
     model = network()
     x, y = (torch.cat(parts) for parts in zip(*batches(), strict=True))

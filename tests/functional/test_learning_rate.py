@@ -21,6 +21,7 @@ def test_sqrt_rule_keeps_the_covariance_of_the_update(batch, base):
     assert scale**2 / batch == pytest.approx(1 / base)  # eta^2 / B, Hoffer et al. section 3
 
 
+@pytest.mark.promise("rates")
 @given(SIZES, st.sampled_from(["linear", "sqrt"]))
 def test_the_base_batch_is_not_scaled(batch, rule):
     assert learning_rate_scale(batch, batch, rule=rule) == 1.0
@@ -32,6 +33,7 @@ def test_goyals_imagenet_rates_come_out():
     assert rates == pytest.approx({128: 0.05, 512: 0.2, 8192: 3.2, 65536: 25.6})
 
 
+@pytest.mark.promise("rates")
 @given(st.integers(1, 5000), st.floats(1, 1000))
 def test_warmup_starts_at_the_base_rate_ends_on_target_and_adds_equal_amounts(steps, scale):
     ramp = [gradual_warmup(step, steps, scale) for step in range(steps + 2)]

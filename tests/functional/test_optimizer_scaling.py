@@ -52,11 +52,13 @@ def test_adaptive_optimizers_without_betas_are_not_taken_for_sgd(kind):
         scaled_hyperparameters(group, 32, 8, rule="timescale")
 
 
+@pytest.mark.promise("rules")
 def test_the_base_batch_changes_no_bit(case):
     hyperparameters, rule = case
     assert scaled(hyperparameters, 256, 256, rule) == hyperparameters
 
 
+@pytest.mark.promise("rules")
 @given(sizes=st.tuples(SIZES, SIZES, SIZES))
 @pytest.mark.parametrize("name", CASES)
 def test_one_change_after_another_is_the_change_of_both(name, sizes):
@@ -103,6 +105,7 @@ def displacement(optimizer_class, hyperparameters, steps, gradient):
     return weights
 
 
+@pytest.mark.promise("rules")
 @pytest.mark.parametrize(("kind", "averages"), [("Adam", {"betas": (0.99, 0.999)}), ("RMSprop", {"alpha": 0.999})])
 def test_noise_moves_adaptive_optimizers_as_far_per_sample(kind, averages):
     """Gradients of noise alone, of variance 1 / batch size, 2000 samples long, epsilon as large as the noise.
@@ -148,6 +151,7 @@ def test_gradients_at_one_point_move_sgd_as_far_in_one_step_as_in_k():
     torch.testing.assert_close(*ends, rtol=1e-14, atol=0)
 
 
+@pytest.mark.promise("rules")
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
@@ -174,6 +178,7 @@ def test_weights_decay_as_much_in_an_epoch_to_first_order(kind, rule):
     assert eight["lr"] * eight["weight_decay"] == pytest.approx(8 * 1e-4, rel=1e-12)
 
 
+@pytest.mark.promise("rules")
 def test_the_half_life_in_samples_stays():
     at_one = scaled_hyperparameters({**ADAMW, "betas": (0.9, 0.95)}, 1, 512, rule="half_life")["betas"]
     assert (at_one[0], round(at_one[1], 4)) == (0.9, 0.9999)  # Marek et al.: 0.95 at 512 is 0.9999 at 1

@@ -23,6 +23,7 @@ from lightning_gap.functional import (
 # Eigenvalues
 
 
+@pytest.mark.promise("eigenvalue")
 @pytest.mark.parametrize(
     "spectrum", [[1.0, -3.0], [5.0], [-2.0], [2.0, 2.0, 2.0], [4.0, 0.0, 0.0, -1.0], [3.0, 2.0, 1.0]]
 )
@@ -35,6 +36,7 @@ def test_a_quadratic_gives_its_known_ends(spectrum):
     assert (found.loss, found.gradient_norm) == (0.0, pytest.approx(math.sqrt(len(spectrum))))
 
 
+@pytest.mark.promise("eigenvalue")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("form", [0, 1], ids=["whole", "parts"])
 def test_eigenvalues_are_those_of_the_dense_hessian(seed, form):
@@ -61,6 +63,7 @@ def test_the_default_tolerance_is_kept_in_float32():
         assert abs(found.smallest - expected[0]) <= 1e-3 * expected[-1]
 
 
+@pytest.mark.promise("eigenvalue")
 def test_a_public_tool_gives_the_same_over_unequal_batches():
     model, x, y = network(1)
     params = list(model.parameters())
@@ -339,6 +342,7 @@ def on_two_processes(tmp_path_factory):
     return [torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.promise("measured processes")
 @pytest.mark.slow
 def test_two_processes_that_share_the_loss_give_what_one_gives(on_two_processes):
     alone = script.measure((0, script.SAMPLES))

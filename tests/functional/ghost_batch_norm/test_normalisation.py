@@ -116,6 +116,7 @@ G = 4
 GRID = [1, 2, G - 1, G, G + 1, 2 * G - 1, 2 * G, 2 * G + 1, 3 * G + 2]
 
 
+@pytest.mark.promise("ghost formula")
 @pytest.mark.parametrize("leftover", ["merge", "balance"])
 @pytest.mark.parametrize("spatial", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("samples", GRID)
@@ -131,6 +132,7 @@ def test_it_is_the_formula_over_the_leftover_grid(samples, spatial, leftover, st
         check(example[0], runs, *example[1:], tolerance=1e-12)
 
 
+@pytest.mark.promise("ghost formula")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("spatial", SHAPES.values(), ids=SHAPES)
 def test_every_way_is_the_formula(spatial, way):
@@ -140,6 +142,7 @@ def test_every_way_is_the_formula(spatial, way):
         check(x, runs, scale, shift, gradient, tolerance=1e-12, way=way)
 
 
+@pytest.mark.promise("ghost formula")
 @settings(max_examples=150, deadline=None)
 @given(
     samples=st.integers(2, 40),

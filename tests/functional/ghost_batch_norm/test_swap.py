@@ -21,6 +21,7 @@ from lightning_gap.functional import (
 PAIRS = [(nn.BatchNorm1d, GhostBatchNorm1d), (nn.BatchNorm2d, GhostBatchNorm2d), (nn.BatchNorm3d, GhostBatchNorm3d)]
 
 
+@pytest.mark.promise("ghost swap")
 @pytest.mark.parametrize(("plain", "ghost"), PAIRS)
 def test_swap_keeps_every_object_and_restore_undoes_it(plain, ghost):
     model = nn.Sequential(nn.Conv1d(2, 3, 1), plain(3))
@@ -144,6 +145,7 @@ def test_the_batch_norm_inside_a_fused_layer_is_swapped():
     torch.testing.assert_close(fused(x), torch.cat([nn.BatchNorm1d(3)(fused[0](part)) for part in x.split(4)]))
 
 
+@pytest.mark.promise("ghost swap")
 def test_a_swapped_model_can_be_saved_whole_and_its_weights_load_without_us():
     model = nn.Sequential(nn.BatchNorm1d(3))
     swap_batch_norm(model, 4)
@@ -252,6 +254,7 @@ def test_lazy_layers_are_swapped_once_they_have_a_size():
     assert swap_batch_norm(model, 4).converted == ("0",)
 
 
+@pytest.mark.promise("ghost swap")
 def test_checkpoints_load_whatever_the_ghost_size():
     source, target = nn.Sequential(nn.BatchNorm1d(3)), nn.Sequential(nn.BatchNorm1d(3))
     swap_batch_norm(source, 4)

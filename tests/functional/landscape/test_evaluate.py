@@ -43,6 +43,7 @@ def by_hand(network, start, end, alphas, splits, mode):
     return found
 
 
+@pytest.mark.promise("landscape")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_losses_on_a_line_are_those_of_a_loop_by_hand(mode, at_once):
@@ -59,6 +60,7 @@ def test_losses_on_a_line_are_those_of_a_loop_by_hand(mode, at_once):
         assert found.values[name]["loss"] == pytest.approx(wanted[name], rel=1e-12, nan_ok=True)
 
 
+@pytest.mark.promise("landscape")
 def test_a_surface_of_a_quadratic_is_its_closed_form():
     curvature = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
     points = surface_points(at(1.0, -1.0), [at(1.0, 0.0), at(0.5, 2.0)], [[-1.0, 0.0, 1.0], [-2.0, 0.0, 0.5, 1.0]])

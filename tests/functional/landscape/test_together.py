@@ -17,6 +17,7 @@ from lightning_gap.functional import evaluate_points, line_points
 from lightning_gap.recipes.networks import C1, F1
 
 
+@pytest.mark.promise("landscape")
 @pytest.mark.parametrize("mode", ["running", "batch", "recomputed"])
 @pytest.mark.parametrize(
     ("network", "shape", "dtype"),

@@ -47,6 +47,7 @@ def papers_maximiser(params, loss_fn, epsilon):
     return 100 * (max(seen) - seen[0]) / (1 + seen[0])
 
 
+@pytest.mark.promise("sharp scipy")
 @pytest.mark.parametrize(
     ("seed", "activation", "epsilon"), [(5, nn.ReLU, 5e-3), (1, nn.ReLU, 2e-2), (2, nn.Tanh, 5e-2)]
 )

@@ -37,6 +37,7 @@ def small_network(seed=0, *, samples=60):
     return model, lambda: cross_entropy(model(x), y)
 
 
+@pytest.mark.promise("sharp quadratic")
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.floats(0.01, 10) | st.floats(-10, -0.01), st.floats(-5, 5)),
@@ -90,6 +91,7 @@ def test_dense_convex_quadratics_come_near_their_best_corner():
     assert shares[4] >= 0.5
 
 
+@pytest.mark.promise("sharp scipy")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-2])
 def test_it_finds_as_much_as_scipys_lbfgsb_in_fewer_evaluations(seed, epsilon):
@@ -122,6 +124,7 @@ def test_it_finds_as_much_as_scipys_lbfgsb_in_fewer_evaluations(seed, epsilon):
     assert result.evaluations <= 7
 
 
+@pytest.mark.promise("sharp sign")
 def test_one_box_contains_the_smaller_one():
     model, loss_fn = small_network()
     values = [sharpness(loss_fn, model.parameters(), epsilon=e).percent for e in (1e-4, 5e-4, 1e-3, 1e-2)]
@@ -129,11 +132,13 @@ def test_one_box_contains_the_smaller_one():
     assert values[0] > 0
 
 
+@pytest.mark.promise("sharp sign")
 def test_a_constant_loss_is_flat():
     x = torch.ones(3, requires_grad=True)
     assert sharpness(lambda: (0 * x).sum() + 2.0, [x]).percent == 0.0
 
 
+@pytest.mark.promise("sharp sign")
 def test_a_loss_that_only_falls_gives_zero_and_never_less():
     x = torch.zeros(2, requires_grad=True)  # a maximum: every step of the box is lower
     assert sharpness(lambda: 1 - (x**2).sum(), [x], epsilon=0.1).percent == 0.0
@@ -297,6 +302,7 @@ positive_terms = st.lists(
 )
 
 
+@pytest.mark.promise("sharp quadratic")
 @settings(max_examples=30, deadline=None)
 @given(positive_terms, st.sampled_from([1e-3, 0.1]))
 def test_the_relative_box_of_a_separable_convex_quadratic_gives_its_known_maximum(terms, epsilon):
@@ -308,6 +314,7 @@ def test_the_relative_box_of_a_separable_convex_quadratic_gives_its_known_maximu
     assert found.percent == pytest.approx(100 * highest / 1.5, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.promise("sharp quadratic")
 @settings(max_examples=30, deadline=None)
 @given(positive_terms, st.sampled_from([1e-3, 0.05, 0.5]), st.booleans())
 def test_the_ball_around_a_quadratic_gives_the_solution_of_its_trust_region(terms, epsilon, relative):
@@ -332,6 +339,7 @@ def test_the_trust_region_solution_is_that_of_a_grid():
     )
 
 
+@pytest.mark.promise("sharp quadratic")
 @pytest.mark.parametrize("method", ["corner", "lbfgsb"])
 @pytest.mark.parametrize("seed", range(3))
 def test_in_a_subspace_a_convex_quadratic_has_its_best_corner(method, seed):
@@ -542,6 +550,7 @@ def on_one_process():
     return script.measure()
 
 
+@pytest.mark.promise("measured processes")
 @pytest.mark.parametrize("world", script.WORLDS)
 def test_processes_that_share_the_loss_find_what_one_finds(on_processes, on_one_process, world):
     for rank in on_processes[world]:
