@@ -52,6 +52,9 @@ def test_a_callback_of_the_page_puts_epochs_or_samples_on_the_axis(tmp_path, mon
         events = EventAccumulator(str(tmp_path / f"lightning_logs/version_{version}")).Reload()
         for tag in ("sharpness/full_eps1e-3", "val_loss", "loss_epoch"):
             assert [event.step for event in events.Scalars(tag)] == [step, 2 * step, 3 * step], tag
+    own = EventAccumulator(str(tmp_path / "lightning_logs/own/version_0")).Reload()
+    assert "_hparams_/session_start_info" in own.summary_metadata
+    assert {"final/val_loss", "final/gap/loss"} <= set(own.Tags()["scalars"])
 
 
 @pytest.fixture

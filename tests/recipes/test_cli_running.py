@@ -49,6 +49,8 @@ def test_two_processes_are_one_run_with_one_folder_and_the_steps_of_one(tmp_path
     assert "2 processes" in " ".join(both.stdout.split())
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"] == {"devices": 2, "strategy": "ddp"}
     assert sorted(path.name for path in (folder / "tensorboard").iterdir()) == ["comparison", "small"]
+    events = b"".join(path.read_bytes() for path in (folder / "tensorboard" / "small").rglob("*tfevents*"))
+    assert events.count(b"custom_scalars__config__") == 1  # the layout of charts, by one of the two
 
 
 def test_processes_that_are_started_from_outside_need_a_folder_to_share(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.comparison_logs import table_on_its_side
 
 TINY = ["--width", "8", "--depth", "1", "--small_batch_size", "256", "--epochs", "2", "--epsilon", "[1e-3]"]
+TINY += ["--sharpness_samples", "100"]
 
 
 @pytest.fixture(scope="module")
