@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch.optim import Optimizer
 
 from .step_curves import StepCurves
@@ -27,12 +28,12 @@ def progress_bar(*, shown: bool = True) -> Progress:
     It advances inside epochs too, which a deep network on a CPU takes minutes for.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(overflow="fold")),  # names are wrapped, never cut
         BarColumn(),
-        TextColumn("{task.fields[done]}"),
+        TextColumn("{task.fields[done]}", table_column=Column(overflow="fold")),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[loss]}", table_column=Column(overflow="fold")),
         transient=True,
         disable=not shown or not is_first_process(),
     )

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from lightning_gap.recipes.runner.commands import _COMMANDS
 from lightning_gap.recipes.runner.examples import EXAMPLES
 from lightning_gap.recipes.runner.options import ask
 from lightning_gap.recipes.runner.table import _print_on_its_side
+from lightning_gap.recipes.runner.watch import progress_bar
 
 TYPED = [typed for found in EXAMPLES.values() for typed, _ in found]
 
@@ -100,6 +102,20 @@ def test_a_list_fits_80_columns_with_whole_names(monkeypatch, capsys):
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 80
     assert name in "".join(line[:41].strip() for line in told.splitlines())
+
+
+def test_the_bar_fits_80_columns_with_the_whole_name_of_a_run():
+    name = "a-regime-with-a-name-of-forty-letters-001, trial 1 of 3"
+    bar, out = progress_bar(), io.StringIO()
+    for total, done, loss in ((30, "3.0 of 30 epochs", "train loss 0.2347"), (None, "measuring the final weights", "")):
+        bar.add_task(name, total=total, completed=3, loss=loss, done=done)
+    Console(file=out, width=80).print(bar.get_renderable())
+    lines = out.getvalue().splitlines()
+    assert "…" not in out.getvalue()
+    assert max(map(len, lines)) <= 80
+    first = "".join(re.split(r" [━╸╺]|  ", line)[0] for line in lines)  # the column of the names
+    assert first.replace(" ", "").count(name.replace(" ", "")) == 2
+    assert {"measuring", "weights", "loss", "0.2347"} <= set(" ".join(lines).split())
 
 
 def test_no_color_leaves_colours_out():
