@@ -118,6 +118,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("logs")
 
 
+@pytest.mark.promise("loggers")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MONITORS)
 def test_every_key_of_a_monitor_arrives_with_its_values(name, kind, folder):
