@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import lightning
 import pytest
 import tiny
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from packaging.version import Version
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -300,6 +302,8 @@ def test_the_answer_does_what_it_says(question, tmp_path, monkeypatch):
         "train_loader": tiny.loader(256, batch_size=batch_size),
         "val_loader": tiny.loader(48, seed=2),
     }
+    if "# since lightning 2.6" in QUESTIONS[question] and Version(lightning.__version__) < Version("2.6"):
+        pytest.skip("this Lightning does not average the weights of each step yet")
     for block in blocks(PRELUDE) + blocks(QUESTIONS[question]):
         exec(compile(block, f"{PAGE.name}: {question}", "exec"), reader)
     verify(reader)
