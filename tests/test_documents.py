@@ -66,7 +66,7 @@ def test_the_python_blocks_of_a_page_run_as_written(page, tmp_path, monkeypatch)
 
 COMMANDS = sorted(
     {
-        line.partition("  #")[0].strip().removeprefix("lightning-gap ")
+        shlex.join(shlex.split(line, comments=True)[1:])
         for page in PAGES
         for language, text in fences(page)
         if language in ("sh", "bash")
