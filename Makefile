@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check docs docs-links format clean
 
 demo: .venv/installed
 	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 4 --workers 2 \
@@ -22,6 +22,18 @@ check: .venv/installed-dev build/types
 	$(BIN)/ruff check .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lightning_gap
 	$(BIN)/mypy lightning_gap recipes
+
+# The site, into build/docs/index.html; a warning, or a link inside it that leads nowhere, is an error.
+# NOTEBOOKS=force runs the notebooks and shows their outputs.
+NOTEBOOKS ?= off
+SPHINX = $(BIN)/python -m sphinx -W --keep-going -D nb_execution_mode=$(NOTEBOOKS) -c docs .
+
+docs: .venv/installed-docs
+	$(SPHINX) -b html build/docs
+
+# Whether the links to the web work, which needs one.
+docs-links: .venv/installed-docs
+	$(SPHINX) -b linkcheck build/docs-links
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
@@ -48,3 +60,7 @@ build/types: lightning_gap recipes
 .venv/installed-dev: pyproject.toml $(CONSTRAINTS) | .venv/bin/pip
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --editable ".[recipes]"
 	touch $@ .venv/installed
+
+.venv/installed-docs: .venv/installed-dev
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group docs
+	touch $@

@@ -30,6 +30,8 @@ def test_every_callback_has_a_test_and_a_card_with_the_fixed_headings(name):
     card = (ROOT / "docs" / "methods" / f"{name.replace('_', '-')}.md").read_text(encoding="utf-8")
     found = re.findall(r"^## (.+)$", card, flags=re.MULTILINE)
     assert [heading for heading in found if heading != "What we found"] == HEADINGS
+    summary = card.split("## What it changes")[1].split("\n## ")[0]
+    assert re.search(r"^- \*Costs:\* .+\n- \*You see:\* .+$", summary, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -74,10 +76,11 @@ def test_the_version_is_the_same_everywhere():
     assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_readme_links_every_card():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for card in (ROOT / "docs" / "methods").glob("*.md"):
-        assert f"docs/methods/{card.name}" in readme
+def test_readme_and_the_list_of_methods_link_every_card():
+    readme, methods = (ROOT / "README.md", ROOT / "docs" / "methods" / "index.md")
+    for card in methods.parent.glob("*.md"):
+        assert f"docs/methods/{card.name}" in readme.read_text(encoding="utf-8")
+        assert card == methods or f"]({card.name})" in methods.read_text(encoding="utf-8"), card.name
 
 
 def test_every_promise_is_shown_by_a_test():

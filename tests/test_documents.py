@@ -3,19 +3,38 @@
 import csv
 import re
 import runpy
+import shlex
 from pathlib import Path
 
+import lightning
 import pytest
 import tiny
+from packaging.version import Version
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_gap.recipes.runner.cli import main as cli
+from lightning_gap.recipes.runner.options import ask
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = ROOT / "docs" / "api"  # where the site was built
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if GENERATED not in page.parents),
+]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
+RUN_ELSEWHERE = {README, ROOT / "docs" / "lightning-threads.md"}  # below, and in test_lightning_threads.py
+SHOWN_ONLY = {"", "sh", "bash", "yaml", "text", "{include}", "{toctree}"}  # languages that nothing runs
+
+
+def fences(page):
+    """The language and the text of every block."""
+    return re.findall(r"^```(.*)\n((?:.*\n)*?)```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [text for language, text in fences(page) if language in ("python", "{code-cell} python")]
 
 
 def names_of_the_reader():
@@ -30,11 +49,15 @@ def names_of_the_reader():
 def run_blocks(page):
     namespace = names_of_the_reader()
     for number, block in enumerate(blocks(page), start=1):
+        if "# since lightning 2.6" in block and Version(lightning.__version__) < Version("2.6"):
+            continue
         exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
     return namespace
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p != README], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p) and p not in {*RUN_ELSEWHERE, *NOTEBOOKS}], ids=lambda p: p.name
+)
 @pytest.mark.filterwarnings("ignore:.*GPU available")
 def test_the_python_blocks_of_a_page_run_as_written(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -55,6 +78,59 @@ def test_a_callback_of_the_page_puts_epochs_or_samples_on_the_axis(tmp_path, mon
     own = EventAccumulator(str(tmp_path / "lightning_logs/own/version_0")).Reload()
     assert "_hparams_/session_start_info" in own.summary_metadata
     assert {"final/val_loss", "final/gap/loss"} <= set(own.Tags()["scalars"])
+
+
+COMMANDS = sorted(
+    {
+        shlex.join(shlex.split(line, comments=True)[1:])
+        for page in PAGES
+        for language, text in fences(page)
+        if language in ("sh", "bash")
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.startswith("lightning-gap ")
+    }
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_that_a_page_shows_is_understood(line, tmp_path, monkeypatch, capsys):
+    """Its words are read as the program reads them; what needs neither data nor training is done."""
+    monkeypatch.chdir(tmp_path)
+    command, *words = shlex.split(line)
+    if command in ("run", "compare", "advise", "critical-batch"):
+        if "c1.py" in words:
+            assert cli(["copy", "c1", "."]) == 0
+        assert ask(command, "", [word for word in words if word != "mine"]).settings  # a regime of the reader's own
+    elif command == "reproduce":
+        assert cli(["reproduce", *words, *(["--dry_run", "--seeds", "0"] if words else [])]) == 0
+    elif command in ("list", "copy"):
+        assert cli([command, *words]) == 0
+    else:  # of results, which are not here
+        assert cli([command, *words]) == 2
+        assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_nothing_that_looks_like_python_is_left_out(page):
+    for language, text in fences(page):
+        assert language in ("python", "{code-cell} python") or language.split(" ")[0] in SHOWN_ONLY, language
+        if language in ("", "text"):
+            assert not re.search(r"^(import|from|def|class) \w+", text, flags=re.MULTILINE), text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_a_notebook_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
+    """And prints as many lines as the page shows, with the same words; numbers depend on the machine."""
+    monkeypatch.chdir(tmp_path)
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    run_blocks(page)
+    plt.close("all")
+    printed = [re.sub(r"-?[\d.]+", "#", line).split() for line in capsys.readouterr().out.splitlines()]
+    shown = [line for language, text in fences(page) if language == "text" for line in text.splitlines()]
+    assert [line for line in printed if line] == [re.sub(r"-?[\d.]+", "#", line).split() for line in shown]
 
 
 @pytest.fixture

@@ -24,7 +24,9 @@ def inputs_of(batch: Any, place: int | str) -> Tensor:
         try:
             found = batch[place]  # type: ignore[index]
         except (LookupError, TypeError) as error:
-            raise ValueError(f"inputs={place!r} is no place in a batch, a {type(batch).__name__}") from error
+            raise ValueError(
+                f"inputs={place!r} is no place in a batch, a {type(batch).__name__}; give their index or key"
+            ) from error
     else:
         found = None
     if not isinstance(found, Tensor) or not found.is_floating_point():

@@ -152,7 +152,8 @@ class LossMonitor(SubsetMonitor):
         """
         if batches is None and not self._batches:
             raise RuntimeError(
-                f"{type(self).__name__} measures inside fit alone, on batches that it draws when fit starts"
+                f"{type(self).__name__} measures inside fit alone, on batches that it draws when fit starts; "
+                "call it from a callback, on_train_start or later"
             )
         given = batches or self._batches["data"]
 

@@ -91,7 +91,8 @@ class Plugin(GapCallback, ABC):
         weights = trained_weights(trainer, pl_module)
         if not any(weight.numel() for weight in weights.values()):
             raise ValueError(
-                f"{name} changes the gradients of trained weights, and {type(pl_module).__name__} has none"
+                f"{name} changes the gradients of trained weights, and {type(pl_module).__name__} has none; "
+                "let some require grad"
             )
         if isinstance(trainer.optimizers[0], torch.optim.LBFGS):
             raise ValueError(f"{name} and LBFGS both take further passes over the batch of a step; use SGD or AdamW")

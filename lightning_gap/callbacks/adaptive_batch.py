@@ -87,7 +87,9 @@ class AdaptiveBatchSize(BatchSizeCallback):
         self.batch_size = whole_number("batch_size", batch_size)
         self.max_batch_size = whole_number("max_batch_size", max_batch_size)
         if self.max_batch_size < self.batch_size:
-            raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
+            raise ValueError(
+                f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow; exchange them"
+            )
         self.test: TestName = one_of("test", test, get_args(TestName))
         self.theta = real_number("theta", theta, above=0)
         self.nu = real_number("nu", nu, above=0)

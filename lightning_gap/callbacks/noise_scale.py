@@ -30,8 +30,8 @@ class GradientNoiseScaleMonitor(LossMonitor):
     from your own `training_step`, run silenced and isolated in evaluation mode on a fixed subset of the training data;
     ``loss_fn`` overrides it. The run is bit for bit the same with and without the monitor.
 
-    Logs at the end of an epoch, in samples, tr(Sigma) / |G|^2 and tr(H Sigma) / (G . H G), with G the gradient, Sigma
-    the covariance of the gradient of one sample and H the Hessian. ``noise/simple_scale_now`` and
+    Logs at the end of an epoch, in samples, ``tr(Sigma) / |G|^2`` and ``tr(H Sigma) / (G . H G)``, with G the gradient,
+    Sigma the covariance of the gradient of one sample and H the Hessian. ``noise/simple_scale_now`` and
     ``noise/critical_batch_now`` are those of this measurement alone, ``noise/simple_scale`` and
     ``noise/critical_batch`` their running means: of numerators and denominators apart, each divided by the squared
     gradient norm of its measurement, and weighted by the epochs that it stands for, so that neither large early

@@ -66,7 +66,9 @@ class Seesaw:
         sizes = {"batch_size": self.batch_size, "max_batch_size": self.max_batch_size, "multiple_of": self.multiple_of}
         batch_size, max_batch_size, multiple_of = check_counts(unit="samples", **sizes)
         if max_batch_size < batch_size:
-            raise ValueError(f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow")
+            raise ValueError(
+                f"max_batch_size={max_batch_size} is below batch_size={batch_size}, which is to grow; exchange them"
+            )
         for name in ("batch_size", "max_batch_size"):
             if sizes[name] % multiple_of:
                 raise ValueError(f"{name}={sizes[name]} must be a multiple of multiple_of={multiple_of}")

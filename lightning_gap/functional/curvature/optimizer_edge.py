@@ -140,7 +140,7 @@ def optimizer_edge(
         for index, (name, weight) in zip(used, weights.items(), strict=True)
     ]
     if all(diagonal is None for diagonal in diagonals):
-        raise UndefinedCurvatureError(f"{name_of} has taken no step yet, and has no state to read")
+        raise UndefinedCurvatureError(f"{name_of} has taken no step yet, and has no state; take one first")
     scaled = (
         torch.full_like(weight, math.inf, requires_grad=False)
         if diagonal is None or not rates[index]

@@ -69,7 +69,9 @@ def filter_normalized_direction(module: nn.Module, *, seed: int = 0, vectors: Ve
         own, new = weight.reshape(apart), drawn.reshape(apart)
         direction[name] = (new * _scale(own, new, (1, *range(3, own.ndim)))).reshape(weight.shape)
     if not direction:
-        raise ValueError("module has no weights of two or more axes that are trained, so that no direction moves it")
+        raise ValueError(
+            "module has no weights of two or more axes that are trained, so that no direction moves it; train some"
+        )
     return direction
 
 

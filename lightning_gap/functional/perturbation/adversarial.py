@@ -158,7 +158,9 @@ def _gradient(loss_fn: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
             slopes = torch.autograd.grad(loss, [point], allow_unused=True)
     slope = slopes[0]
     if slope is None:
-        raise ValueError("loss_fn returned a loss that does not depend on the inputs that it was given")
+        raise ValueError(
+            "loss_fn returned a loss that does not depend on the inputs that it was given; compute it from its argument"
+        )
     return slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 

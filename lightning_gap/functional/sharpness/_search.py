@@ -71,7 +71,9 @@ class Search:
                 "norm='l2' goes with method='corner' or 'apgd' in the full space; a subspace and L-BFGS-B need a box"
             )
         if self.relative and self.subspace:
-            raise ValueError("relative=True goes with the full space: in a subspace it does not undo a rescaling")
+            raise ValueError(
+                "relative=True goes with the full space: in a subspace it does not undo a rescaling; leave out one"
+            )
 
     def profile(
         self, loss_fn: LossFunction, params: Params, epsilons: Sequence[float], group: ProcessGroup | None = None
