@@ -170,6 +170,7 @@ SETTINGS = {
     ],
     "RecomputeBatchNorm": [{}, {"every": 2, "batches": 3}],
     "ResumeExactly": [{}],
+    "StopOnNaN": [{}],
     "SharpnessAwareMinimization": [{"adaptive": True}, {"rho": 0.1, "norm": "max", "m": 8, "start": 0.5}],
     "SharpnessMonitor": [{"epsilon": 1e-3}, LOSS | {"epsilon": [1e-3, 5e-4], "every_n_epochs": "log", "subspace": 9}],
     "StabilityTraining": [{"sigma": 0.1, "outputs": "net"}],

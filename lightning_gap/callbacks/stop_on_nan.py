@@ -29,7 +29,9 @@ class StopOnNaN(GapCallback):
             and the newest checkpoint.
     """
 
-    _loss: Tensor | float = 0.0  # summed over the micro-batches since the last step: finite if all of them are
+    def __init__(self) -> None:
+        super().__init__()
+        self._loss: Tensor | float = 0.0  # summed over the micro-batches since the last step: finite if all of them are
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
