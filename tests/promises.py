@@ -10,7 +10,10 @@ from collections import Counter, defaultdict
 
 # By key: the fault, and what is promised.
 FAULTS = {
-    "killed": ("stopped or killed at any step", "resumed from the last checkpoint the run ends bit for bit as an unbroken one"),
+    "killed": (
+        "stopped or killed at any step",
+        "resumed from the last checkpoint the run ends bit for bit as an unbroken one",
+    ),
     "killed saving": ("killed or failing while it saves", "what was saved before is whole"),
     "damaged": ("a checkpoint cut short, empty or foreign", "one error that names the file; nothing is half loaded"),
     "flipped": ("a flipped bit in weights, results or data", "found before they are used"),

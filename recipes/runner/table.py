@@ -56,6 +56,9 @@ def show_results(console: Console, plan: Plan, results: Results) -> None:
     if sentence:
         console.print(f"\n[bold]{sentence}[/bold]")
     console.print(f"\nWritten to {plan.output}: {', '.join(written)}, config.yaml", soft_wrap=True)
+    if len(results) > 1:
+        doctor = shlex.join(["lightning-gap", "doctor", str(plan.output)])
+        console.print(f"Which known causes of a gap apply:\n    {doctor}", soft_wrap=True)
     if (plan.output / "tensorboard").exists():
         console.print(f"Open the logs with:\n    {tensorboard_command(plan)}", soft_wrap=True)
 
