@@ -183,6 +183,11 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in anchors(page.parent / target if target else page), f"{target}#{anchor}"
 
 
+def test_no_page_has_the_marks_of_a_merge_that_was_left():
+    for page in PAGES:
+        assert not re.search(r"^(<{7}|={7}|>{7})( |$)", page.read_text(encoding="utf-8"), flags=re.MULTILINE), page
+
+
 def test_the_page_for_a_worse_run_shows_what_its_script_trains(capsys):
     script = runpy.run_path(str(ROOT / "docs" / "examples" / "what_now.py"))
     page = (ROOT / "docs" / "large-batch-run-is-worse.md").read_text(encoding="utf-8")
