@@ -15,6 +15,7 @@ from lightning_gap.functional import learning_rate_scale
 from ..advice import rule_for
 from ..runner.plan import Plan
 from ..runner.results_folder import locked
+from ..runner.telling import saying
 from .search import Found, Search, search
 
 
@@ -48,7 +49,7 @@ def find_critical_batch(
         soft_wrap=True,
     )
     found = []
-    with locked(plan.output), console.status("training"):
+    with locked(plan.output), saying(console, "training"):
         for told in search(plan, asked):
             if isinstance(told, Found):
                 found.append(told)
