@@ -30,11 +30,12 @@ class PlottedCallback(GapCallback):
     """A monitor whose measurements can be drawn."""
 
     plots_log_steps = False
+    _history: History
 
     @property
-    @abstractmethod
-    def history(self) -> Sequence[Mapping[str, float]]:
+    def history(self) -> History:
         """What was measured in the last fit: of each measurement its ``step`` and its values by name."""
+        return [dict(point) for point in self._history]
 
     @property
     @abstractmethod

@@ -149,11 +149,6 @@ class Monitor(PlottedCallback, ABC):
     def state_key(self) -> str:
         return state_key(self, suffix=self.suffix)
 
-    @property
-    def history(self) -> History:
-        """What was measured in the last fit: of each measurement its ``step`` and its values by name."""
-        return [dict(point) for point in self._history]
-
     def state_dict(self) -> dict[str, Any]:
         return {"measured_step": self._measured_step or 0, "history": self.history}
 

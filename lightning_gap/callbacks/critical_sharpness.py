@@ -122,11 +122,6 @@ class CriticalSharpnessMonitor(PlottedCallback):
         self._history = [dict(point) for point in state_dict.get("history", ())]
 
     @property
-    def history(self) -> History:
-        """What was measured in the last fit: of each measurement its ``step`` and its values by name."""
-        return [dict(point) for point in self._history]
-
-    @property
     def plotted(self) -> tuple[str, ...]:
         """Critical sharpness."""
         return _NAMES[:1]
