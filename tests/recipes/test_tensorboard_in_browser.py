@@ -6,7 +6,6 @@ so the pictures of the docs are made, from a comparison of the same three regime
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -16,11 +15,8 @@ import pytest
 
 from lightning_gap.recipes.runner.cli import main
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 MARGINS = "Mean over trials, and one standard deviation either way"
@@ -45,14 +41,6 @@ def address(logs):
         found = next(filter(None, (re.search(r"http://127.0.0.1:\d+/", line) for line in server.stdout)))
         yield found[0]
         server.terminate()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as runner:
-        browser = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager

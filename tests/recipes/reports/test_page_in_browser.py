@@ -1,13 +1,8 @@
 """The page in a real browser, on a phone and on a desk, light and dark. Skipped, saying so, where there is none."""
 
-import shutil
 from contextlib import contextmanager
 
 import pytest
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
 
 CONTRAST = """
 () => {
@@ -39,14 +34,6 @@ CONTRAST = """
 """
 PICTURES = "() => Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.clientWidth])))"
 TABLES = "() => [...document.querySelectorAll('.scroll')].map(box => [box.clientWidth, box.scrollWidth])"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as runner:
-        browser = runner.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager
