@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from ..data._seeding import seed_all
 from ..trainer.measuring import to_device
 from ..trainer.state import Remembered
 from ._fixed_subset import Batches
@@ -127,10 +125,7 @@ class Seeded(Sequence[tuple[int, Any]]):
         return len(self._batches)
 
     def __getitem__(self, index: Any) -> Any:
-        seed = (self._seed + index) % 2**32
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the generator that a data set's transforms would draw from
-        random.seed(seed)
+        seed_all((self._seed + index) % 2**32)
         return index, self._batches[index]
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ..functional._validation import flag
+from ._seeding import seed_all
 from .batch_plan import BatchPlan
 
 
@@ -110,7 +110,7 @@ class PlannedLoader:
         handed_out = None
         for batch in self._fetch(plan, epoch, position):
             if self.reseed:
-                _seed_all(plan.random_seed(epoch, position, "model"))
+                seed_all(plan.random_seed(epoch, position, "model"))
             position += 1
             if position == len(plan) and self.sampler.epoch == epoch:
                 self.sampler.epoch += 1
@@ -195,27 +195,6 @@ class PlannedLoader:
 
 _SINCE = {"shuffle", "drop_last", "reseed", "augment", "later_sizes"}  # not in the states of version 0.1
 _MAY_DIFFER = {"epoch", "position", "batches"}
-
-
-def seed_cpu(seed: int) -> None:
-    """Seed torch's generator of the CPU, Python's and, where it is in use, NumPy's."""
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)
-
-
-def _seed_all(seed: int) -> None:
-    """Seed the CPU's generators and those of the devices that are in use.
-
-    `torch.manual_seed` would note the call down, with a stack trace, for each kind of device that is not.
-    """
-    seed_cpu(seed)
-    for kind in (torch.cuda, torch.xpu):
-        if kind.is_initialized():
-            kind.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
 
 
 def _processes() -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils import worker as worker_module
 
-from ._planned_loader import seed_cpu
+from ._seeding import seed_cpu
 from .batch_plan import derived_seed
 from .resumable import _same_random_numbers
 

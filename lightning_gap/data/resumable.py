@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from ..functional._validation import flag, function, indexed, refusal, whole_number
-from ._planned_loader import PlannedLoader, seed_cpu
+from ._planned_loader import PlannedLoader
+from ._seeding import seed_cpu
 from .batch_plan import BatchPlan
 
 

@@ -12,7 +12,8 @@ from torch.utils.data import default_collate
 
 from ..functional._validation import flag, function, refusal, seed_number, whole_number
 from . import _planned_loader
-from ._planned_loader import EpochClock, _seed_all, seed_cpu
+from ._planned_loader import EpochClock
+from ._seeding import seed_all, seed_cpu
 from ._shards import Dealer, Place, ShardedSource
 from ._stream_processes import agree
 from .batch_plan import derived_seed
@@ -205,7 +206,7 @@ class ResumableStream:
                 yield self._made(samples, epoch, position - 1, rank)
         marks[-1].ends = True
         if self.reseed:  # in a Trainer the last batch trains after the next was asked for, as every other
-            _seed_all(derived_seed(self.seed, f"{epoch} {position} {rank} model"))
+            seed_all(derived_seed(self.seed, f"{epoch} {position} {rank} model"))
         self._end(epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,7 +272,7 @@ class ResumableStream:
             seed_cpu(derived_seed(self.seed, f"{epoch} {position} {rank} samples"))
             batch = self.collate_fn(samples)
         if self.reseed:
-            _seed_all(derived_seed(self.seed, f"{epoch} {position} {rank} model"))
+            seed_all(derived_seed(self.seed, f"{epoch} {position} {rank} model"))
         return batch
 
 

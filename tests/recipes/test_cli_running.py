@@ -35,6 +35,7 @@ def outcome(folder, regime="small"):
     return json.loads((folder / f"runs/{regime}/trial-1/outcome.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run_with_one_folder_and_the_steps_of_one(tmp_path):
     run = ["run", "f1", "--regime", "small", *QUICK]
     assert main([*run, "--output", str(tmp_path / "1")]) == 0

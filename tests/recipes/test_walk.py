@@ -95,6 +95,7 @@ def test_a_copied_recipe_takes_a_regime_of_its_own_and_python_gives_the_same_wei
     assert all(torch.equal(value, weights[name]) for name, value in recipe.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_of_one_after_the_other(tmp_path, capsys):
     compare = ["compare", "f1", "small", "large", *TINY, "--threads", "1"]
     assert main([*compare, "--output", str(tmp_path / "after")]) == 0
