@@ -118,6 +118,13 @@ def test_nothing_that_looks_like_python_is_left_out(page):
             assert not re.search(r"^(import|from|def|class) \w+", text, flags=re.MULTILINE), text
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
+def test_no_numbered_list_was_filled_into_a_paragraph(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for paragraph in re.split(r"\n\s*\n", text):
+        assert not re.search(r"^1\. .* 2\. [A-Z]", paragraph), paragraph
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.name)
 @pytest.mark.filterwarnings("ignore:.*GPU available")
