@@ -22,6 +22,8 @@ from lightning_gap.recipes.recipe import Recipe
 class C1(Recipe):
     """Shallow, convolutional, on CIFAR-10 (Keskar et al. 2017).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         variant: "code" has the network of the authors' code, "paper" that of the paper's text.
@@ -29,7 +31,6 @@ class C1(Recipe):
         dense: Units of the two dense layers.
         dropout: Whether half of the dense units are dropped in training.
         classes: Classes of the data.
-        The others: see `Recipe`.
     """
 
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {"cifar10": {}}

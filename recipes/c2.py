@@ -20,6 +20,8 @@ from lightning_gap.recipes.recipe import Recipe
 class C2(Recipe):
     """Deep, VGG-like, on CIFAR-10 (Keskar et al. 2017).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         variant: "code" has the network of the authors' code, "paper" that of the paper's text.
@@ -27,7 +29,6 @@ class C2(Recipe):
         dense: Units of the dense layer.
         dropout: Whether units are dropped in training, where the variant does.
         classes: Classes of the data.
-        The others: see `Recipe`.
     """
 
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {"cifar10": {}}

@@ -22,13 +22,14 @@ from lightning_gap.recipes.recipe import Recipe
 class F2(Recipe):
     """Seven hidden layers of 512 units, fully connected, on TIMIT (Keskar et al. 2017).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         inputs: Values of a sample.
         classes: Classes of the data.
         width: Units of each hidden layer.
         depth: Hidden layers.
-        The others: see `Recipe`.
     """
 
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -115,6 +115,8 @@ def _decay(schedule: str, share: float, warmup: float) -> float:
 class GPT(Recipe):
     """A small transformer on bytes of a text (ours).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         sequences: Sequences of the text to train on, the first ones; a batch size counts them.
@@ -126,7 +128,6 @@ class GPT(Recipe):
             the last fifth) or "constant".
         warmup_share: Of the run, in which the learning rate rises linearly.
         beta2: Of AdamW.
-        The others: see `Recipe`.
     """
 
     regimes: ClassVar = {

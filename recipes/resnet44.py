@@ -19,12 +19,13 @@ from lightning_gap.recipes.recipe import Recipe
 class ResNet44(Recipe):
     """Residual, 44 layers, on CIFAR-10 (Hoffer et al. 2017).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         width: Channels of the first stage; the others have 2 and 4 times as many.
         blocks: Blocks of each of three stages.
         classes: Classes of the data.
-        The others: see `Recipe`.
     """
 
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {"cifar10": {}}

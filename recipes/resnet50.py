@@ -24,12 +24,13 @@ from lightning_gap.recipes.recipe import Recipe
 class ResNet50(Recipe):
     """Residual, 50 layers, on ImageNet (Goyal et al. 2017).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         blocks: Bottleneck blocks of the four stages.
         width_per_group: Channels inside the blocks of the first stage.
         classes: Classes of the data.
-        The others: see `Recipe`.
     """
 
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {"imagenet": {}}

@@ -24,13 +24,14 @@ from lightning_gap.recipes.recipe import Recipe
 class WRN16_4(Recipe):
     """Wide residual, 16 layers, on CIFAR-10 and CIFAR-100 (Smith et al. 2018, Hoffer et al. 2017).
 
+    `Recipe` describes the hyperparameters that are not listed here.
+
     Args:
         regime: As `lightning-gap list` names it, or of your own.
         depth: Of the network, 6 n + 4 for n blocks in each of three stages.
         widen: How many times as wide as He et al.'s.
         width: Channels of the first convolution.
         classes: Classes of the data.
-        The others: see `Recipe`.
     """
 
     data_sets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -1,6 +1,7 @@
 """The documentation site: every public name has one place, every error is listed, and it builds."""
 
 import ast
+import inspect
 import re
 import runpy
 import subprocess
@@ -53,6 +54,50 @@ def test_a_callbacks_entry_has_its_arguments_and_methods_without_hooks():
     assert {"every_n_epochs", "max_time_share", "chunk_size"} <= set(described)
     assert len(set(described)) == len(described)
     assert lines[-1] == ""
+
+
+def docstrings():
+    """Of each public class and function, and of the methods that its page shows: path, value, docstring."""
+    for package in API["AREAS"]:
+        for name in API["described"](package):
+            value = value_at(f"{package}.{name}")
+            if not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            yield f"{package}.{name}", value, inspect.getdoc(value) or ""
+            for method in API["methods_of"](value) if inspect.isclass(value) else ():
+                part = inspect.getattr_static(value, method)
+                part = next((getattr(part, kind) for kind in ("__func__", "fget", "func") if hasattr(part, kind)), part)
+                yield f"{package}.{name}.{method}", part, inspect.getdoc(part) or ""
+
+
+def lines_of(docstring, section):
+    """The lines of a section that are indented once: one for each argument, or the first of a result."""
+    found = re.search(rf"^{section}:\n((?:    .*\n|\n)+)", f"{docstring}\n", flags=re.MULTILINE)
+    return re.findall(r"^    (\S.*)$", found[1] if found else "", flags=re.MULTILINE)
+
+
+def false_fields(path, value, docstring):
+    """What the reference would show as an argument that is none, or as the type of a result because of its colon."""
+    for line in lines_of(docstring, "Args"):
+        for name in line.partition(":")[0].split(", "):
+            if name.lstrip("*") not in inspect.signature(value).parameters:
+                yield path, name
+    for section in ("Returns", "Yields"):
+        first = re.sub(r"(`+)[^`]*\1", "", "".join(lines_of(docstring, section)[:1]))
+        if ":" in first:
+            yield path, first.partition(":")[0]
+
+
+def test_no_words_of_a_docstring_are_shown_as_an_argument_or_a_type():
+    found = list(docstrings())
+    assert sum(bool(lines_of(text, "Args")) for _, _, text in found) > 150
+    assert [field for each in found for field in false_fields(*each)] == []
+    wrong = "Name.\n\nArgs:\n    path: Ours.\n    The others: See ``there``.\n\nReturns:\n    The files: ``a: b``.\n"
+    assert list(false_fields("made.up", ast.parse, wrong)) == [
+        ("made.up", "path"),
+        ("made.up", "The others"),
+        ("made.up", "The files"),
+    ]
 
 
 MADE_UP = '''

@@ -26,7 +26,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         folder: Made if it is not there. Files of the same names are replaced.
 
     Returns:
-        The files: ``report.html``, ``report.md``, then those of each part, named after its chapter and title.
+        Paths of ``report.html`` and ``report.md``, then those of each part's files, named after its chapter and title.
 
     Raises:
         OSError: If the folder cannot be written to.

@@ -66,8 +66,9 @@ def swap_batch_norm(
         running_stats: See `GhostBatchNorm2d`.
 
     Returns:
-        The converted and changed layers, and those left alone with the reason: `SyncBatchNorm`, lazy, scripted and
-        quantised layers, layers that take no settings, and subclasses whose own behaviour a swap could lose.
+        The converted and changed layers, and those left alone with the reason. `SyncBatchNorm`, lazy, scripted and
+        quantised layers, layers that take no settings, and subclasses whose own behaviour a swap could lose are left
+        alone.
 
     Raises:
         ValueError: If ``ghost_batch_size`` is no whole number of at least 1, or ``leftover`` or ``running_stats`` is
