@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning
 import pytest
 import tiny
+import torch
 from packaging.version import Version
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,7 +26,7 @@ PAGES = [
 ]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.md"))
 RUN_ELSEWHERE = {README, ROOT / "docs" / "lightning-threads.md"}  # below, and in test_lightning_threads.py
-SHOWN_ONLY = {"", "sh", "bash", "yaml", "text", "{include}", "{toctree}"}  # languages that nothing runs
+SHOWN_ONLY = {"", "sh", "bash", "yaml", "text", "math", "{include}", "{toctree}"}  # languages that nothing runs
 
 
 def fences(page):
@@ -135,9 +136,11 @@ def test_a_notebook_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys)
     plt.switch_backend("agg")
     run_blocks(page)
     plt.close("all")
-    printed = [re.sub(r"-?[\d.]+", "#", line).split() for line in capsys.readouterr().out.splitlines()]
-    shown = [line for language, text in fences(page) if language == "text" for line in text.splitlines()]
-    assert [line for line in printed if line] == [re.sub(r"-?[\d.]+", "#", line).split() for line in shown]
+    printed = [without_numbers(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [
+        without_numbers(line) for language, text in fences(page) if language == "text" for line in text.splitlines()
+    ]
+    assert [line for line in printed if line] == shown
 
 
 @pytest.fixture
@@ -145,6 +148,36 @@ def without_tensorboard(monkeypatch):
     """Lightning's choice of a logger where TensorBoard is not installed."""
     for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
         monkeypatch.setattr(f"lightning.pytorch.trainer.connectors.logger_connector.logger_connector.{name}", False)
+
+
+def without_numbers(text):
+    return re.sub(r"-?[\d.]+", "#", text).split()
+
+
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_the_quickstart_shows_what_its_blocks_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "quickstart.md"
+    run_blocks(page)
+    printed = [without_numbers(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [
+        without_numbers(line) for language, text in fences(page) if language == "text" for line in text.splitlines()
+    ]
+    assert len(shown) == 14
+    assert [line for line in printed if line in shown] == shown
+
+
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_a_callback_gives_the_weights_of_the_code_by_hand_that_it_replaces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run_blocks(ROOT / "docs" / "from-your-own-code.md")
+    untrained = dict(found["Plain"]().named_parameters())
+    for name in ("warmup", "sam"):
+        by_hand, by_callback = (dict(found[f"{name}_by_{way}"].named_parameters()) for way in ("hand", "callback"))
+        torch.testing.assert_close(by_callback, by_hand)
+        assert not any(torch.allclose(by_hand[key], untrained[key], atol=1e-3) for key in untrained)
+    warmed_up, minimized = (found[f"{name}_by_hand"].net[0].weight for name in ("warmup", "sam"))
+    assert not torch.allclose(warmed_up, minimized, atol=1e-3)
 
 
 def curves_of_tensorboard(folder):
@@ -226,3 +259,7 @@ def test_the_example_runs_and_its_tags_are_in_the_event_file(tmp_path, monkeypat
     assert rates[0] == pytest.approx(0.05)
     assert max(rates) == pytest.approx(0.2, rel=0.15)
     assert trainer.global_step == 60
+    figure = runpy.run_path(str(ROOT / "docs" / "examples" / "draw_it.py"))["draw"](trainer)
+    sharpness, distance = figure.axes
+    assert [len(line.get_xdata()) > 1 for line in sharpness.lines] == [True, True]
+    assert distance.lines[0].get_xdata()[-1] == 60
