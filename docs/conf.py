@@ -23,7 +23,10 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "formulas",  # of this folder
 ]
+html_math_renderer = "mathml"
+myst_fence_as_directive = ["math"]  # what GitHub typesets too
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 # `make docs NOTEBOOKS=force` runs the notebooks and shows their outputs; by default their text has them.
