@@ -1,14 +1,16 @@
-"""The documentation site: `make docs` builds it, with every warning an error."""
+"""The documentation site: `make docs` builds it, with every warning an error, and every name that leads nowhere one."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import api_pages
 import error_list
+import type_hints
 
 from lightning_gap import __version__
 
@@ -35,6 +37,14 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 html_theme = "furo"
 html_title = "lightning-gap"
+html_favicon = "images/favicon.svg"
+ADDRESSES = dict(each.split(", ", 1) for each in metadata(project).get_all("Project-URL") or ())
+if "Repository" in ADDRESSES:  # "edit this page", once pyproject.toml has the address
+    html_theme_options = {
+        "source_repository": ADDRESSES["Repository"],
+        "source_branch": "main",
+        "source_directory": "",
+    }
 html_extra_path = ["front"]  # the address of the site leads to its first page, which lies in docs as its source does
 # The sources lie in the whole repository, so that a link that works in a checkout works on the site.
 root_doc = "docs/index"
@@ -46,17 +56,26 @@ autodoc_default_options = {"show-inheritance": True}
 autodoc_inherit_docstrings = False  # Lightning's and torch's hooks are described there
 default_role = "py:obj"
 napoleon_use_ivar = True
-# The second place of each is the inventory of the names that our pages refer to, in Sphinx's plain-text format: a
-# build without a network has the same links and no warning. With one, the project's own comes first.
+# The inventories are ours: the names that our pages refer to, in Sphinx's plain-text format. So a build without a
+# network has the same links as one with it. `make docs-links` tries where they lead.
 intersphinx_mapping = {
-    "python": ("https://docs.python.org/3", (None, "docs/inventories/python.inv")),
-    "torch": ("https://docs.pytorch.org/docs/stable", (None, "docs/inventories/torch.inv")),
-    "lightning": ("https://lightning.ai/docs/pytorch/stable", (None, "docs/inventories/lightning.inv")),
+    "python": ("https://docs.python.org/3", "docs/inventories/python.inv"),
+    "torch": ("https://docs.pytorch.org/docs/stable", "docs/inventories/torch.inv"),
+    "lightning": ("https://lightning.ai/docs/pytorch/stable", "docs/inventories/lightning.inv"),
+    "matplotlib": ("https://matplotlib.org/stable", "docs/inventories/matplotlib.inv"),
 }
-intersphinx_timeout = 10
 # Where others describe a class under another name than that of the file which defines it, or we say the last part only.
 ELSEWHERE = {
     "DataLoader": "torch.utils.data.DataLoader",
+    "Trainer.fit": "lightning.pytorch.trainer.trainer.Trainer.fit",
+    "default_collate": "torch.utils.data.default_collate",
+    "estimated_stepping_batches": "lightning.pytorch.trainer.trainer.Trainer.estimated_stepping_batches",
+    "fit": "lightning.pytorch.trainer.trainer.Trainer.fit",
+    "grad": "torch.Tensor.grad",
+    "nn.Module.eval": "torch.nn.Module.eval",
+    "once_differentiable": "torch.autograd.function.once_differentiable",
+    "step": "torch.optim.Optimizer.step",
+    "update_bn": "torch.optim.swa_utils.update_bn",
     "IterableDataset": "torch.utils.data.IterableDataset",
     "TensorDataset": "torch.utils.data.TensorDataset",
     "Path": "pathlib.Path",
@@ -70,9 +89,20 @@ ELSEWHERE = {
     "torch.distributed.distributed_c10d.ProcessGroup": "torch.distributed.ProcessGroup",
     "torch.nn.modules.module.Module": "torch.nn.Module",
     "torch.optim.optimizer.Optimizer": "torch.optim.Optimizer",
+    "matplotlib.axes._axes.Axes": "matplotlib.axes.Axes",
     "lightning.pytorch.callbacks.callback.Callback": "lightning.pytorch.callbacks.Callback",
     "lightning.pytorch.core.datamodule.LightningDataModule": "lightning.pytorch.core.LightningDataModule",
     "lightning.pytorch.core.module.LightningModule": "lightning.pytorch.core.LightningModule",
+    "torch.utils.data.dataset.Dataset": "torch.utils.data.Dataset",
+    **{name: f"torch.nn.Module.{name}" for name in ("forward", "state_dict")},
+    **{
+        f"SummaryWriter.{name}": f"torch.utils.tensorboard.writer.SummaryWriter.{name}"
+        for name in ("add_custom_scalars", "add_figure")
+    },
+    **{
+        name: f"lightning.pytorch.core.LightningModule.{name}"
+        for name in ("backward", "configure_optimizers", "optimizer_step", "training_step")
+    },
     **{f"torch.nn.modules.batchnorm.BatchNorm{n}d": f"torch.nn.BatchNorm{n}d" for n in (1, 2, 3)},
     **{name: f"torch.optim.{name}" for name in ("Adam", "AdamW", "RMSprop")},
     **{
@@ -80,6 +110,15 @@ ELSEWHERE = {
         for name in ("BatchSizeFinder", "EMAWeightAveraging", "StochasticWeightAveraging", "WeightAveraging")
     },
 }
+nitpicky = True  # but for
+nitpick_ignore_regex = [
+    ("py:.*", r"lightning_gap\..*"),  # classes and type variables of ours that are not public
+    ("py:obj", "(Loss|Subset)?Monitor|PublishedImages|RegimeSettings"),  # the same, by their last part
+    ("py:obj", "lightning-gap .*"),  # commands
+    ("py:obj", "accumulate_grad_batches|val_check_interval|batch_size|dataset|elapsed"),  # arguments and attributes
+    ("py:obj", "on_before_optimizer_step|train_dataloader|log_image|__getitems__"),  # hooks of several classes
+    ("py:class", r"torchvision\..*"),  # a base of one network
+]
 copybutton_exclude = ".linenos, .gp, .go"
 
 
@@ -116,6 +155,7 @@ def find_elsewhere(app: Any, env: Any, node: Any, content: Any) -> Any:
 
 def setup(app: Any) -> None:
     generated = Path(__file__).parent / "api"
+    type_hints.resolve()
     api_pages.write(generated)
     (generated / "error_list.inc").write_text(error_list.page(), encoding="utf-8")
     app.connect("autodoc-process-docstring", complete_docstring, priority=400)  # before napoleon reads it

@@ -66,7 +66,7 @@ def docstrings():
             yield f"{package}.{name}", value, inspect.getdoc(value) or ""
             for method in API["methods_of"](value) if inspect.isclass(value) else ():
                 part = inspect.getattr_static(value, method)
-                part = next((getattr(part, kind) for kind in ("__func__", "fget", "func") if hasattr(part, kind)), part)
+                part = getattr(part, "__func__", part)  # a property stays what it is
                 yield f"{package}.{name}.{method}", part, inspect.getdoc(part) or ""
 
 
@@ -82,10 +82,13 @@ def false_fields(path, value, docstring):
         for name in line.partition(":")[0].split(", "):
             if name.lstrip("*") not in inspect.signature(value).parameters:
                 yield path, name
-    for section in ("Returns", "Yields"):
-        first = re.sub(r"(`+)[^`]*\1", "", "".join(lines_of(docstring, section)[:1]))
-        if ":" in first:
-            yield path, first.partition(":")[0]
+    results = ["".join(lines_of(docstring, section)[:1]) for section in ("Returns", "Yields")]
+    if not callable(value):  # a property: its first line is read as a result's
+        results.append(docstring.partition("\n")[0])
+    for first in results:
+        words = re.sub(r"(`+)[^`]*\1", "", first)
+        if ":" in words:
+            yield path, words.partition(":")[0]
 
 
 def test_no_words_of_a_docstring_are_shown_as_an_argument_or_a_type():
@@ -98,6 +101,7 @@ def test_no_words_of_a_docstring_are_shown_as_an_argument_or_a_type():
         ("made.up", "The others"),
         ("made.up", "The files"),
     ]
+    assert list(false_fields("made.up", property(), "Size: of a batch.")) == [("made.up", "Size")]
 
 
 MADE_UP = '''

@@ -102,7 +102,7 @@ class ClassificationData(LightningDataModule, Generic[S]):
 
     @property
     def batch_size(self) -> int:
-        """Samples of a batch of the train loader: of an optimizer step until a Trainer shares it out."""
+        """Samples of a batch of the train loader, which are those of a step until a Trainer shares them out."""
         return self._step // self._shares
 
     @batch_size.setter

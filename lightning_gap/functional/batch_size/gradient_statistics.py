@@ -59,7 +59,7 @@ class GradientStatistics:
 
     @property
     def variance(self) -> float:
-        """Variance of the gradient of one sample, summed over the weights: b times that of the g_i."""
+        """Variance of the gradient of one sample, summed over the weights, which is b times that of the g_i."""
         return self.samples_each * self._spread(self.sum_of_norms_squared, self.mean_norm_squared)
 
     @property
