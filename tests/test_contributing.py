@@ -24,6 +24,18 @@ def test_hosted_ci_runs_the_two_commands_and_nothing_else():
     assert [step["run"] for step in JOB["steps"] if "run" in step] == ["make check", "make test"]
 
 
+def test_hosted_ci_builds_the_site_and_tries_links_to_the_web_on_a_schedule_only():
+    steps = {
+        step["run"].partition(" #")[0]: step.get("if") for step in WORKFLOW["jobs"]["docs"]["steps"] if "run" in step
+    }
+    assert steps == {
+        "make docs": None,
+        ".venv/bin/pytest -m slow tests/test_documents.py": None,
+        "make docs-links": "github.event_name == 'schedule'",
+    }
+    assert WORKFLOW[True]["schedule"]  # YAML reads the key `on` as a truth value
+
+
 def test_hosted_ci_runs_on_the_oldest_the_recorded_and_the_newest_versions():
     versions = JOB["strategy"]["matrix"]["include"]
     assert [entry["constraints"] for entry in versions] == [".ci/floors.txt", "constraints.txt", ".ci/newest.txt"]
