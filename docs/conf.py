@@ -15,7 +15,7 @@ import type_hints
 from lightning_gap import __version__
 
 project = "lightning-gap"
-author = "the lightning-gap authors"
+author = copyright = "the lightning-gap authors"
 release = version = __version__
 
 extensions = [
