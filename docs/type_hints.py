@@ -7,6 +7,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from types import FunctionType, ModuleType
 from typing import Any
@@ -43,12 +44,11 @@ def import_for_types(module: ModuleType) -> None:
 
 def resolve() -> None:
     list(functions())  # imports them all
-    waiting = [module for name, module in sys.modules.items() if name.startswith("lightning_gap.")]
-    while waiting:
-        module = waiting.pop(0)
-        try:
+    modules = [module for name, module in sys.modules.items() if name.startswith("lightning_gap.")]
+    for module in modules:
+        with suppress(ImportError):  # of a name that a later module imports for the type checker alone
             import_for_types(module)
-        except ImportError:  # of a name that another module imports for the type checker alone
-            waiting.append(module)
+    for module in modules:
+        import_for_types(module)
     for function, names in functions():
         function.__annotations__ = typing.get_type_hints(function, localns=names)
