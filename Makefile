@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-all check docs docs-links format clean
+.PHONY: demo test test-all check benchmarks benchmarks-check docs docs-links format clean
 
 demo: .venv/installed
 	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 4 --workers 2 \
@@ -22,6 +22,14 @@ check: .venv/installed-dev build/types
 	$(BIN)/ruff check .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lightning_gap
 	$(BIN)/mypy lightning_gap recipes
+
+# Ours beside peers, which it installs: the table of docs/benchmarks.md, in about eight minutes on two idle cores.
+benchmarks: .venv/installed-benchmarks
+	$(BIN)/python benchmarks/against_peers.py
+
+# Whether ours has become slow beside peers: few rows, generous bounds, ratios alone.
+benchmarks-check: .venv/installed-dev
+	$(BIN)/python benchmarks/against_peers.py --check true
 
 # The site, into build/docs/index.html; a warning, or a link inside it that leads nowhere, is an error.
 # NOTEBOOKS=force runs the notebooks and shows their outputs.
@@ -60,6 +68,10 @@ build/types: lightning_gap recipes
 .venv/installed-dev: pyproject.toml $(CONSTRAINTS) | .venv/bin/pip
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --editable ".[recipes]"
 	touch $@ .venv/installed
+
+.venv/installed-benchmarks: .venv/installed-dev
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group benchmarks
+	touch $@
 
 .venv/installed-docs: .venv/installed-dev
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group docs

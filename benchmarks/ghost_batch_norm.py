@@ -20,8 +20,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from measuring import Cells, command, keep_freed_memory, machine, ratio, say, table
@@ -108,34 +109,41 @@ def measure(case: Case, device: torch.device, seconds: float) -> Cells:
     Returns:
         Milliseconds of plain BatchNorm; the others' ratios to it: time, peak memory above input and output gradient.
     """
+    steps = steps_of(case, device)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    began = time.perf_counter()
+    while len(times["plain"]) < 5 or (time.perf_counter() - began < seconds and len(times["plain"]) < 200):
+        for name, step in steps.items():
+            step()
+            times[name].append(timed(step, device))
+    ratios = {name: ratio(found, times["plain"]) for name, found in times.items()}
+    peaks = {name: peak_memory(step, device) for name, step in steps.items()}
+    memory = {name: peak / peaks["plain"] for name, peak in peaks.items()}
+    shares = (f"{found[name]:.2f}" if name in found else "-" for found in (ratios, memory) for name in OTHERS)
+    return f"{1000 * statistics.median(times['plain']):.2f}", *shares
+
+
+def steps_of(case: Case, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Forward and backward of each variant that can take the case; each returns its output."""
     torch.manual_seed(0)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
     x = torch.randn(case.shape, device=device).contiguous(memory_format=layout).requires_grad_()
     gradient = torch.randn_like(x)
     weight = torch.rand(case.shape[1], device=device, requires_grad=True)
     bias = torch.rand(case.shape[1], device=device, requires_grad=True)
+
+    def step(variant: Variant) -> Tensor:
+        output = variant(x, weight, bias, case.ghost)
+        torch.autograd.grad(output, (x, weight, bias), gradient)
+        return output.detach()
+
     foldable = case.shape[0] % case.ghost == 0 and not case.channels_last
-    variants = {name: variant for name, variant in VARIANTS.items() if foldable or name != "view"}
-
-    def step(variant: Variant) -> None:
-        torch.autograd.grad(variant(x, weight, bias, case.ghost), (x, weight, bias), gradient)
-
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for variant in variants.values():
-        step(variant)
-    began = time.perf_counter()
-    while len(times["plain"]) < 5 or (time.perf_counter() - began < seconds and len(times["plain"]) < 200):
-        for name, variant in variants.items():
-            step(variant)
-            times[name].append(timed(lambda variant=variant: step(variant), device))
-    ratios = {name: ratio(found, times["plain"]) for name, found in times.items()}
-    peaks = {name: peak_memory(lambda variant=variant: step(variant), device) for name, variant in variants.items()}
-    memory = {name: peak / peaks["plain"] for name, peak in peaks.items()}
-    shares = (f"{found[name]:.2f}" if name in found else "-" for found in (ratios, memory) for name in OTHERS)
-    return f"{1000 * statistics.median(times['plain']):.2f}", *shares
+    return {name: partial(step, variant) for name, variant in VARIANTS.items() if foldable or name != "view"}
 
 
-def timed(run: Callable[[], None], device: torch.device) -> float:
+def timed(run: Callable[[], Tensor], device: torch.device) -> float:
     """Seconds: CPU time of this thread, or between two CUDA events."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -149,7 +157,7 @@ def timed(run: Callable[[], None], device: torch.device) -> float:
     return time.process_time() - began
 
 
-def peak_memory(run: Callable[[], None], device: torch.device) -> int:
+def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
     """Most bytes allocated at once beyond what was there before; on the CPU by the profiler's trace."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

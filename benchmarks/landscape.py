@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,39 +80,70 @@ def multiplications(module: F1, points: int, batches: Sequence[Any]) -> Callable
     return run
 
 
+@dataclass(frozen=True)
+class Case:
+    """A line between two networks of one kind, and what to evaluate on it.
+
+    Attributes:
+        module: The network.
+        ends: Two states of it.
+        alphas: Places of the points.
+        given: The samples, in batches.
+        mode: What BatchNorm normalises by.
+    """
+
+    module: nn.Module
+    ends: tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+    alphas: Values
+    given: Iterable[Any]
+    mode: Any
+
+    @classmethod
+    def of(cls, network: str, mode: Any, samples: int, points: int, *, lazily: bool) -> Case:
+        """Of a network of NETWORKS; ``lazily`` from a loader that makes each sample anew, else from ready batches."""
+        torch.manual_seed(0)
+        make, shape = NETWORKS[network]
+        module = make()
+        loader = DataLoader(Digits(samples, shape), batch_size=min(1000, samples))
+        batches = list(loader)
+        with torch.no_grad():
+            module.train()
+            for inputs, _ in batches:
+                module(inputs)
+        start = {k: v.clone() for k, v in module.state_dict().items()}
+        end = {k: v + 0.05 * v.abs() if v.is_floating_point() else v for k, v in start.items()}
+        alphas = torch.linspace(0, 1, points).tolist()
+        return cls(module.eval(), (start, end), alphas, loader if lazily else batches, mode)
+
+    def ours(self, at_once: int | None = None) -> Values:
+        """The losses, so many points at once, by default as many as it chooses."""
+        found = evaluate_points(
+            self.module,
+            line_points(*self.ends, self.alphas),
+            mean_loss,
+            {"train": self.given},
+            batch_norm=self.mode,
+            points_at_once=at_once,
+        )
+        return found.values["train"]["loss"]
+
+    def by_hand(self) -> Values:
+        """The same losses by the loop."""
+        with batch_statistics(self.module) if self.mode == "batch" else nullcontext():
+            return by_hand(self.module, self.ends, self.alphas, self.given)
+
+
 def row(network: str, mode: Any, samples: int, points: int, rounds: int, *, lazily: bool) -> tuple[object, ...]:
     """One row of the table."""
-    torch.manual_seed(0)
-    module, shape = NETWORKS[network]
-    module = module()
-    data = Digits(samples, shape)
-    loader = DataLoader(data, batch_size=min(1000, samples))
-    batches = list(loader)
-    with torch.no_grad():
-        module.train()
-        for inputs, _ in batches:
-            module(inputs)
-    start = {k: v.clone() for k, v in module.state_dict().items()}
-    end = {k: v + 0.05 * v.abs() if v.is_floating_point() else v for k, v in start.items()}
-    alphas = torch.linspace(0, 1, points).tolist()
-    path, given = line_points(start, end, alphas), loader if lazily else batches
-    module.eval()
-
-    def ours(at_once: int | None) -> Callable[[], Values]:
-        return lambda: evaluate_points(
-            module, path, mean_loss, {"train": given}, batch_norm=mode, points_at_once=at_once
-        ).values["train"]["loss"]
-
-    def hand() -> Values:
-        if mode == "batch":
-            with batch_statistics(module):
-                return by_hand(module, (start, end), alphas, given)
-        return by_hand(module, (start, end), alphas, given)
-
-    variants: dict[str, Callable[[], Any]] = {"by hand": hand, "loop": ours(1), "default": ours(None)}
-    variants["together"] = ours(points)
-    if isinstance(module, F1):
-        variants["multiplications"] = multiplications(module, points, batches)
+    case = Case.of(network, mode, samples, points, lazily=lazily)
+    variants: dict[str, Callable[[], Any]] = {
+        "by hand": case.by_hand,
+        "loop": partial(case.ours, 1),
+        "default": case.ours,
+        "together": partial(case.ours, points),
+    }
+    if isinstance(case.module, F1):
+        variants["multiplications"] = multiplications(case.module, points, list(case.given))
     times, found = interleaved(variants, rounds + 1)
     times = {name: taken[1:] for name, taken in times.items()}
     apart = max(abs(a - b) / (1 + abs(b)) for a, b in zip(found["together"], found["by hand"], strict=True))

@@ -36,7 +36,7 @@ WARMUP = 3  # steps that are not timed
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], Result]], rounds: int
+    variants: Mapping[str, Callable[[], Result]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[dict[str, list[float]], dict[str, Result]]:
     """Seconds of every round, and the last thing returned, by variant; each runs once in every round, in turn."""
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -45,9 +45,9 @@ def interleaved(
         for name, variant in variants.items():
             results.pop(name, None)
             gc.collect()
-            began = time.perf_counter()
+            began = clock()
             results[name] = variant()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
     return times, results
 
 
@@ -77,29 +77,44 @@ def training_step(
 class _Clock(Callback):
     """Seconds of the steps after the first few."""
 
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == WARMUP:
-            self.began = now(pl_module.device)
+            self.began = now(pl_module.device, self._clock)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds = now(pl_module.device) - self.began
+        self.seconds = now(pl_module.device, self._clock) - self.began
 
 
-def seconds_in_trainer(module: LightningModule, data: Any, steps: int, *callbacks: Callback, device: str) -> float:
+def seconds_in_trainer(
+    module: LightningModule,
+    data: Any,
+    steps: int,
+    *callbacks: Callback,
+    device: str,
+    seconds: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of some steps inside `fit`, after a few that are not timed."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    clock, place = _Clock(), "gpu" if device == "cuda" else device
+    quiet()
+    clock, place = _Clock(seconds), "gpu" if device == "cuda" else device
     trainer = Trainer(accelerator=place, devices=1, max_steps=steps + WARMUP, callbacks=[*callbacks, clock], **PLAIN)
     trainer.fit(module, data)
     return clock.seconds
 
 
-def now(device: torch.device) -> float:
+def now(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     """The time, in seconds, once the device has done what it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return clock()
+
+
+def quiet() -> None:
+    """Let Lightning say nothing: what it advises is about real data."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
 
 
 def mean_loss(module: Callable[[Tensor], Tensor], batch: Sequence[Tensor]) -> Tensor:

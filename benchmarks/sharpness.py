@@ -1,12 +1,12 @@
-"""Sharpness and curvature on F1: value, time and memory, beside SciPy's L-BFGS-B and public tools.
+"""Sharpness of F1 on MNIST: value and time, beside SciPy's L-BFGS-B.
 
     python benchmarks/sharpness_checkpoints.py DATA_DIR CHECKPOINTS
     python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --out benchmarks/results/sharpness-cpu.md
-    python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows '[time, trace]' --allocator keeping
+    python benchmarks/sharpness.py DATA_DIR CHECKPOINTS --rows '[time, log]' --allocator keeping
 
 Times are wall time. In every round each variant runs once, in turn, and a ratio is the median over rounds of the ratio
 within a round. "SciPy" is `sharpness(method="lbfgsb")`: the paper's 10 iterations of L-BFGS-B, both tolerances 0, the
-best value seen; "corner" is the default method. The peers are optional: PyHessian, hessian-eigenthings, curvlinops.
+best value seen; "corner" is the default method. Curvature beside public tools, and memory: `against_peers.py`.
 ``--allocator keeping`` asks glibc to keep freed memory; by default it goes back to the operating system, and page
 faults are part of the time.
 """
@@ -25,8 +25,7 @@ import torch
 from measuring import Cells, command, interleaved, keep_freed_memory, machine, mean_loss, ratio, say, table
 from sharpness_bench import Bench, Section, section, whole
 from sharpness_choices import choices
-from sharpness_memory import WAYS, measured_apart
-from sharpness_peers import PEERS, eigenvalue, over_starts, scipy_as_it_comes, trace
+from sharpness_peers import scipy_as_it_comes
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -166,11 +165,6 @@ def own_code(bench: Bench, network: F1) -> Iterator[Cells]:
         yield found.evaluations, found.gradients, *map(statistics.median, times.values()), share
 
 
-def memory(bench: Bench) -> str:  # noqa: ARG001
-    """Peak of resident memory, see `sharpness_memory.py`."""
-    return table("measured | floats per weight", [(way, measured_apart(way)) for way in WAYS])
-
-
 @section("samples | value | to that on all | ascent on them, value on all")
 def subsets(bench: Bench, network: F1) -> Iterator[Cells]:
     """The value on fewer samples against that on all; also the loss on all at the point that they name."""
@@ -188,10 +182,6 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "accurate": ("Accurate value", accurate),
     "log": ("Log of every epoch", per_epoch_log),
     "own": ("Own code beyond the passes", own_code),
-    "memory": ("Memory", memory),
-    "eigenvalue": ("Largest eigenvalue", eigenvalue),
-    "trace": ("Trace", trace),
-    "starts": ("Largest eigenvalue, nine random starts", over_starts),
     "samples": ("Samples", subsets),
     "choices": ("Choices", choices),
 }
@@ -234,7 +224,7 @@ def main(
     mnist.setup()
     data = TensorDataset(*mnist.train.whole())
     bench = Bench(checkpoints, only, data, samples, everything, rounds, evaluations)
-    text = f"# Sharpness and curvature\n\n{machine(packages=PEERS)}; allocator: {allocator}. F1 on MNIST, "
+    text = f"# Sharpness\n\n{machine(packages=['numpy', 'scipy'])}; allocator: {allocator}. F1 on MNIST, "
     text += f"{samples} samples in chunks of {bench.chunk}, medians of {rounds} rounds. Made by "
     text += "`benchmarks/sharpness.py`, whose head says how.\n"
     for name in rows:

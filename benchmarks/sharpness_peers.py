@@ -1,32 +1,26 @@
-"""What `sharpness.py` measures beside ours: SciPy as it comes, PyHessian, hessian-eigenthings, curvlinops.
+"""What is beside our sharpness and curvature: SciPy as it comes, PyHessian, hessian-eigenthings, curvlinops.
 
-Every function here imports its library itself, so that one that is not installed costs one row of a table. The Hessian
-is that of the mean cross-entropy over one batch, the module in evaluation mode.
+Every function here imports its library itself, so that one that is not installed costs its rows of the table. The
+Hessian is that of the mean cross-entropy over one batch, the module in evaluation mode.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from measuring import Cells, interleaved, mean_loss, ratio
-from sharpness_bench import Bench, section
+from measuring import mean_loss
 from torch import Tensor, nn
 
 from lightning_gap.functional import DatasetLoss, hessian_eigenvalues, hessian_trace
-from lightning_gap.recipes.networks import F1
 
 Batch = tuple[Tensor, Tensor]
-PEERS = ("numpy", "scipy", "PyHessian", "hessian-eigenthings", "curvlinops-for-pytorch")
 
 
 @dataclass(frozen=True)
@@ -50,11 +44,17 @@ Tool = Callable[[nn.Module, Batch], Found]
 
 
 def scipy_as_it_comes(
-    module: nn.Module, batches: Sequence[Batch], *, epsilon: float, iterations: int = 10
+    module: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    epsilon: float,
+    iterations: int = 10,
+    tolerance: float | None = None,
 ) -> tuple[float, int, str]:
-    """Metric 2.1 by `scipy.optimize.minimize` with its own tolerances: percent, evaluations, and why it stopped.
+    """Metric 2.1 by `scipy.optimize.minimize`: percent, evaluations, and why it stopped.
 
-    Written out, without any of our code; the module stays in evaluation mode.
+    Written out, without any of our code; the module stays in evaluation mode. Its tolerances are its own by default,
+    with which it stops at once near flat minima.
     """
     from scipy.optimize import Bounds, minimize
 
@@ -77,10 +77,11 @@ def scipy_as_it_comes(
         return -total, -gradient.double().numpy()
 
     width = (epsilon * (centre.abs() + 1)).double().numpy()
-    found = minimize(
-        negative, 0 * width, jac=True, method="L-BFGS-B", bounds=Bounds(-width, width), options={"maxiter": iterations}
-    )
+    options = {"maxiter": iterations} | ({} if tolerance is None else {"ftol": tolerance, "gtol": tolerance})
+    found = minimize(negative, 0 * width, jac=True, method="L-BFGS-B", bounds=Bounds(-width, width), options=options)
     nn.utils.vector_to_parameters(centre, params)
+    for param in params:
+        param.grad = None
     return 100 * (max(losses) - losses[0]) / (1 + losses[0]), len(losses), str(found.message)
 
 
@@ -132,11 +133,11 @@ def eigenthings_power(module: nn.Module, batch: Batch) -> Found:
     return _eigenpair(deflated_power_iteration(_eigenthings(module, batch), k=1, tol=1e-3, seed=0))
 
 
-def eigenthings_lanczos(module: nn.Module, batch: Batch, **steps: int) -> Found:
-    """Lanczos, which does not stop before its last step; by default it makes two for each eigenvalue."""
+def eigenthings_lanczos(module: nn.Module, batch: Batch) -> Found:
+    """Lanczos, which does not stop before its last step; its default of two steps is too few."""
     from hessian_eigenthings import lanczos
 
-    return _eigenpair(lanczos(_eigenthings(module, batch), k=1, tol=1e-3, which="LA", seed=0, **steps))
+    return _eigenpair(lanczos(_eigenthings(module, batch), k=1, tol=1e-3, which="LA", seed=0, max_iter=20))
 
 
 def eigenthings_trace(module: nn.Module, batch: Batch) -> Found:
@@ -159,15 +160,13 @@ def _eigenpair(found: Any) -> Found:
     return Found(value, float(found.residuals[0]) / abs(value), found.iterations, note)
 
 
-def curvlinops_eigsh(module: nn.Module, batch: Batch, *, check: bool = True) -> Found:
-    """`scipy.sparse.linalg.eigsh` of curvlinops' operator, which checks that it is deterministic first."""
+def curvlinops_eigsh(module: nn.Module, batch: Batch) -> Found:
+    """`scipy.sparse.linalg.eigsh` of curvlinops' operator, which checks first that it is deterministic."""
     from curvlinops import HessianLinearOperator
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     params = list(module.parameters())
-    operator = HessianLinearOperator(
-        module, nn.CrossEntropyLoss(), params, [batch], check_deterministic=check
-    ).to_scipy()
+    operator = HessianLinearOperator(module, nn.CrossEntropyLoss(), params, [batch]).to_scipy()
     products = 0
 
     def product(vector: Any) -> Any:
@@ -182,61 +181,9 @@ def curvlinops_eigsh(module: nn.Module, batch: Batch, *, check: bool = True) -> 
 
 
 EIGENVALUES: dict[str, Tool] = {
-    "ours": our_eigenvalue,
+    "curvlinops + eigsh 1e-3": curvlinops_eigsh,
     "PyHessian, defaults": pyhessian_eigenvalue,
     "hessian-eigenthings, power 1e-3": eigenthings_power,
-    "hessian-eigenthings, Lanczos, default steps": eigenthings_lanczos,
-    "hessian-eigenthings, Lanczos, 20 steps": partial(eigenthings_lanczos, max_iter=20),
-    "curvlinops + eigsh 1e-3": curvlinops_eigsh,
-    "curvlinops + eigsh 1e-3, no checks": partial(curvlinops_eigsh, check=False),
+    "hessian-eigenthings, Lanczos, 20 steps": eigenthings_lanczos,
 }
-TRACES: dict[str, Tool] = {"ours": our_trace, "PyHessian": pyhessian_trace, "hessian-eigenthings": eigenthings_trace}
-
-
-@section("largest eigenvalue | value | relative residual | products | s | to ours | note")
-def eigenvalue(bench: Bench, network: F1) -> Iterator[Cells]:
-    """Largest eigenvalue to 1e-3 on one batch: ours beside public tools."""
-    return _compared(EIGENVALUES, bench, network)
-
-
-@section("trace, 10 probes | value | standard error | products | s | to ours | note")
-def trace(bench: Bench, network: F1) -> Iterator[Cells]:
-    """Trace from 10 probes on one batch: ours beside public tools."""
-    return _compared(TRACES, bench, network)
-
-
-@section("tool | value from | to | products from | to | time to ours from | to | median")
-def over_starts(bench: Bench, network: F1) -> Iterator[Cells]:
-    """Largest eigenvalue, ours and PyHessian's, nine random starts each: how long a power iteration takes varies."""
-    tools = {tool: EIGENVALUES[tool] for tool in ("ours", "PyHessian, defaults")}
-    runs = [interleaved(_on_one_batch(tools, bench, network), 1) for _ in range(9)]
-    for tool in tools:
-        found = [results[tool] for _, results in runs]
-        values, products = ([getattr(f, what) for f in found if f] for what in ("value", "products"))
-        if values:
-            share = [times[tool][0] / times["ours"][0] for times, _ in runs]
-            ends = (min(values), max(values), min(products), max(products), min(share), max(share))
-            yield tool, *ends, statistics.median(share)
-
-
-def _compared(tools: dict[str, Tool], bench: Bench, network: F1) -> Iterator[Cells]:
-    times, results = interleaved(_on_one_batch(tools, bench, network), bench.rounds)
-    for tool, found in results.items():
-        if found is None:
-            yield tool, "not installed", *[None] * 5
-        else:
-            seconds, share = statistics.median(times[tool]), ratio(times[tool], times["ours"])
-            yield tool, found.value, found.error, found.products, seconds, share, found.note
-
-
-def _on_one_batch(tools: dict[str, Tool], bench: Bench, network: F1) -> dict[str, Callable[[], Found | None]]:
-    (batch,) = bench.batches(bench.samples, chunk=bench.samples)
-    return {tool: partial(_attempt, call, network, (batch[0], batch[1])) for tool, call in tools.items()}
-
-
-def _attempt(tool: Tool, network: nn.Module, batch: Batch) -> Found | None:
-    """None if it is not installed; on a copy, as some leave gradients behind."""
-    try:
-        return tool(copy.deepcopy(network).eval(), batch)
-    except ModuleNotFoundError:
-        return None
+TRACES: dict[str, Tool] = {"PyHessian": pyhessian_trace, "hessian-eigenthings": eigenthings_trace}
