@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from lightning_gap.functional._validation import refusal
+
 from ..lookup import lookup
 from ..regimes import REGIMES
 
@@ -68,9 +70,8 @@ def named_regimes(regimes: Sequence[str | OwnRegime], *, takes_epochs: bool) -> 
         ValueError: If there are none, two of one name, one that is unknown or one that needs a recipe.
     """
     if isinstance(regimes, str) or not isinstance(regimes, Sequence) or not regimes:
-        raise ValueError(
-            f"regimes must be a list of names or functions, got {regimes!r}; for instance ['small', 'large']"
-        )
+        rule = "must be a list of names or functions"
+        raise ValueError(refusal("regimes", rule, regimes, "for instance ['small', 'large']"))
     found: dict[str, OwnRegime] = {}
     for regime in regimes:
         name = regime if isinstance(regime, str) else getattr(regime, "__name__", type(regime).__name__)
