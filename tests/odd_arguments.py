@@ -79,12 +79,14 @@ ALLOWED: dict[str, Kind] = {
     for kind, names in (
         (
             COUNT,
-            "accumulate accurate_samples base_batch_size batch_size bends chunk_size classes components current depth "
-            "dimension directions divisor draws epochs evaluation_chunk every every_n every_n_epochs every_n_steps "
-            "ghost_batch_size gradients heads imitated increment inner_steps large_batch_size later_batch_size "
+            "accumulate accurate_samples base_batch_size batch_size bends blocks channels chunk_size classes "
+            "components current depth dimension directions divisor draws epochs evaluation_chunk every every_n "
+            "every_n_epochs every_n_steps ghost_batch_size gradients heads imitated increment inner_steps "
+            "large_batch_size later_batch_size "
             "max_batch_size max_batches max_evaluations max_iterations max_products measure_every_n_steps "
             "micro_batches min_batches multiple_of num_features permutations positions processes ramp samples "
-            "samples_each sequences sharpness_samples small_batch_size smallest steps switch_epoch total width",
+            "samples_each seeds sequences sharpness_samples small_batch_size smallest steps switch_epoch total widen "
+            "width width_per_group",
         ),
         (FROM_0, "consumed digits epoch num_workers padding probes rank restarts validation_size"),
         (SEED, "seed"),
@@ -96,7 +98,7 @@ ALLOWED: dict[str, Kind] = {
         (
             POSITIVE,
             "adversarial_epsilon epsilon guess learning_rate learning_rate_factor length max_learning_rate noise_scale "
-            "nu penalty_strength radius sam_rho theta width",
+            "nu penalty_strength radius sam_rho theta",
         ),
         (
             NOT_NEGATIVE,
@@ -119,17 +121,17 @@ ALLOWED: dict[str, Kind] = {
             "preconditioned relative reseed scale_ema_decay second_derivatives shuffle standardise track_running_stats "
             "zero_last_gammas",
         ),
-        (either(is_flag, is_none), "random_start"),
-        (is_text, "batch_arg_name key suffix title"),  # the empty suffix is the default
+        (either(is_flag, is_none), "higher_is_better random_start"),
+        (is_text, "batch_arg_name data_dir key suffix title"),  # the empty suffix is the default
         (is_text, "optimizer"),  # a recipe of one's own may make another one
         (
             is_none,
             "augment augmentation clip count_tokens generator observe preconditioner process_group report_on "
-            "source_checkpoint statistics velocity weight",
+            "recipe source_checkpoint statistics velocity weight",
         ),
         (either(is_none, callable), "accuracy_fn collate_fn count loss_fn"),
         (callable, "evaluation_mode logits_of rule run schedule measure"),
-        (either(is_none, is_text), "compare_with outputs"),
+        (either(is_none, is_text), "compare_with folder outputs"),
         (NUMBERS, "alphas distances epsilons errors gaps losses measures ratio ts"),
         (series(COUNT), "milestones dense"),
         (series(MEASURED), "values"),
@@ -144,6 +146,8 @@ ALLOWED: dict[str, Kind] = {
         (either(is_data, is_empty), "source"),
         (either(is_none, is_data, is_empty), "data train_data validation_data"),  # none is told from none at the start
         (lambda value: value == [[1]], "coefficients"),
+        (lambda value: value is None or isinstance(value, dict), "trainer"),  # which reads them before the first step
+        (lambda value: is_text(value) and value != "", "name"),
     )
     for name in names.split()
 }
@@ -154,16 +158,23 @@ ALLOWED |= {
     "BatchSizeTest.update.learning_rate": MEASURED,
     "BatchSizeTest.update.loss": MEASURED,
     "CriticalSharpnessMonitor.micro_batches": either(is_none, COUNT),
+    "C2.dense": COUNT,
+    "C4.dense": COUNT,
     "DatasetLoss.batches": is_data,
+    "F1.inputs": COUNT,
+    "F2.inputs": COUNT,
     "FixedSubset.samples": either(is_none, COUNT),
+    "GPT.length": COUNT,
     "GhostBatchNorm1d.momentum": either(is_none, SHARE),
     "InMemoryLoader.samples": is_data,
     "LearningRateScaling.warmup_steps": either(is_none, FROM_0),
     "OptimizerScaling.noise_scale": is_none,  # of the rule that needs it alone
     "Seesaw.decay": callable,
+    "SpectralDensity.density.width": POSITIVE,
     "StabilityTraining.inputs": either(FROM_0, is_text),
     "WeightPlane.points.steps": ALLOWED["coefficients"],
     "ascent_direction.rho": NOT_NEGATIVE,
+    "compare.ghost_batch_size": either(is_none, COUNT),
     "constant_warmup.warmup_steps": NOT_NEGATIVE,
     "ghost_batch_norm.bias": is_none,
     "ghost_runs.samples": FROM_0,
@@ -178,6 +189,18 @@ ALLOWED |= {
     "sharpness_aware_gradient.rho": NOT_NEGATIVE,
     "sharpness_profile.subspace": is_none,
     "surface_points.steps": ALLOWED["coefficients"],
+}
+DATA = ("CIFAR10", "CIFAR100", "Digits", "ImageNet", "MNIST", "PythonLibrary", "TIMIT", "TIMITStandIn", "Text")
+ALLOWED |= {  # what the recipe says where they are None
+    f"{name}.{argument}": either(is_none, kind)
+    for name in DATA
+    for argument, kind in (
+        ("length", COUNT),
+        ("num_workers", FROM_0),
+        ("sequences", COUNT),
+        ("standardise", is_flag),
+        ("validation_size", FROM_0),
+    )
 }
 
 
@@ -199,7 +222,7 @@ def feed(
             continue
         try:
             made = call(**{**needed(), argument: value})
-        except (TypeError, ValueError) as refusal:
+        except (TypeError, ValueError, OSError) as refusal:
             told = str(refusal)
         else:
             assert allowed(value), f"{owner} takes {label} for {argument}; if it should, say so in {__file__}"

@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
+import tiny
 from lightning.pytorch import Callback
-from odd_arguments import feed
+from odd_arguments import FUNCTIONS, feed
 from odd_values import ODD
 
 import lightning_gap
@@ -50,5 +51,19 @@ def test_an_argument_is_refused_by_name_or_kept_plain(callback, record_property)
             if isinstance(stored, int | float):
                 assert math.isfinite(stored)
                 assert stored == value
+    record_property("cases", tried)
+    record_property("refused", tried - taken)
+
+
+@pytest.mark.promise("arguments")
+def test_an_argument_of_landscape_is_refused_by_name_or_means_something(record_property):
+    module, tried, taken = tiny.TinyClassifier(), 0, 0
+    state = module.state_dict()
+    needed = {"module": module, "checkpoint_a": state, "checkpoint_b": state, "dataloaders": tiny.loader()}
+    needed |= {"alphas": [0.0], "samples": 4, "batch_norm": "running"}
+    for argument in inspect.signature(lightning_gap.landscape).parameters:
+        skip = FUNCTIONS if argument in ("loss_fn", "accuracy_fn", "count") else ()
+        tried += len(ODD) - len(skip)
+        taken += sum(1 for _ in feed("landscape", argument, lightning_gap.landscape, lambda: needed, skip=skip))
     record_property("cases", tried)
     record_property("refused", tried - taken)
