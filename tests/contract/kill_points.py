@@ -62,7 +62,7 @@ CASTS = {
         BatchSizeScheduler({0: 16, 2: 32}, max_micro_batch=16),
         LearningRateScaling(16, warmup_epochs=1.5),
         SharpnessAwareMinimization(0.05),
-        RecomputeBatchNorm(),
+        RecomputeBatchNorm("end"),  # Lightning makes up for no validation after the last batch that was saved
         ResumeExactly(),
         StopOnNaN(),
         *monitors(),
