@@ -48,12 +48,14 @@ def test_no_warmup_is_the_full_scale_at_once():
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, math.nan, "256"])
 @pytest.mark.parametrize("argument", ["batch_size", "base_batch_size"])
+@pytest.mark.bad_input(17)
 def test_a_size_that_is_no_positive_whole_number_is_refused(argument, size):
     sizes = {"batch_size": 64, "base_batch_size": 32} | {argument: size}
     with pytest.raises(ValueError, match=f"^{argument} must be a whole number of samples, at least 1"):
         learning_rate_scale(**sizes)
 
 
+@pytest.mark.bad_input(18)
 def test_an_unknown_rule_is_refused_with_the_known_ones():
     with pytest.raises(
         ValueError, match=r"rule must be one of 'linear', 'sqrt', 'none' or .*, got 'lineer'; did you mean 'linear'"
