@@ -6,6 +6,7 @@ optimizer step, writes what each step logged to FOLDER/steps.jsonl, and its end 
 
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -138,7 +139,8 @@ class Writes(Callback):
 
 def newest_whole(folder):
     """The newest checkpoint that can be read, and how many newer ones cannot."""
-    saved = sorted(folder.glob("*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")), reverse=True)
+    # "step=5.ckpt"; where half of one is in the way, Lightning calls the next "step=5-v1.ckpt".
+    saved = sorted(folder.glob("*.ckpt"), key=lambda path: [*map(int, re.findall(r"\d+", path.stem))], reverse=True)
     for torn, path in enumerate(saved):
         try:
             torch.load(path, weights_only=True)
