@@ -71,7 +71,10 @@ def test_every_recipe_and_data_set_is_here():
 
 
 @pytest.mark.promise("arguments")
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SMALL.keys() - {"F1", "C1", "GPT"})) for name in CALLS],
+)
 def test_an_argument_is_refused_by_name_or_means_something(name, record_property, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a text is a folder to some
     call, needed = CALLS[name]
