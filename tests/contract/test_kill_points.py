@@ -83,7 +83,7 @@ def test_every_callback_is_in_a_cast():
     assert {type(callback) for make in CASTS.values() for callback in make()} == callbacks
 
 
-@pytest.mark.promise("killed", "killed saving")
+@pytest.mark.promise("killed")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cast", CASTS)
