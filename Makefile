@@ -2,33 +2,44 @@
 PYTHON ?= python3
 # The versions to install. CI also takes .ci/floors.txt, the oldest that are allowed, and .ci/newest.txt, whatever is new.
 CONSTRAINTS ?= constraints.txt
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-all check benchmarks benchmarks-check docs docs-links format clean
+.PHONY: demo test test-all test-floor test-newest check benchmarks benchmarks-check docs docs-links format clean
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 4 --workers 2 \
 	    --measure_every_n_epochs 30 --sharpness_samples 256
 
-test: .venv/installed-dev
+test: $(VENV)/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: .venv/installed-dev
+test-all: $(VENV)/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
-check: .venv/installed-dev build/types
+# On the oldest versions that are allowed, and on the newest there are: each in an environment of its own, of 5 GB.
+FLOOR_PYTHON ?= python3.10
+NEWEST_PYTHON ?= python3.13
+
+test-floor:
+	$(MAKE) VENV=build/floor PYTHON=$(FLOOR_PYTHON) CONSTRAINTS=.ci/floors.txt test
+
+test-newest:
+	$(MAKE) VENV=build/newest PYTHON=$(NEWEST_PYTHON) CONSTRAINTS=.ci/newest.txt test
+
+check: $(VENV)/installed-dev build/types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p lightning_gap
 	$(BIN)/mypy lightning_gap recipes
 
 # Ours beside peers, which it installs: the table of docs/benchmarks.md, in about eight minutes on two idle cores.
-benchmarks: .venv/installed-benchmarks
+benchmarks: $(VENV)/installed-benchmarks
 	$(BIN)/python benchmarks/against_peers.py
 
 # Whether ours has become slow beside peers: few rows, generous bounds, ratios alone.
-benchmarks-check: .venv/installed-dev
+benchmarks-check: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/against_peers.py --check true
 
 # The site, into build/docs/index.html; a warning, or a link inside it that leads nowhere, is an error.
@@ -36,19 +47,19 @@ benchmarks-check: .venv/installed-dev
 NOTEBOOKS ?= off
 SPHINX = $(BIN)/python -m sphinx -W --keep-going -D nb_execution_mode=$(NOTEBOOKS) -c docs .
 
-docs: .venv/installed-docs
+docs: $(VENV)/installed-docs
 	$(SPHINX) -b html build/docs
 
 # Whether the links to the web work, which needs one.
-docs-links: .venv/installed-docs
+docs-links: $(VENV)/installed-docs
 	$(SPHINX) -b linkcheck build/docs-links
 
-format: .venv/installed-dev
+format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build
+	rm -rf $(VENV) build
 
 # The folders as they are installed, `recipes` inside `lightning_gap`, for the type checker.
 build/types: lightning_gap recipes
@@ -56,23 +67,23 @@ build/types: lightning_gap recipes
 	ln -s $(CURDIR)/lightning_gap/* $@/lightning_gap/
 	ln -s $(CURDIR)/recipes $@/lightning_gap/recipes
 
-.venv/bin/pip:
+$(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lightning-gap needs Python 3.10 or newer; make PYTHON=/path/to/python3.12")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
 
-.venv/installed: pyproject.toml $(CONSTRAINTS) | .venv/bin/pip
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[recipes]"
 	touch $@
 
-.venv/installed-dev: pyproject.toml $(CONSTRAINTS) | .venv/bin/pip
+$(VENV)/installed-dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group dev --editable ".[recipes]"
-	touch $@ .venv/installed
+	touch $@ $(VENV)/installed
 
-.venv/installed-benchmarks: .venv/installed-dev
+$(VENV)/installed-benchmarks: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group benchmarks
 	touch $@
 
-.venv/installed-docs: .venv/installed-dev
+$(VENV)/installed-docs: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group docs
 	touch $@

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lightning_gap import AdaptiveBatchSize, BatchSizeScheduler, LearningRateScaling
 from lightning_gap.functional import LateSwitch, LinearRamp, Seesaw
 from lightning_gap.recipes import networks
+from lightning_gap.recipes.lookup import lookup
 from lightning_gap.recipes.recipe import Recipe
 from lightning_gap.recipes.regimes import (
     conservative,
@@ -179,13 +180,13 @@ class GPT(Recipe):
         warmup_share: float = 0.02,
         beta2: float = 0.95,
     ) -> None:
+        lookup("schedule", schedule, ("cosine", "wsd", "constant"))
         super().__init__(networks.GPT(length=length, width=width, depth=depth, heads=heads), regime)
         self.sequences, self.length = sequences, length
         self.schedule = getattr(self, "schedule", schedule)
         self.warmup_share, self.beta2 = warmup_share, beta2
         self.gradient_clip = gradient_clip  # in every regime, as in every GPT
         self.sequences_read = 0
-        _check(schedule, warmup_share, beta2)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, its learning rate by the share of the run that is done."""
@@ -216,11 +217,3 @@ class GPT(Recipe):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.sequences_read = checkpoint.get("sequences_read", 0)
-
-
-def _check(schedule: str, warmup_share: float, beta2: float) -> None:
-    if schedule not in ("cosine", "wsd", "constant"):
-        raise ValueError(f"schedule must be 'cosine', 'wsd' or 'constant', got {schedule!r}")
-    for name, value in (("warmup_share", warmup_share), ("beta2", beta2)):
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from .datasets.augmentations import AUGMENTATIONS
-from .lookup import lookup
+from .lookup import lookup, shown
 
 _REQUIRED = ("epochs", "small_batch_size", "large_batch_size", "optimizer", "learning_rate")
-_COUNTS = ("epochs", "small_batch_size", "large_batch_size", "ghost_batch_size", "evaluation_chunk")
+_COUNTS = ("epochs", "small_batch_size", "large_batch_size", "ghost_batch_size", "evaluation_chunk", "sequences")
 _POSITIVE = ("learning_rate", "gradient_clip", "sam_rho", "adversarial_epsilon", "penalty_strength")
-_NUMBERS = (*_POSITIVE, "warmup_epochs", "weight_decay", "momentum", "conservative_strength")
+_NUMBERS = (*_POSITIVE, "warmup_epochs", "weight_decay", "conservative_strength")
+_BELOW_1 = ("momentum", "warmup_share", "beta2")
+_LARGEST = 2**63 - 1  # what torch counts with
 _FLAGS = ("decay_all", "standardise", "zero_last_gammas", "channels_last")
 
 
@@ -33,14 +35,18 @@ def check_hyperparameters(recipe: str, values: Mapping[str, Any]) -> None:
     for name in values.keys() & {*_COUNTS, "sharpness_samples", "validation_size"}:
         value, least = values[name], int(name != "validation_size")
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number, got {_shown(value)}")
+            raise ValueError(f"{name} must be a whole number, got {shown(value)}")
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {_shown(value)}")
-    for name in values.keys() & set(_NUMBERS):
+            raise ValueError(f"{name} must be at least {least}, got {shown(value)}")
+        if value > _LARGEST:
+            raise ValueError(f"{name} must be at most {_LARGEST}, got {shown(value)}")
+    for name in values.keys() & {*_NUMBERS, *_BELOW_1}:
         _check_number(name, values[name])
     for name in values.keys() & set(_FLAGS):
         if not isinstance(values[name], bool):
-            raise ValueError(f"{name} must be true or false, got {_shown(values[name])}")
+            raise ValueError(f"{name} must be true or false, got {shown(values[name])}")
+    if not isinstance(values["optimizer"], str):
+        raise ValueError(f"optimizer must be a name, for instance 'sgd', got {shown(values['optimizer'])}")
     steps_by_epoch(values.get("learning_rate_steps"))
     lookup("augmentation", values.get("augmentation", "none"), AUGMENTATIONS)
     lookup("batch_norm", values.get("batch_norm", "running"), ("running", "batch", "recomputed"))
@@ -56,13 +62,13 @@ def steps_by_epoch(given: Any) -> dict[int, float]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise ValueError(f"learning_rate_steps must be factors by epoch, {example}, got {_shown(given)}")
+        raise ValueError(f"learning_rate_steps must be factors by epoch, {example}, got {shown(given)}")
     for epoch, factor in given.items():
         if not _is_number(epoch) or not math.isfinite(epoch) or epoch != int(epoch):
-            raise ValueError(f"learning_rate_steps must begin at whole epochs, got {_shown(epoch)}; {example}")
+            raise ValueError(f"learning_rate_steps must begin at whole epochs, got {shown(epoch)}; {example}")
         if epoch < 1 or not _is_number(factor) or not 0 < factor < math.inf:
             raise ValueError(
-                f"learning_rate_steps must be positive factors by epochs from 1, {example}, got {_shown(dict(given))}"
+                f"learning_rate_steps must be positive factors by epochs from 1, {example}, got {shown(dict(given))}"
             )
     return {int(epoch): float(given[epoch]) for epoch in sorted(given)}
 
@@ -71,9 +77,9 @@ def _check_number(name: str, value: Any) -> None:
     if value is None and name in ("momentum", "gradient_clip"):
         return
     if not _is_number(value):
-        raise ValueError(f"{name} must be a number, got {_shown(value)}")
-    if name == "momentum" and not 0 <= value < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {value}; leave it out for none")
+        raise ValueError(f"{name} must be a number, got {shown(value)}")
+    if name in _BELOW_1 and not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {shown(value)}; leave it out for the default")
     positive = name in _POSITIVE
     if not (value > 0 if positive else value >= 0) or not value < math.inf:
         raise ValueError(f"{name} must {'be positive' if positive else 'not be negative or infinite'}, got {value}")
@@ -84,11 +90,3 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= sys.float_info.max
     return isinstance(value, float)
-
-
-def _shown(value: Any) -> str:
-    """A value in an error, cut where nobody would read on."""
-    if isinstance(value, int) and not isinstance(value, bool) and not _is_number(value):
-        return "one with over 300 digits"
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."

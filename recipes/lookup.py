@@ -1,7 +1,8 @@
-"""Find a name among those that are known, or refuse it with the nearest."""
+"""Find a name among those that are known, or refuse it with the nearest; without importing torch."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -22,4 +23,12 @@ def lookup(kind: str, name: object, known: Iterable[str]) -> str:
         return name
     near = get_close_matches(name, names, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")
+    raise ValueError(f"unknown {kind} {shown(name)}; {hint}known: {', '.join(names)}")
+
+
+def shown(value: object) -> str:
+    """A value in an error, cut where nobody would read on."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > sys.float_info.max:
+        return "one with over 300 digits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

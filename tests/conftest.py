@@ -2,6 +2,7 @@ import gc
 import logging
 import os
 
+import bad_inputs
 import promises
 import torch
 from hypothesis import settings
@@ -19,12 +20,16 @@ gc.disable()  # a fifth of the time of the imports to come
 
 
 def pytest_collection_modifyitems(items):
-    """A test tells in its report which promises it shows, so that the process which started it knows."""
+    """A test tells in its report what it shows and which bad input it tries: the process that started it knows then."""
     for item in items:
         for mark in item.iter_markers("promise"):
             for key in mark.args:
                 assert key in promises.PROMISES, f"{item.nodeid}: no promise {key!r} in tests/promises.py"
                 item.user_properties.append(("promise", key))
+        for mark in item.iter_markers("bad_input"):
+            for number in mark.args:
+                assert number in bad_inputs.ALL, f"{item.nodeid}: no group {number!r} in tests/bad_inputs.py"
+                item.user_properties.append(("bad input", number))
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -34,6 +39,8 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("Promises, and how many cases kept them")
         for line in promises.table(called):
             terminalreporter.write_line(line)
+    for line in bad_inputs.table(called):
+        terminalreporter.write_line(line)
 
 
 def pytest_collection_finish(session):

@@ -32,6 +32,10 @@ FAULTS = {
     "interrupt": ("Ctrl-C or SIGTERM while weights are moved", "put back, at whatever instant it comes"),
     "disk": ("a full disk", "nothing that is finished is lost; one line says what to do"),
     "no data": ("a data set that is missing or damaged", "one error: which file, where it goes, what to use instead"),
+    "arguments": (
+        "an argument that is NaN, infinite, huge, a bool, a text, an array, empty or of another kind",
+        "refused by its name, or it means something that tests/odd_arguments.py allows",
+    ),
     "ghost size": ("a ghost size that cannot work", "refused before the first step"),
     "schedule": ("a schedule that the data or the run do not allow", "refused before the first step, or told"),
     "loggers": ("no logger, or several", "every documented value arrives"),
@@ -67,6 +71,7 @@ def table(reports) -> list[str]:
         reports: Of the calls of tests, as pytest has them.
     """
     tried, kept, figures = Counter[str](), Counter[str](), defaultdict[str, list[str]](list)
+    refused = Counter[str]()
     for report in reports:
         told = defaultdict[str, list[object]](list)
         for name, value in report.user_properties:
@@ -76,6 +81,9 @@ def table(reports) -> list[str]:
             tried[str(key)] += cases
             kept[str(key)] += cases * report.passed
             figures[str(key)] += [str(figure) for figure in told["figure"]]
+            refused[str(key)] += sum(int(str(n)) for n in told["refused"])
+    for key, count in refused.items():
+        figures[key] += [f"{count:,} refused, {tried[key] - count:,} taken"] * bool(count)
     lines = list[str]()
     for heading, rows in (("fault", FAULTS), ("number", NUMBERS)):
         lines += ["", f"| {heading} | promise | kept | |", "|---|---|---|---|"]

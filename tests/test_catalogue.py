@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from bad_inputs import ALL
 from contract.registry import REGISTRY
 from promises import PROMISES
 
@@ -87,3 +88,9 @@ def test_every_promise_is_shown_by_a_test():
     files = (file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
     shown = {key for text in files for key in re.findall(r'@pytest\.mark\.promise\("([^"]+)"\)', text)}
     assert shown == PROMISES.keys()
+
+
+def test_every_group_of_bad_input_is_tried_by_a_test():
+    files = (file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    marks = (found for text in files for found in re.findall(r"@pytest\.mark\.bad_input\(([\d, ]+)\)", text))
+    assert {int(number) for found in marks for number in found.split(",")} == set(range(1, 68)) == set(ALL)

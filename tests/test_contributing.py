@@ -66,7 +66,10 @@ def test_the_hooks_check_what_make_check_checks():
 
 @pytest.mark.parametrize(
     ("page", "needed"),
-    [("README.md", {"demo", "test"}), ("CONTRIBUTING.md", {"check", "test", "test-all", "format", "clean"})],
+    [
+        ("README.md", {"demo", "test"}),
+        ("CONTRIBUTING.md", {"check", "test", "test-all", "test-floor", "test-newest", "format", "clean"}),
+    ],
 )
 def test_the_commands_of_the_door_are_targets_extras_and_files(page, needed):
     text = (ROOT / page).read_text(encoding="utf-8")

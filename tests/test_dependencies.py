@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,3 +61,47 @@ def test_what_is_imported_at_the_top_of_a_file_is_declared(folder, extras):
                 names = [statement.module]
             for name in {name.partition(".")[0] for name in names} - ours:
                 assert NAMES.get(name, name).replace("-", "_") in declared, f"{file}: {name}"
+
+
+ALONE = """
+import sys
+from importlib.machinery import PathFinder
+
+extras, tests = set(sys.argv[1].split()), sys.argv[2:]
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in extras else super().find_spec(name, path, target)
+
+    @classmethod
+    def find_distributions(cls, *context):
+        found = super().find_distributions(*context)
+        return (each for each in found if each.metadata["Name"].lower().replace("-", "_") not in extras)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+sys.path[:0] = tests
+from pathlib import Path
+import kill_points
+for cast in kill_points.CASTS:
+    folder = Path("runs", cast)
+    folder.mkdir(parents=True)
+    kill_points.live(folder, cast, kill_points.Point("never"))
+    assert (folder / "end.pt").exists()
+assert not extras & {name.partition(".")[0] for name in sys.modules}
+"""
+
+
+@pytest.mark.slow
+def test_the_core_trains_with_every_callback_without_any_extra(tmp_path):
+    """What Lightning itself brings along, as PyYAML, is no extra."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        optional = tomllib.load(file)["project"]["optional-dependencies"]
+    modules = {distribution: name for name, distribution in NAMES.items()}
+    names = {Requirement(text).name for texts in optional.values() for text in texts} - {"PyYAML"}
+    extras = {name.lower().replace("-", "_") for name in (*names, *map(modules.get, names & modules.keys()))}
+    assert {"torchvision", "scipy", "ray", "pytorch_optimizer", "sklearn"} <= extras
+    tests = [ROOT / "tests", ROOT / "tests" / "contract"]
+    command = [sys.executable, "-W", "ignore", "-c", ALONE, " ".join(sorted(extras)), *map(str, tests)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]

@@ -91,6 +91,7 @@ def test_the_printed_configuration_gives_the_same_run(logged, tmp_path):
         ("lightning_gap.GhostBatchNormSwap", "lightning_gap.GhostBatchNormSwop", "GhostBatchNormSwop"),
     ],
 )
+@pytest.mark.bad_input(62)
 def test_a_wrong_key_or_value_ends_in_one_error_that_names_it(tmp_path, monkeypatch, capsys, right, wrong, named):
     text = (EXAMPLE / "config.yaml").read_text(encoding="utf-8")
     assert text.count(right) == 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..functional._validation import refusal, seed_number, whole_number
+from ..functional._validation import one_of, refusal, seed_number, whole_number
 from ..functional.dataset_loss import BatchNormMode
 from ..functional.landscape.barrier import Barrier, loss_barrier
 from ..functional.landscape.evaluate import evaluate_points
@@ -124,6 +124,7 @@ def landscape(
     loss_fn, accuracy_fn = optional_function("loss_fn", loss_fn), optional_function("accuracy_fn", accuracy_fn)
     samples, chunk_size = whole_number("samples", samples), whole_number("chunk_size", chunk_size)
     seed, count = seed_number("seed", seed), optional_function("count", count, "the batch")
+    batch_norm = one_of("batch_norm", batch_norm, get_args(BatchNormMode))
     check_measurable(module, loss_fn)
     start, end = (_weights(n, c, module) for n, c in (("checkpoint_a", checkpoint_a), ("checkpoint_b", checkpoint_b)))
     check_same_network(checkpoint_a=start, checkpoint_b=end)
@@ -133,9 +134,11 @@ def landscape(
     if not by_name:
         raise ValueError(refusal("dataloaders", "must not be empty", dataloaders, '{"train": loader}'))
     lists = {name: isinstance(data, list) for name, data in by_name.items()}
-    sources = {name: (data, None) if lists[name] else (None, data) for name, data in by_name.items()}
+    told = {name: f"dataloaders[{name!r}]" for name in by_name}
+    sources = {told[name]: (data, None) if lists[name] else (None, data) for name, data in by_name.items()}
     with evaluating(module) as remembered:
-        drawn = fixed_subsets(sources, samples=samples, chunk_size=chunk_size, seed=seed, count=count)
+        found_in = fixed_subsets(sources, samples=samples, chunk_size=chunk_size, seed=seed, count=count)
+        drawn = {name: found_in[told[name]] for name in by_name}
         step = Step(module, remembered, loss_fn, accuracy_fn)
         try_out(step, points, drawn, batch_norm, seed)
         found = evaluate_points(

@@ -18,7 +18,7 @@ from ..functional.batch_size.schedule import MicroBatching
 from ..trainer.batches import micro_batch_size
 from ..trainer.callbacks import accumulation_scheduled, callbacks_of
 from ..trainer.processes import sum_over_processes
-from ..trainer.resume import SavedEpoch, fix_resume_progress
+from ..trainer.resume import SavedEpoch, fix_resume_progress, keep_saved_step
 from ._accumulation import SampleWeightedAccumulation
 from ._extra_pass import ExtraPasses
 from ._gradient_change import GradientChange
@@ -123,6 +123,7 @@ class Run:
         saved, self.saved_epoch, self.has_started = self.saved_epoch, None, True
         if any(member.fixes_resume for member in self._members.values()):
             fix_resume_progress(trainer, saved)
+            keep_saved_step(trainer)
         if self._begin_batch_size is not None:
             self._begin_batch_size(trainer)
         self.accumulation.start(self.count)

@@ -102,6 +102,7 @@ class RecomputeBatchNorm(GapCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._begin(trainer, pl_module)
+        self._trained = trained_layers(pl_module)  # a run resumed from its last batch ends without another one
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._has_tried:

@@ -61,7 +61,8 @@ class InMemoryLoader(PlannedLoader):
             if len(lengths) != 1 or lengths[0] == 0:
                 raise ValueError(f"samples must be tensors of one length, at least 1, got lengths {lengths}")
             samples = TensorDataset(*samples)
-        indexed("samples", samples, "tensors or a data set")
+        if not len(indexed("samples", samples, "tensors or a data set")):
+            raise ValueError(refusal("samples", "must not be empty", samples))
         if augment is not None and (isinstance(augment, type) or not isinstance(augment, Augmentation)):
             raise ValueError(refusal("augment", "must be an augmentation", augment, "for instance RandomFlip()"))
         self.augment = augment

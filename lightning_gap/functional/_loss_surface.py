@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
-from ._validation import checked_group, function
+from ._validation import checked_group, function, refusal
 from .errors import RandomLossError
 
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
@@ -102,7 +102,8 @@ class LossSurface:
         """The scalars that sum to the loss, each checked; on one of several processes its share of them."""
         parts = (loss_fn or self.loss_fn)()
         if not isinstance(parts, Iterable):  # a tensor is one
-            raise ValueError(f"loss_fn must return a scalar tensor or parts that are, got {type(parts).__name__}")
+            name = "loss_fn" if loss_fn in (None, self.loss_fn) else "report_on"
+            raise ValueError(f"{name} must return a scalar tensor or parts that are, got {type(parts).__name__}")
         self.came_whole = isinstance(parts, Tensor)
         with closing(parts) if isinstance(parts, Generator) else nullcontext():  # its own clean-up, now and not later
             for part in (parts,) if isinstance(parts, Tensor) else parts:
@@ -201,7 +202,8 @@ def checked_params(params: Params) -> dict[str, Tensor]:
         chosen.setdefault(id(weight), (name, weight))
     for name, weight in chosen.values():
         if not isinstance(weight, Tensor):
-            raise ValueError(f"{name} is no tensor but {type(weight).__name__}; for named parameters pass a dict")
+            where = f"params[{name!r}]" if isinstance(params, Mapping) else name
+            raise ValueError(refusal(where, "must be a tensor", weight, "for named parameters pass a dict"))
         if not weight.is_leaf:
             raise ValueError(f"{name} is computed from other tensors; pass the parameters themselves")
         if is_lazy(weight):

@@ -176,5 +176,7 @@ def samples_in(batch: Any) -> int:
     """
     size = guess_samples(batch)
     if size is None:
-        raise ValueError(f"cannot tell how many samples a {type(batch).__name__} holds; pass sizes=..., one for each")
+        raise ValueError(
+            f"batches: cannot tell how many samples a {type(batch).__name__} holds; pass sizes=..., one for each"
+        )
     return size

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
 from ._validation import check_counts, real_number, refusal, shown
 
 OptimizerRule = Literal["linear", "sqrt", "adaptive_sqrt", "surge", "half_life", "timescale"]
@@ -190,6 +192,8 @@ def _refuse_missing(hyperparameters: Mapping[str, Any], rules: Iterable[str]) ->
                 raise ValueError(
                     f"rule={rule!r} needs {wanted} and the hyperparameters have none; use another rule or optimizer"
                 )
+            if name != "betas" and not isinstance(found, Tensor):
+                real_number(f"hyperparameters[{name!r}]", found, at_least=0)
 
 
 def _scaled_averages(

@@ -120,6 +120,14 @@ def hand_over_checkpoint(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
     write(read(trainer, "_checkpoint_connector"), "_loaded_checkpoint", checkpoint)
 
 
+def count_step_as_saved(trainer: Trainer) -> None:
+    """Let each `ModelCheckpoint` that saves at steps take the present step for one that it has saved."""
+    for callback in trainer.checkpoint_callbacks:
+        is_one = any(kind.__name__ == "ModelCheckpoint" for kind in type(callback).__mro__)  # of either Lightning
+        if is_one and read(callback, "_every_n_train_steps"):
+            write(callback, "_last_global_step_saved", trainer.global_step)
+
+
 def epoch_results(trainer: Trainer) -> Any:
     """What `log` has gathered in the train epoch, by Lightning's key."""
     return read(trainer.fit_loop.epoch_loop, "_results")

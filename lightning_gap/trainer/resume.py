@@ -84,6 +84,15 @@ def fix_resume_progress(trainer: Trainer, saved: SavedEpoch | None = None) -> No
     _seek(trainer, saved, batches.current.processed)  # type: ignore[attr-defined]
 
 
+def keep_saved_step(trainer: Trainer) -> None:
+    """Keep the checkpoint that a run is resumed from, which a `ModelCheckpoint` that saves at steps would replace.
+
+    It forgets in a new process that it has saved this step, and would save it again after the next batch: where batches
+    are accumulated, inside the next step, whose gradients that checkpoint lacks.
+    """
+    _private.count_step_as_saved(trainer)
+
+
 def _seek(trainer: Trainer, saved: SavedEpoch, position: int) -> None:
     """Let a loader of this package continue with this batch."""
     loader = trainer.train_dataloader

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lightning_gap.functional._validation import flag, whole_number
+from lightning_gap.functional._validation import flag, refusal, seed_number, whole_number
 
 from ..lookup import lookup
 from .augmentations import AUGMENTATIONS
@@ -87,6 +87,7 @@ class ClassificationData(LightningDataModule, Generic[S]):
             raise ValueError(
                 "batch_size=None: pass batch_size=..., samples per optimizer step, or a recipe that has it"
             )
+        _require_settings(recipe)
         self._step = whole_number("batch_size", step)
         self._shares = 1  # of an optimizer step, over processes and micro-batches
         named = setting(recipe, "augmentation", augmentation, "none")
@@ -94,10 +95,12 @@ class ClassificationData(LightningDataModule, Generic[S]):
         self.standardise = flag("standardise", setting(recipe, "standardise", standardise, False))
         held_out = setting(recipe, "validation_size", validation_size, 0)
         self.validation_size = whole_number("validation_size", held_out, 0)
+        if not isinstance(data_dir, str | Path):
+            raise ValueError(refusal("data_dir", "must be the path of a folder", data_dir))
         self.data_dir = Path(data_dir)
         self.download = flag("download", download)
         self.num_workers = None if num_workers is None else whole_number("num_workers", num_workers, 0)
-        self.seed = whole_number("seed", seed, 0)
+        self.seed = seed_number("seed", seed)
         self._all: S | None = None  # training and validation samples, once they are read
 
     @property
@@ -196,6 +199,15 @@ class ClassificationData(LightningDataModule, Generic[S]):
                 f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use a multiple of {shares}"
             )
         self._shares = shares
+
+
+def _require_settings(recipe: Any) -> None:
+    """Refuse what no setting can come from: a path or a number where the recipe is due."""
+    names = ("batch_size", "augmentation", "standardise", "validation_size", "length", "sequences")
+    if recipe is not None and not any(hasattr(recipe, name) for name in names):
+        raise ValueError(
+            refusal("recipe", "must be a recipe, or an object with attributes such as batch_size", recipe, "or None")
+        )
 
 
 def setting(recipe: Any, name: str, given: Any, otherwise: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from lightning_gap.functional._validation import check_counts
+from lightning_gap.functional._validation import check_counts, flag, one_of, whole_number
 
 from .sequences import check_sequences
 
@@ -57,9 +57,7 @@ def _drop(probability: float, on: bool) -> nn.Module:
 
 
 def _as_in_paper(variant: Variant) -> bool:
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant must be 'code' or 'paper', got {variant!r}")
-    return variant == "paper"
+    return bool(one_of("variant", variant, get_args(Variant)) == "paper")
 
 
 class F1(_Layers):
@@ -80,7 +78,8 @@ class F1(_Layers):
     """
 
     def __init__(self, in_features: int = 784, num_classes: int = 10, *, width: int = 512, depth: int = 5) -> None:
-        check_counts(in_features=in_features, num_classes=num_classes, width=width, depth=depth)
+        whole_number("in_features", in_features, hint="the recipe's inputs")
+        check_counts(num_classes=num_classes, width=width, depth=depth)
         widths = [in_features, *[width] * depth]
         super().__init__(
             [nn.Flatten()],
@@ -136,6 +135,7 @@ class C1(_Layers):
         dense: Sequence[int] = (384, 192),
         dropout: bool = True,
     ) -> None:
+        flag("dropout", dropout)
         stride, size = (2, 2) if _as_in_paper(variant) else (1, 8)
         check_counts(num_classes=num_classes, channels=channels)
         check_sequences((384, 192), dense=dense)
@@ -179,7 +179,7 @@ class C2(_Layers):
         dense: int = 512,
         dropout: bool = True,
     ) -> None:
-        early = dropout and not _as_in_paper(variant)
+        early = flag("dropout", dropout) and not _as_in_paper(variant)
         check_counts(num_classes=num_classes, width=width, dense=dense)
         a, b, c, d = width, 2 * width, 4 * width, 8 * width
         super().__init__(

@@ -10,7 +10,7 @@ from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from lightning_gap.functional import residual_norms, zero_init_residual
-from lightning_gap.functional._validation import check_counts
+from lightning_gap.functional._validation import check_counts, refusal
 
 from .sequences import check_sequences
 
@@ -132,8 +132,10 @@ class WRN16_4(_ThreeStages):
 
     def __init__(self, num_classes: int = 10, *, depth: int = 16, widen: int = 4, width: int = 16) -> None:
         check_counts(num_classes=num_classes, widen=widen, width=width)
-        if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:
-            raise ValueError(f"depth must be 6 n + 4 for n blocks in each stage (10, 16, 22, ...), got {depth!r}")
+        rule = "6 n + 4 for n blocks in each stage (10, 16, 22, ...)"
+        is_count = isinstance(depth, int) and not isinstance(depth, bool)
+        if not is_count or not 10 <= depth < 2**63 or depth % 6 != 4:
+            raise ValueError(refusal("depth", f"must be {rule}", depth))
         wide = widen * width
         super().__init__(
             stem=_conv(3, width),

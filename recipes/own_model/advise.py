@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_gap.functional._validation import function, seed_number, whole_number
+
 from .. import advice
-from .training import check_trainer_options, lightning_of
+from .training import lightning_of, trainer_options
 
 
 def advise(
@@ -42,10 +44,12 @@ def advise(
         TypeError: If the functions return anything but a module and loaders.
         ValueError: If there are too few steps, or the gradient cannot be told from its noise.
     """
-    if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    options = dict(trainer or {})
-    check_trainer_options(options)
+    batch_size, seed = whole_number("batch_size", batch_size), seed_number("seed", seed)
+    steps = whole_number("steps", steps, 6)
+    function("make_module", make_module, "nothing")
+    function("make_data", make_data, "the batch size")
+    function("loss_fn", loss_fn, "(module, batch)")
+    options = trainer_options(trainer)
     with isolate_rng():
         torch.manual_seed(seed)
         module = make_module()

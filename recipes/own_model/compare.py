@@ -11,12 +11,23 @@ from typing import Any, Literal
 import torch
 
 from lightning_gap import __version__
+from lightning_gap.functional._validation import (
+    check_counts,
+    each,
+    function,
+    one_of,
+    real_number,
+    refusal,
+    seed_number,
+    text,
+    whole_number,
+)
 
 from .kept_runs import OwnRun, kept_in, load, save
 from .metric import is_higher_better
 from .own_comparison import OwnComparison
 from .regime_settings import OwnRegime, RegimeSettings, named_regimes
-from .training import OwnTraining, check_trainer_options, takes_epochs
+from .training import OwnTraining, takes_epochs, trainer_options
 
 
 def compare(
@@ -73,20 +84,23 @@ def compare(
             that are), or ``folder`` has runs with other settings. Before the first step.
         OSError: If ``folder`` cannot be used.
     """
-    for argument, value in {"small_batch_size": small_batch_size, "large_batch_size": large_batch_size}.items():
-        _whole(argument, value)
-    _whole("epochs", epochs)
+    for argument, function_of in {"make_module": make_module, "make_data": make_data}.items():
+        function(argument, function_of, {"make_module": "nothing, or epochs", "make_data": "the batch size"}[argument])
+    small_batch_size, large_batch_size, epochs = check_counts(
+        small_batch_size=small_batch_size, large_batch_size=large_batch_size, epochs=epochs
+    )
     if large_batch_size <= small_batch_size:
         raise ValueError(f"large_batch_size must be above small_batch_size={small_batch_size}, got {large_batch_size}")
-    ghosts = small_batch_size if ghost_batch_size is None else _whole("ghost_batch_size", ghost_batch_size)
-    if on not in ("test", "validate"):
-        raise ValueError(f"on must be 'test' or 'validate', got {on!r}")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name must be a text that is not empty, got {name!r}")
+    ghosts = small_batch_size if ghost_batch_size is None else whole_number("ghost_batch_size", ghost_batch_size)
+    warmup_epochs = real_number("warmup_epochs", warmup_epochs, at_least=0)
+    one_of("on", on, ("test", "validate"))
+    if not text("name", name):
+        raise ValueError("name must be a text that is not empty, got ''")
+    if not (folder is None or isinstance(folder, str | Path)):
+        raise ValueError(refusal("folder", "must be a path", folder, "None keeps nothing"))
     higher = is_higher_better(metric, higher_is_better)
     chosen = _seeds(seeds)
-    options = dict(trainer or {})
-    check_trainer_options(options)
+    options = trainer_options(trainer)
     functions = named_regimes(regimes, takes_epochs=takes_epochs(make_module))
     settings = RegimeSettings(small_batch_size, large_batch_size, epochs, ghosts, warmup_epochs)
     training = OwnTraining(make_module, make_data, metric, on, options, settings)
@@ -119,18 +133,13 @@ def compare(
     return OwnComparison(name, metric, higher, runs, terms | versions)
 
 
-def _whole(argument: str, value: object) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{argument} must be a whole number of at least 1, got {value!r}")
-    return value
-
-
 def _seeds(given: int | Sequence[int]) -> list[int]:
-    if type(given) is int:
-        return list(range(_whole("seeds", given)))
-    seeds = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
-    if not seeds or any(type(seed) is not int or not 0 <= seed < 2**32 for seed in seeds) or len({*seeds}) < len(seeds):
-        raise ValueError(f"seeds must be how many, or different whole numbers from 0, got {given!r}")
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        seeds = each("seeds", given, seed_number)
+    else:
+        seeds = list(range(whole_number("seeds", given, hint="how many, or a list of which", most=2**32)))
+    if not seeds or len({*seeds}) < len(seeds):
+        raise ValueError(refusal("seeds", "must be how many, or different whole numbers from 0", given))
     return seeds
 
 

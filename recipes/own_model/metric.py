@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from lightning_gap.functional._validation import flag, refusal
+
 _HIGHER = {"acc", "accuracy", "auc", "auroc", "f1", "precision", "recall", "r2", "iou", "map", "bleu", "dice"}
 _LOWER = {"loss", "error", "err", "mse", "rmse", "mae", "perplexity", "ppl", "wer", "cer", "nll", "fid"}
 
@@ -23,11 +25,9 @@ def is_higher_better(metric: str, stated: bool | None) -> bool:
         (True, False)
     """
     if not isinstance(metric, str) or not metric:
-        raise ValueError(f"metric must be a name that your module logs, got {metric!r}")
+        raise ValueError(refusal("metric", "must be a name that your module logs", metric))
     if stated is not None:
-        if not isinstance(stated, bool):
-            raise ValueError(f"higher_is_better must be True or False, got {stated!r}")
-        return stated
+        return flag("higher_is_better", stated)
     words = set(re.split(r"[\W_]+", metric.lower()))
     higher, lower = bool(words & _HIGHER), bool(words & _LOWER)
     if higher == lower:

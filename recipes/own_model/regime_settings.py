@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from lightning_gap.functional._validation import refusal
+
 from ..lookup import lookup
 from ..regimes import REGIMES
 
@@ -67,10 +69,9 @@ def named_regimes(regimes: Sequence[str | OwnRegime], *, takes_epochs: bool) -> 
     Raises:
         ValueError: If there are none, two of one name, one that is unknown or one that needs a recipe.
     """
-    if isinstance(regimes, str) or not isinstance(regimes, Sequence) or not regimes:
-        raise ValueError(
-            f"regimes must be a list of names or functions, got {regimes!r}; for instance ['small', 'large']"
-        )
+    if isinstance(regimes, str | bytes) or not isinstance(regimes, Sequence) or not regimes:
+        rule = "must be a list of names or functions"
+        raise ValueError(refusal("regimes", rule, regimes, "for instance ['small', 'large']"))
     found: dict[str, OwnRegime] = {}
     for regime in regimes:
         name = regime if isinstance(regime, str) else getattr(regime, "__name__", type(regime).__name__)
@@ -82,7 +83,7 @@ def named_regimes(regimes: Sequence[str | OwnRegime], *, takes_epochs: bool) -> 
             found[name] = regime
             continue
         known: Mapping[str, Any] = REGIMES
-        lookup("regime", regime, known)
+        lookup("entry of regimes", regime, known)
         if name in _NEED_A_RECIPE:
             raise ValueError(f"regimes: {name!r} changes what only a recipe has; {_NEED_A_RECIPE[name]}")
         if name == "longer" and not takes_epochs:

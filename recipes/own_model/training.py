@@ -18,6 +18,8 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_gap.functional._validation import instance
+
 from .kept_runs import OwnRun
 from .regime_settings import OwnRegime, RegimeSettings, apply
 
@@ -211,18 +213,20 @@ def takes_epochs(make_module: Callable[..., Any]) -> bool:
     return "epochs" in inspect.signature(make_module).parameters
 
 
-def check_trainer_options(given: Mapping[str, Any]) -> None:
-    """Refuse arguments of the Trainer that a comparison sets by itself.
+def trainer_options(trainer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The user's arguments of the Trainer, none of which a comparison sets by itself.
 
     Raises:
         ValueError: Names the argument and the fix.
     """
+    given: dict[str, Any] = dict(instance("trainer", {} if trainer is None else trainer, Mapping))  # type: ignore[type-abstract]
     for name, instead in _NOT_THEIRS.items():
         if name in given and not (name in ("devices", "num_nodes") and given[name] == 1):
             raise ValueError(f"trainer has {name}={given[name]!r}, which compare sets; leave it out, use {instead}")
     parts = given.get("accumulate_grad_batches", 1)
     if type(parts) is not int or parts < 1:
         raise ValueError(f"trainer has accumulate_grad_batches={parts!r}; use a whole number of at least 1")
+    return given
 
 
 def _fit(trainer: Any, module: Any, data: Any) -> None:

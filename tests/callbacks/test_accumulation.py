@@ -213,6 +213,7 @@ def test_batches_that_do_not_say_their_size_are_refused_until_counted():
     assert apart(counted, whole) < 1e-12
 
 
+@pytest.mark.bad_input(54, 60)
 def test_manual_optimization_and_a_second_one_are_refused():
     class Manual(tiny.TinyClassifier):
         automatic_optimization = False

@@ -112,6 +112,7 @@ def test_it_grows_between_epochs_as_the_averages_say_and_no_more_than_allowed():
     assert steps[-1]["batch/test"] == pytest.approx(steps[-1]["batch/wanted"] / steps[-1]["batch/size"], rel=1e-6)
 
 
+@pytest.mark.bad_input(30)
 def test_it_stops_at_the_limits_and_shrinks_only_if_allowed():
     _, steps = fit(AdaptiveBatchSize(16, 32, theta=0.1, measure_every_n_steps=1))
     assert [sizes[0] for sizes in sizes_of(steps)] == [16, 32, 32, 32]

@@ -5,8 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
-from functional.odd_values import DOUBTFUL, JUNK
+import tiny
 from lightning.pytorch import Callback
+from odd_arguments import FUNCTIONS, feed
+from odd_values import ODD
 
 import lightning_gap
 
@@ -22,28 +24,6 @@ NEEDED = {
     "OptimizerScaling": {"base_batch_size": 32, "rule": "sqrt"},
     "PiggybackWarmStart": {"switch_epoch": 1, "large_batch_size": 64, "optimizer_state": "keep"},
 }
-FUNCTIONS = ("loss_fn", "accuracy_fn", "count", "rule", "schedule")
-SETTINGS = [
-    pytest.param(
-        callback,
-        name,
-        parameter,
-        id=f"{callback.__name__}-{name}",
-    )
-    for callback in CALLBACKS
-    for name, parameter in inspect.signature(callback.__init__).parameters.items()
-    if name != "self"
-]
-
-
-def made(callback, name, value):
-    """The callback, or None if the value was refused, which must be by name."""
-    try:
-        return callback(**{**NEEDED.get(callback.__name__, {}), name: value})
-    except (TypeError, ValueError) as error:
-        told = str(error)
-    assert name in told
-    return None
 
 
 def test_all_callbacks_are_here():
@@ -58,18 +38,32 @@ def is_plain(value):
     return type(value) in (int, float, bool, str, type(None)) or isinstance(value, Path) or callable(value)
 
 
-@pytest.mark.parametrize(("callback", "name", "parameter"), SETTINGS)
-def test_an_argument_is_refused_by_name_or_kept_plain(callback, name, parameter):
-    annotation = str(parameter.annotation)
-    for label, value in {**JUNK, **DOUBTFUL}.items():
-        kept = made(callback, name, value)
-        if kept is None:
-            continue
-        assert label not in JUNK or (label == "type" and name in FUNCTIONS), f"{name}={value!r} was accepted"
-        stored = getattr(kept, name, None)
-        assert is_plain(stored), f"{name}={value!r} is kept as {stored!r}"
-        assert label not in ("true", "numpy true") or "bool" in annotation, f"{name}={value!r} was accepted"
-        assert label != "none" or "None" in annotation or parameter.default is None
-        if isinstance(stored, int | float):
-            assert math.isfinite(stored)
-            assert stored == value
+@pytest.mark.promise("arguments")
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_an_argument_is_refused_by_name_or_kept_plain(callback, record_property):
+    name, tried, taken = callback.__name__, 0, 0
+    for argument in list(inspect.signature(callback).parameters):
+        tried += len(ODD)
+        for value, kept in feed(name, argument, callback, lambda: dict(NEEDED.get(name, {})), skip=()):
+            taken += 1
+            stored = getattr(kept, argument)
+            assert is_plain(stored), f"{argument}={value!r} is kept as {stored!r}"
+            if isinstance(stored, int | float):
+                assert math.isfinite(stored)
+                assert stored == value
+    record_property("cases", tried)
+    record_property("refused", tried - taken)
+
+
+@pytest.mark.promise("arguments")
+def test_an_argument_of_landscape_is_refused_by_name_or_means_something(record_property):
+    module, tried, taken = tiny.TinyClassifier(), 0, 0
+    state = module.state_dict()
+    needed = {"module": module, "checkpoint_a": state, "checkpoint_b": state, "dataloaders": tiny.loader()}
+    needed |= {"alphas": [0.0], "samples": 4, "batch_norm": "running"}
+    for argument in inspect.signature(lightning_gap.landscape).parameters:
+        skip = FUNCTIONS if argument in ("loss_fn", "accuracy_fn", "count") else ()
+        tried += len(ODD) - len(skip)
+        taken += sum(1 for _ in feed("landscape", argument, lightning_gap.landscape, lambda: needed, skip=skip))
+    record_property("cases", tried)
+    record_property("refused", tried - taken)

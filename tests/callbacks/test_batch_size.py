@@ -148,6 +148,7 @@ def test_everything_follows_the_size(source, name):
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("source", ["fit", "module"])
+@pytest.mark.bad_input(38)
 def test_every_kind_of_loader_follows(loader, source):
     schedule = {0: 16, 1: 8, 2: 20}
     _, module = fit(source, LOADERS[loader], BatchSizeScheduler(schedule))
@@ -170,6 +171,7 @@ def test_validation_inside_an_epoch_follows():
     assert module.validated == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+@pytest.mark.bad_input(35)
 def test_a_cut_epoch_keeps_its_cut():
     _, module = fit("fit", LOADERS["DataLoader"], BatchSizeScheduler({0: 6, 2: 12}), limit_train_batches=3)
     assert [len(batches) for batches in module.seen.values()] == [3] * 4
@@ -177,6 +179,7 @@ def test_a_cut_epoch_keeps_its_cut():
     assert trainer.global_step == 10
 
 
+@pytest.mark.bad_input(34)
 def test_weighted_samplers_and_own_batch_samplers_keep_their_kind_on_one_process():
     weights = torch.tensor([1.0] * 12 + [0.0] * (SAMPLES - 12))
     sampler = WeightedRandomSampler(weights, SAMPLES)
@@ -207,6 +210,7 @@ def test_a_stream_of_known_batch_size_follows():
     assert module.validated == list(range(EPOCHS))
 
 
+@pytest.mark.bad_input(32)
 def test_the_users_own_values_come_back_also_after_an_exception():
     class Fails(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -302,6 +306,7 @@ def test_a_loader_that_drops_the_last_batch_and_a_scheduler_that_steps_rarely_ar
         )
 
 
+@pytest.mark.bad_input(34)
 def test_a_batch_sampler_that_cannot_follow_is_found_out():
     class Fixed(BatchSampler):
         def __iter__(self):
@@ -338,12 +343,14 @@ def refused(message, callback, *others, loader=None, module=None, validation=Non
         (16, "schedule must be batch sizes by epoch, .* or a function of the epoch, got 16"),
     ],
 )
+@pytest.mark.bad_input(27)
 def test_a_schedule_that_is_none_is_refused(schedule, message):
     with pytest.raises(ValueError, match=message):
         BatchSizeScheduler(schedule)
 
 
 @pytest.mark.promise("schedule")
+@pytest.mark.bad_input(28)
 def test_sizes_that_cannot_work_are_refused_before_the_first_step():
     refused("a batch of 96 samples is larger than the 48 samples", BatchSizeScheduler({0: 8, 3: 96}))
     refused("a batch of 9 cannot be shared equally", BatchSizeScheduler({0: 8, 3: 9}), accumulate_grad_batches=2)
@@ -368,6 +375,7 @@ def test_sizes_that_cannot_work_are_refused_before_the_first_step():
 
 
 @pytest.mark.promise("schedule")
+@pytest.mark.bad_input(29)
 def test_a_milestone_after_the_run_is_told():
     with pytest.warns(UserWarning, match=r"changes the batch size at epoch 9, and the run has max_epochs=2"):
         tiny.trainer(BatchSizeScheduler({0: 8, 9: 16}), max_epochs=2).fit(tiny.TinyClassifier(), tiny.loader(48))
@@ -386,6 +394,7 @@ def test_a_rate_scheduler_with_the_wrong_number_of_steps_is_refused_or_told():
         tiny.trainer(BatchSizeScheduler({0: 8, 2: 24}), max_epochs=4).fit(OneCycle(), tiny.loader(48))
 
 
+@pytest.mark.bad_input(31, 33)
 def test_loaders_without_a_size_to_set_are_refused():
     schedule = BatchSizeScheduler({0: 8, 1: 16})
     ready = [(torch.randn(8, 8), torch.arange(8) % 3)] * 3
@@ -434,6 +443,7 @@ def test_a_module_that_does_not_read_the_attribute_is_refused():
         tiny.trainer(BatchSizeScheduler({0: 8})).fit(Streams())
 
 
+@pytest.mark.bad_input(36)
 def test_whatever_else_sets_the_batch_is_refused():
     schedule = {0: 8, 1: 16}
     refused("BatchSizeScheduler and BatchSizeScheduler both set the batch size", BatchSizeScheduler(schedule),
@@ -459,6 +469,7 @@ def test_whatever_else_sets_the_batch_is_refused():
 
 
 @pytest.mark.promise("schedule")
+@pytest.mark.bad_input(39)
 def test_a_ghost_that_a_later_batch_cannot_hold_is_refused_at_the_start():
     refused(
         "ghost_batch_size=16 is larger than the batch of 8 samples",
@@ -468,6 +479,7 @@ def test_a_ghost_that_a_later_batch_cannot_hold_is_refused_at_the_start():
     refused("leaves", GhostBatchNormSwap(8, leftover="error"), BatchSizeScheduler({0: 16, 3: 12}))
 
 
+@pytest.mark.bad_input(29)
 def test_it_works_as_part_of_a_run_whose_length_is_not_known():
     trainer, module = fit("fit", LOADERS["DataLoader"], BatchSizeScheduler({0: 8, 1: 16}), max_epochs=-1, max_steps=12)
     assert [len(batches) for batches in module.seen.values()] == [6, 3, 3]

@@ -531,6 +531,7 @@ class Relative(Optimizer):
     ],
     ids=["scaling", "SmithGrowth", "AdaBatch"],
 )
+@pytest.mark.bad_input(25)
 def test_an_optimizer_without_a_learning_rate_is_refused_before_the_first_step(defaults, make, owner):
     class Own(Net):
         def configure_optimizers(self):

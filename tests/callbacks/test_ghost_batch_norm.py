@@ -57,6 +57,7 @@ def test_the_optimizer_keeps_training_the_swapped_weights():
     assert not torch.equal(module.net[1].weight, before)
 
 
+@pytest.mark.bad_input(8)
 def test_layers_made_in_configure_model_are_found():
     class Late(tiny.TinyClassifier):
         def __init__(self):
@@ -92,6 +93,7 @@ def test_the_policies_reach_the_layers():
     assert seen.seen == ("balance", "mean")
 
 
+@pytest.mark.bad_input(67)
 def test_a_callback_can_be_used_for_a_second_fit():
     swap, module, watch = GhostBatchNormSwap(4), tiny.TinyClassifier(), Watch()
     for _ in range(2):
@@ -158,6 +160,7 @@ def test_layers_that_get_another_name_in_configure_model_are_restored():
     assert int(module.layer.num_batches_tracked) == 2 * 3 * 4
 
 
+@pytest.mark.bad_input(12)
 def test_layers_shared_by_two_parents_are_swapped_and_restored_once():
     class Shared(tiny.TinyClassifier):
         def __init__(self):
@@ -171,6 +174,7 @@ def test_layers_shared_by_two_parents_are_swapped_and_restored_once():
     assert float(watch.metrics["ghost/layers"]) == 1
 
 
+@pytest.mark.bad_input(13)
 def test_layers_frozen_by_the_user_stay_frozen():
     class Frozen(tiny.TinyClassifier):
         def on_train_epoch_start(self):
@@ -183,11 +187,13 @@ def test_layers_frozen_by_the_user_stay_frozen():
     assert torch.equal(module.net[1].weight, torch.ones(16))
 
 
+@pytest.mark.bad_input(6)
 def test_evaluation_batches_may_be_smaller_than_a_ghost():
     tiny.trainer(GhostBatchNormSwap(8)).fit(tiny.Validated(), tiny.loader(), tiny.loader(3, batch_size=1))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support custom")
+@pytest.mark.bad_input(15)
 def test_a_compiled_model_trains_with_ghosts():
     torch.compiler.reset()
     ours, by_hand = tiny.TinyClassifier(dropout=0.0), tiny.TinyClassifier(dropout=0.0)
@@ -310,6 +316,7 @@ def test_networks_among_the_hyperparameters_of_a_checkpoint_are_plain(tmp_path):
 
 
 @pytest.mark.promise("ghost size")
+@pytest.mark.bad_input(3)
 def test_a_ghost_larger_than_the_batch_is_refused_before_the_first_step():
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -318,6 +325,7 @@ def test_a_ghost_larger_than_the_batch_is_refused_before_the_first_step():
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
+@pytest.mark.bad_input(3)
 def test_accumulation_does_not_enlarge_what_is_normalised():
     with pytest.raises(ValueError, match="larger than the batch of 16 samples"):
         tiny.trainer(GhostBatchNormSwap(32), accumulate_grad_batches=3).fit(tiny.TinyClassifier(), tiny.loader())
@@ -401,6 +409,7 @@ def test_the_only_loader_of_a_dict_or_list_tells_what_it_tells_by_itself(collect
 
 @pytest.mark.promise("ghost size")
 @pytest.mark.parametrize(("samples", "batch_size", "size"), [(48, 16, 5), (50, 16, 4)])
+@pytest.mark.bad_input(4)
 def test_a_leftover_is_refused_before_the_first_step_where_it_is_to_be_an_error(samples, batch_size, size):
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -431,6 +440,7 @@ def test_a_loader_that_drops_its_last_batch_has_no_leftover():
 
 
 @pytest.mark.parametrize("leftover", ["merge", "balance"])
+@pytest.mark.bad_input(5)
 def test_a_last_batch_that_leaves_a_ghost_of_one_trains(leftover):
     assert ghost_runs(9, 4) == ((1, 4), (1, 5))
     module = tiny.TinyClassifier()
@@ -439,6 +449,7 @@ def test_a_last_batch_that_leaves_a_ghost_of_one_trains(leftover):
 
 
 @pytest.mark.promise("ghost size")
+@pytest.mark.bad_input(2)
 def test_a_ghost_of_one_sample_without_positions_is_refused_before_a_step():
     module = tiny.TinyClassifier()
     before = tiny.state_of(module)
@@ -448,6 +459,7 @@ def test_a_ghost_of_one_sample_without_positions_is_refused_before_a_step():
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.bad_input(8)
 def test_a_lazy_layer_is_refused_with_what_to_do():
     module = tiny.TinyClassifier()
     module.net.append(nn.LazyBatchNorm1d())
@@ -456,6 +468,7 @@ def test_a_lazy_layer_is_refused_with_what_to_do():
     assert type(module.net[1]) is nn.BatchNorm1d
 
 
+@pytest.mark.bad_input(9)
 def test_a_sync_batch_norm_in_the_model_is_left_alone_and_said():
     module = tiny.TinyClassifier()
     module.net.append(nn.SyncBatchNorm(3).eval())
@@ -463,6 +476,7 @@ def test_a_sync_batch_norm_in_the_model_is_left_alone_and_said():
         tiny.trainer(GhostBatchNormSwap(4), limit_train_batches=0).fit(module, tiny.loader())
 
 
+@pytest.mark.bad_input(9)
 def test_a_conversion_to_sync_batch_norm_after_setup_is_refused():
     class Converts(tiny.TinyClassifier):
         def configure_model(self):
@@ -472,6 +486,7 @@ def test_a_conversion_to_sync_batch_norm_after_setup_is_refused():
         tiny.trainer(GhostBatchNormSwap(4)).fit(Converts(), tiny.loader())
 
 
+@pytest.mark.bad_input(15)
 def test_a_scripted_model_is_refused_with_the_reason():
     module = tiny.TinyClassifier()
     with warnings.catch_warnings():
@@ -481,6 +496,7 @@ def test_a_scripted_model_is_refused_with_the_reason():
         tiny.trainer(GhostBatchNormSwap(4)).fit(module, tiny.loader())
 
 
+@pytest.mark.bad_input(7)
 def test_a_model_without_batch_norm_is_refused():
     module = tiny.TinyClassifier()
     module.net[1] = nn.LayerNorm(16)
@@ -548,6 +564,7 @@ def test_a_data_set_smaller_than_the_batch_makes_the_batch():
         tiny.trainer(GhostBatchNormSwap(32)).fit(tiny.TinyClassifier(), tiny.loader(24, batch_size=64))
 
 
+@pytest.mark.bad_input(9)
 def test_sync_batch_norm_is_refused_with_what_to_do():
     trainer = tiny.trainer(GhostBatchNormSwap(4), sync_batchnorm=True, strategy="ddp", devices=1)
     try:
@@ -559,6 +576,7 @@ def test_sync_batch_norm_is_refused_with_what_to_do():
 
 @pytest.mark.promise("ghost size")
 @pytest.mark.parametrize("size", [0, -1, True, 2.5, "32", float("nan"), None])
+@pytest.mark.bad_input(1)
 def test_a_size_that_is_no_count_is_refused_at_construction(size):
     with pytest.raises(ValueError, match=rf"ghost_batch_size must be a whole number of samples.*got {size!r}; try 128"):
         GhostBatchNormSwap(size)
@@ -686,6 +704,7 @@ class Steps(Callback):
     ],
     ids=["stock", "ours", "smaller", "written out", "scheduled", "ours scheduled"],
 )
+@pytest.mark.bad_input(5)
 def test_a_last_batch_of_one_sample_is_refused_before_the_first_step(make_loader, more):
     module, steps = tiny.TinyClassifier(), Steps()
     weights = [parameter.detach().clone() for parameter in module.parameters()]
@@ -724,6 +743,7 @@ def test_a_last_batch_of_one_sample_in_one_of_several_loaders_that_no_layer_meet
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.bad_input(14)
 def test_a_process_with_two_samples_refuses_where_the_other_has_one(rank):
     with (
         mock.patch("lightning_gap.data._planned_loader._processes", return_value=(2, rank)),

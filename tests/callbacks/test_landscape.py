@@ -232,6 +232,7 @@ def test_checkpoints_that_are_none_are_refused_with_their_path(checkpoints, tmp_
         lightning_gap.landscape(module, good, tmp_path / "gone.ckpt", tiny.loader())
 
 
+@pytest.mark.bad_input(57)
 def test_checkpoints_of_different_networks_are_refused_by_what_differs(checkpoints):
     class Other(LightningModule):
         def __init__(self):
@@ -261,6 +262,7 @@ def test_checkpoints_of_different_networks_are_refused_by_what_differs(checkpoin
         ("loss_fn", 3),
     ],
 )
+@pytest.mark.bad_input(58)
 def test_arguments_out_of_range_are_refused_by_name(argument, value):
     module = tiny.TinyClassifier()
     state = module.state_dict()

@@ -110,6 +110,7 @@ def on_paper(sizes, base, warmup_epochs):
 @pytest.mark.filterwarnings("ignore:.* warms up too")
 @pytest.mark.filterwarnings("ignore:OneCycleLR was made for total_steps")
 @pytest.mark.parametrize(("name", "change"), [*in_turn()])
+@pytest.mark.bad_input(22)
 def test_each_step_uses_the_users_rate_times_the_factor_exactly(name, change):
     sizes, warmup_epochs = CHANGES[change]
 
@@ -254,6 +255,7 @@ def test_what_another_callback_has_set_counts_before_a_fixed_micro_batch():
     assert module.used == [0.05 * 4] * 6 + [0.05 * 8] * 3
 
 
+@pytest.mark.bad_input(23)
 def test_several_optimizers_in_manual_optimization():
     class Manual(Scheduled):
         automatic_optimization = False
@@ -322,6 +324,7 @@ def test_momentum_correction_makes_an_absorbing_optimizer_train_as_torchs_sgd(tm
     assert torch.equal(resumed, corrected)
 
 
+@pytest.mark.bad_input(24)
 def test_sqrt_rule_and_several_groups():
     module = Scheduled(groups=True)
     fit(module, LearningRateScaling(2, rule="sqrt", warmup_epochs=0), epochs=1)
@@ -353,6 +356,7 @@ def test_a_resumed_run_uses_the_same_rates(tmp_path):
     assert first.used + second.used == whole.used
 
 
+@pytest.mark.bad_input(24)
 def test_tensor_rates_are_not_changed_in_place():
     class Tensors(tiny.TinyClassifier):
         def configure_optimizers(self):
@@ -405,6 +409,7 @@ def test_after_an_exception_in_the_step_the_rate_is_the_users_again():
     assert not module.optimizer._optimizer_step_pre_hooks
 
 
+@pytest.mark.bad_input(20)
 def test_two_scalings_are_refused():
     with pytest.raises(ValueError, match="LearningRateScaling and LearningRateScaling both scale"):
         fit(Scheduled(), LearningRateScaling(2), LearningRateScaling(4))
@@ -415,6 +420,7 @@ class Stream(torch.utils.data.IterableDataset):
         return iter(tiny.dataset(24))
 
 
+@pytest.mark.bad_input(26)
 def test_a_loader_without_length_needs_no_warmup_epochs():
     loader = torch.utils.data.DataLoader(Stream(), batch_size=BATCH)
     with pytest.raises(ValueError, match="warmup_epochs=5 has no length in steps"):
@@ -424,6 +430,7 @@ def test_a_loader_without_length_needs_no_warmup_epochs():
     assert module.used == pytest.approx([0.2] * 3)
 
 
+@pytest.mark.bad_input(26)
 def test_a_loader_that_hides_its_batch_size_is_refused_until_told():
     class Ready:
         def __len__(self):
@@ -441,17 +448,20 @@ def test_a_loader_that_hides_its_batch_size_is_refused_until_told():
 
 
 @pytest.mark.parametrize("base", [0, -256, True, 25.6])
+@pytest.mark.bad_input(17)
 def test_a_base_batch_that_is_no_size_is_refused(base):
     with pytest.raises(ValueError, match="base_batch_size must be a whole number of samples, at least 1"):
         LearningRateScaling(base)
 
 
 @pytest.mark.parametrize("epochs", [-1, math.nan, math.inf])
+@pytest.mark.bad_input(19)
 def test_a_negative_warmup_is_refused(epochs):
     with pytest.raises(ValueError, match="warmup_epochs must be a number, at least 0"):
         LearningRateScaling(warmup_epochs=epochs)
 
 
+@pytest.mark.bad_input(18)
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="rule must be one of 'linear', 'sqrt'"):
         LearningRateScaling(rule="cubic")
@@ -473,6 +483,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         LearningRateScaling(**arguments)
 
 
+@pytest.mark.bad_input(25)
 def test_optimizers_without_a_rate_or_the_momentum_to_correct_are_refused():
     class Rateless(torch.optim.Optimizer):
         def __init__(self, parameters):
@@ -496,6 +507,7 @@ def test_optimizers_without_a_rate_or_the_momentum_to_correct_are_refused():
             fit(Own(make), LearningRateScaling(**scaling, momentum_correction=correct))
 
 
+@pytest.mark.bad_input(19, 21)
 def test_a_warmup_longer_than_the_run_and_a_second_warmup_are_told():
     with pytest.warns(UserWarning, match="warmup_epochs=5 is longer than the run, max_epochs=4, .* use at most 4"):
         fit(Scheduled(), LearningRateScaling(2))

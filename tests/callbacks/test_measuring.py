@@ -186,6 +186,7 @@ def state_of(kept):
 @pytest.mark.promise("trace")
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("kind", STATES)
+@pytest.mark.bad_input(51)
 def test_a_run_with_all_monitors_ends_as_without_them_whatever_a_step_keeps(kind):
     ends = []
     for added in ([], monitors()):
@@ -402,6 +403,7 @@ class StateOfTheBatch(tiny.Validated):
         (StateOfTheBatch, r"training_step keeps self\.hidden.*choose chunk_size as large as the training batch"),
     ],
 )
+@pytest.mark.bad_input(51)
 def test_what_cannot_be_measured_without_a_trace_is_refused_before_the_first_step(kind, message, index):
     trainer = tiny.trainer(monitors()[index])
     with pytest.raises(ValueError, match=message):

@@ -160,29 +160,34 @@ def test_the_rate_follows_the_switch():
         ),
     ],
 )
+@pytest.mark.bad_input(40, 44)
 def test_arguments_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         PiggybackWarmStart(**({"switch_epoch": 2, "large_batch_size": 24, "optimizer_state": "keep"} | arguments))
 
 
 @pytest.mark.parametrize("switch", [4, 9])
+@pytest.mark.bad_input(40)
 def test_a_switch_after_the_run_is_refused(switch):
     with pytest.raises(ValueError, match=f"switch_epoch={switch} is not before the end of the run, max_epochs=4"):
         fit(PiggybackWarmStart(switch, 24, optimizer_state="keep"))
 
 
 @pytest.mark.parametrize("large", [4, 8])
+@pytest.mark.bad_input(43)
 def test_a_large_batch_that_is_not_larger_is_refused(large):
     with pytest.raises(ValueError, match=f"large_batch_size={large} is not larger than the small batch, 8 samples"):
         fit(PiggybackWarmStart(2, large, optimizer_state="keep"))
 
 
+@pytest.mark.bad_input(41, 42)
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(stored):
     start = PiggybackWarmStart(None, 24, source_checkpoint=stored / "epoch=7.ckpt", optimizer_state="reset")
     with pytest.raises(FileNotFoundError, match=r"holds epoch=0.ckpt, epoch=1.ckpt, .*every_n_epochs=1, save_top_k=-1"):
         fit(start)
 
 
+@pytest.mark.bad_input(41)
 def test_a_checkpoint_of_another_kind_is_refused(stored, tmp_path):
     class Wider(Module):
         def __init__(self):

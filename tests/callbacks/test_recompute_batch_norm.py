@@ -242,6 +242,17 @@ def test_a_run_resumed_after_its_last_step_ends_exact(tmp_path):
     assert is_exact(tiny.state_of(module))
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_run_resumed_from_its_last_batch_ends_exact(tmp_path):
+    """Saved before the end of the epoch: Lightning then begins and ends training without a batch."""
+    fit(ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1), enable_checkpointing=True)
+    last = max(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
+    assert not is_exact(torch.load(last, weights_only=True)["state_dict"])
+    module = tiny.TinyClassifier()
+    tiny.trainer(RecomputeBatchNorm("end")).fit(module, tiny.loader(), ckpt_path=last)
+    assert is_exact(tiny.state_of(module))
+
+
 TOLD = []  # of a module's state nothing is left
 
 

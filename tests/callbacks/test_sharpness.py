@@ -79,6 +79,7 @@ def test_it_measures_every_nth_epoch_and_the_last():
     assert watch.epochs == [2, 4]
 
 
+@pytest.mark.bad_input(54)
 def test_a_loss_function_replaces_training_step():
     class Manual(tiny.TinyClassifier):
         def __init__(self):
@@ -112,11 +113,13 @@ def test_given_batches_replace_the_subset():
     assert watch.values[0][0] > 0
 
 
+@pytest.mark.bad_input(47)
 def test_an_empty_list_of_batches_is_refused():
     with pytest.raises(ValueError, match="no samples to measure on; pass data="):
         tiny.trainer(SharpnessMonitor(data=[])).fit(tiny.TinyClassifier(), tiny.loader())
 
 
+@pytest.mark.bad_input(48)
 def test_a_training_step_without_loss_is_refused():
     class NoLoss(tiny.TinyClassifier):
         def training_step(self, batch, batch_idx):
@@ -136,11 +139,13 @@ def test_a_training_step_that_returns_a_dict_and_takes_no_index_is_fine():
     assert watch.values[0][0] > 0
 
 
+@pytest.mark.bad_input(55)
 def test_half_precision_weights_are_refused_before_the_first_step():
     with pytest.raises(ValueError, match=r"net.0.weight is torch.bfloat16"):
         tiny.trainer(SharpnessMonitor(), precision="bf16-true").fit(tiny.TinyClassifier(), tiny.loader())
 
 
+@pytest.mark.bad_input(55)
 def test_mixed_precision_is_measured_in_full_precision():
     watch, by_hand = Watch(), Recompute()
     trainer = tiny.trainer(by_hand, SharpnessMonitor(1e-3), watch, precision="bf16-mixed", max_epochs=1)
@@ -149,6 +154,7 @@ def test_mixed_precision_is_measured_in_full_precision():
 
 
 @pytest.mark.parametrize("epsilon", [0, -1e-3, (), (1e-3, 1e-3), math.nan, math.inf, "1e-3"])
+@pytest.mark.bad_input(45)
 def test_an_epsilon_that_is_no_box_is_refused(epsilon):
     with pytest.raises(ValueError, match="epsilon must be a positive number, or several different ones"):
         SharpnessMonitor(epsilon)
@@ -156,16 +162,19 @@ def test_an_epsilon_that_is_no_box_is_refused(epsilon):
 
 @pytest.mark.parametrize("argument", ["every_n_epochs", "samples", "chunk_size"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
+@pytest.mark.bad_input(56)
 def test_counts_that_are_no_counts_are_refused(argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be a whole number, at least 1, got {value!r}"):
         SharpnessMonitor(**{argument: value})
 
 
+@pytest.mark.bad_input(52)
 def test_an_unknown_batch_norm_mode_is_refused():
     with pytest.raises(ValueError, match="batch_norm must be one of 'running', 'batch', 'recomputed', got 'eval'"):
         SharpnessMonitor(batch_norm="eval")
 
 
+@pytest.mark.bad_input(50)
 def test_sharded_weights_are_refused():
     class FSDPStrategy(type(tiny.trainer().strategy)):
         pass
@@ -204,6 +213,7 @@ def test_double_precision_is_measured_in_double_precision():
     assert watch.values[0][0] > 0
 
 
+@pytest.mark.bad_input(52)
 def test_a_random_loss_is_the_same_at_every_evaluation():
     class Noisy(tiny.TinyClassifier):
         def training_step(self, batch, batch_idx):
@@ -362,6 +372,7 @@ def test_what_cannot_go_together_is_refused():
         SharpnessMonitor(method="adam")
 
 
+@pytest.mark.bad_input(46)
 def test_a_subspace_as_large_as_the_model_ends_before_it_is_measured():
     with pytest.raises(ValueError, match=r"dimension=500 is not below the 227 weights; use the full space"):
         tiny.trainer(SharpnessMonitor(subspace=500)).fit(tiny.TinyClassifier(), tiny.loader())
@@ -380,6 +391,7 @@ def test_a_subspace_as_large_as_the_model_ends_before_it_is_measured():
         ),
     ],
 )
+@pytest.mark.bad_input(48)
 def test_a_loss_that_cannot_be_measured_ends_the_run_before_the_first_step(step, message):
     class Odd(tiny.TinyClassifier):
         def training_step(self, batch, batch_idx):
@@ -402,6 +414,7 @@ def test_a_compiled_module_is_measured_as_the_plain_one():
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
+@pytest.mark.bad_input(50)
 def test_a_parameter_that_is_not_trained_is_not_moved():
     class Frozen(tiny.TinyClassifier):
         def __init__(self):
@@ -547,6 +560,7 @@ def test_a_flat_loss_is_flat_for_lbfgsb_too():
     assert float(trainer.callback_metrics["sharpness/full_eps1e-3"]) == 0.0
 
 
+@pytest.mark.bad_input(47)
 def test_batches_that_can_be_read_once_only_are_refused():
     with pytest.raises(ValueError, match="data is a generator, which can be read once only; pass a list of batches"):
         SharpnessMonitor(data=(batch for batch in tiny.loader()))

@@ -268,6 +268,7 @@ def test_a_given_loader_that_cannot_be_resized_is_refused_for_its_reason():
             assert trainer.global_step == 0
 
 
+@pytest.mark.bad_input(33)
 def test_several_loaders_from_a_module_are_refused():
     class Two(Data):
         def train_dataloader(self):

@@ -53,6 +53,7 @@ def test_a_weighted_sampler_keeps_its_weights_on_two_processes(followed):
         ("different", "BatchSizeScheduler has different settings on different processes"),
     ],
 )
+@pytest.mark.bad_input(37)
 def test_what_cannot_work_is_refused_on_all_processes_before_the_first_step(followed, name, message):
     for steps, text in (rank["refused"][name] for rank in followed):
         assert steps == 0

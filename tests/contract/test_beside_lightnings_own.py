@@ -96,6 +96,7 @@ def test_a_tuner_leaves_no_trace_of_them_and_a_fit_after_it_is_as_without(tmp_pa
     assert all(torch.equal(plain[name], tuned[name]) for name in plain)
 
 
+@pytest.mark.bad_input(36)
 def test_accumulation_that_lightning_schedules_is_exact_and_the_rate_follows_it():
     """30 batches of 4: windows of 1, then of 4 (the last has 2), then of 8 (the last has 6)."""
     module, scales = OwnData(), Scales()
@@ -131,6 +132,7 @@ def test_weight_averaging_and_a_schedule_end_with_lightnings_average():
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.bad_input(35)
 def test_a_run_that_overfits_a_few_batches_follows_the_size():
     module = OwnData()
     tiny.trainer(BatchSizeScheduler({0: 8, 1: 16}), overfit_batches=2, max_epochs=2).fit(module)
@@ -145,6 +147,7 @@ def test_several_resumable_loaders_or_a_sampler_with_replacement_have_their_rate
     assert scales.seen == [2.0] * 6
 
 
+@pytest.mark.bad_input(24)
 def test_a_rate_of_zero_stays_zero_and_the_last_small_batch_is_a_batch():
     class Still(OwnData):
         def configure_optimizers(self):

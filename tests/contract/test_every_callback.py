@@ -52,6 +52,7 @@ def test_the_registry_lists_every_public_callback():
     assert set(REGISTRY) == public
 
 
+@pytest.mark.bad_input(67)
 def test_it_constructs_copies_and_pickles(entry):
     callback = entry.make()
     for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
@@ -106,6 +107,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(entry, tmp_path):
         assert torch.equal(whole.callback_metrics[key], resumed.callback_metrics[key]), key
 
 
+@pytest.mark.bad_input(60)
 def test_two_of_it_stand_side_by_side_or_the_second_is_refused(name, entry):
     if isinstance(entry.second, str):
         with pytest.raises(ValueError, match=entry.second):
@@ -124,6 +126,7 @@ def test_two_of_it_stand_side_by_side_or_the_second_is_refused(name, entry):
         fit(entry.make(), entry.make())
 
 
+@pytest.mark.bad_input(67)
 def test_one_instance_fits_twice(name, entry):
     callback = entry.make()
     fit(callback)
@@ -165,17 +168,29 @@ def test_it_leaves_nothing_behind(name):
     assert trainer.loggers == plain.loggers == []
 
 
+@pytest.mark.bad_input(63)
 def test_fast_dev_run_works(entry):
     fit(entry.make(), fast_dev_run=True)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.bad_input(63)
 def test_barebones_works(entry):
     torch.manual_seed(0)
     trainer = tiny.trainer(entry.make(), barebones=True, log_every_n_steps=None, max_epochs=2)
     trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
 
 
+@pytest.mark.bad_input(63)
+def test_a_whole_sanity_check_and_a_run_without_an_epoch_work(entry):
+    callback = entry.make()
+    fit(callback, num_sanity_val_steps=-1, max_epochs=2)
+    trainer, module = fit(callback, max_epochs=0)
+    assert trainer.global_step == 0
+    assert tiny.same(list(module.parameters()), list(tiny.Validated().parameters()))
+
+
+@pytest.mark.bad_input(53)
 def test_validate_and_test_do_not_mind_it(entry):
     trainer = tiny.trainer(entry.make())
     trainer.validate(tiny.Validated(), tiny.loader(24, seed=2), verbose=False)

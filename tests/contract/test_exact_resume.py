@@ -78,6 +78,24 @@ def test_a_resumed_run_can_be_resumed_in_its_turn(tmp_path):
         assert_goes_on(whole, resumed, step)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_resumed_run_does_not_replace_its_checkpoint_inside_the_next_step(whole, tmp_path):
+    """Lightning alone saves the step again after the first of several micro-batches, whose gradients are lost then."""
+
+    class Ends(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 1:
+                raise RuntimeError("killed")
+
+    training.train(tmp_path, length={"max_epochs": 3, "max_steps": 14})  # the next step is of two micro-batches
+    saved = tmp_path / "step=14.ckpt"
+    before = saved.read_bytes()
+    with pytest.raises(RuntimeError, match="killed"):
+        training.train(tmp_path, ckpt_path=saved, others=(Ends(),))
+    assert saved.read_bytes() == before
+    assert_goes_on(whole, training.train(None, ckpt_path=saved), 14)
+
+
 def test_it_resumes_into_an_epoch_that_is_longer_than_the_last(tmp_path):
     terms = {"sizes": {0: 96, 1: 32, 2: 64}, "limit": None}
     whole = training.train(tmp_path, **terms)

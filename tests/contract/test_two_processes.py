@@ -108,6 +108,7 @@ def test_where_one_process_is_killed_the_other_ends_too(tmp_path, record_propert
 
 
 @pytest.mark.slow  # that all processes are told is tested below
+@pytest.mark.bad_input(14)
 def test_a_script_whose_fit_cannot_be_right_ends_on_both_processes():
     """Lightning starts the second."""
     command = [sys.executable, different.__file__, "large"]

@@ -84,6 +84,7 @@ def test_random_seeds_differ_between_epochs_positions_processes_seeds_and_purpos
         ({"samples": 3, "processes": 4}, "3 samples cannot be shared by 4 processes"),
     ],
 )
+@pytest.mark.bad_input(31)
 def test_a_plan_that_cannot_be_is_refused(terms, message):
     with pytest.raises(ValueError, match=message):
         BatchPlan(**({"samples": 10, "batch_size": 2} | terms))

@@ -32,6 +32,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("persistent_workers", [False, True])
+@pytest.mark.bad_input(38)
 def test_workers_change_nothing_not_even_random_transforms(persistent_workers):
     alone = ResumableLoader(Augmented(), batch_size=4, shuffle=True)
     workers = ResumableLoader(

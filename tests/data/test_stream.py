@@ -212,6 +212,7 @@ def test_drop_last_serves_full_batches_alone():
         (lambda: ResumableStream(range(5), batch_size=2).load_state_dict({"epoch": 1}), "another loader"),
     ],
 )
+@pytest.mark.bad_input(31)
 def test_what_cannot_be_a_stream_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -91,6 +91,7 @@ def test_it_is_a_sequence():
         subset[4]
 
 
+@pytest.mark.bad_input(59)
 def test_more_samples_than_there_are_gives_all_of_them():
     assert sum(FixedSubset(Numbers(5), samples=100).sizes) == 5
 
@@ -102,6 +103,7 @@ def test_a_number_that_is_no_count_is_refused(name, count):
         FixedSubset(Numbers(5), **{name: count})
 
 
+@pytest.mark.bad_input(47)
 def test_an_empty_data_set_is_refused():
     with pytest.raises(ValueError, match="dataset is empty"):
         FixedSubset(Numbers(0))

@@ -27,6 +27,15 @@ def test_the_base_batch_is_not_scaled(batch, rule):
     assert learning_rate_scale(batch, batch, rule=rule) == 1.0
 
 
+@given(SIZES, SIZES, SIZES, st.sampled_from(["linear", "sqrt", "none"]))
+def test_one_change_of_the_batch_after_another_is_the_change_of_both_and_larger_is_no_less(a, b, c, rule):
+    def scale(batch, base):
+        return learning_rate_scale(batch, base, rule=rule)
+
+    assert scale(b, a) * scale(c, b) == pytest.approx(scale(c, a), rel=1e-12)
+    assert (scale(b, a) - scale(c, a)) * (b - c) >= 0
+
+
 def test_goyals_imagenet_rates_come_out():
     # Goyal et al. (2017), Table 4: reference rate 0.1 at 256, five epochs of warmup
     rates = {kn: 0.1 * learning_rate_scale(kn, 256) for kn in (128, 512, 8192, 65536)}
@@ -48,12 +57,14 @@ def test_no_warmup_is_the_full_scale_at_once():
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, math.nan, "256"])
 @pytest.mark.parametrize("argument", ["batch_size", "base_batch_size"])
+@pytest.mark.bad_input(17)
 def test_a_size_that_is_no_positive_whole_number_is_refused(argument, size):
     sizes = {"batch_size": 64, "base_batch_size": 32} | {argument: size}
     with pytest.raises(ValueError, match=f"^{argument} must be a whole number of samples, at least 1"):
         learning_rate_scale(**sizes)
 
 
+@pytest.mark.bad_input(18)
 def test_an_unknown_rule_is_refused_with_the_known_ones():
     with pytest.raises(
         ValueError, match=r"rule must be one of 'linear', 'sqrt', 'none' or .*, got 'lineer'; did you mean 'linear'"

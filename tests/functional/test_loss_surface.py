@@ -189,6 +189,7 @@ def test_a_loss_that_changes_between_its_first_calls_is_refused(call):
             surface.check_repeatable()
 
 
+@pytest.mark.bad_input(47)
 def test_shuffled_parts_are_refused():
     (a,) = weights(3)
     x = torch.randn(40, 3, dtype=torch.float64)
@@ -270,6 +271,7 @@ def test_weights_come_back_and_the_loss_is_left_by_any_exception(error):
     assert torch.equal(a, before)
 
 
+@pytest.mark.bad_input(53)
 def test_gradients_are_computed_under_no_grad_and_refused_in_inference_mode():
     (a,) = weights(2)
     with torch.no_grad():
@@ -284,6 +286,7 @@ def test_gradients_are_computed_under_no_grad_and_refused_in_inference_mode():
         pass
 
 
+@pytest.mark.bad_input(50)
 def test_a_tied_weight_is_one_weight():
     (a,) = weights(2)
     assert list(checked_params({"encoder": a, "decoder": a})) == ["encoder"]
@@ -318,6 +321,7 @@ def sharded():
         ({"head": sharded()}, "head is sharded over processes"),
     ],
 )
+@pytest.mark.bad_input(50)
 def test_tensors_that_cannot_be_moved_are_refused_by_name(params, message):
     with pytest.raises(ValueError, match=message):
         checked_params(params)

@@ -27,6 +27,17 @@ def test_a_logger_with_a_folder_gets_a_file(tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.bad_input(61)
+@pytest.mark.parametrize(
+    "name", ["Übung 実験 №1", "a" * 200, "two words/and a folder"], ids=["letters", "long", "nested"]
+)
+def test_a_folder_of_any_name_gets_the_file(name, tmp_path):
+    logger = CSVLogger(tmp_path / name)
+    log_figure([logger], "sharpness/against_loss", draw, step=7)
+    (file,) = (tmp_path / name).rglob("sharpness-against_loss.png")
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_logger_of_images_gets_the_figure():
     class Images:
         experiment = object()
@@ -41,6 +52,7 @@ def test_a_logger_of_images_gets_the_figure():
     assert type(image).__name__ == "Figure"
 
 
+@pytest.mark.bad_input(61)
 def test_a_logger_that_fails_ends_no_run(tmp_path):
     class Fails:
         experiment = object()

@@ -177,6 +177,7 @@ def test_the_printed_command_opens_the_logs(compared):
     assert "small" in shown.stdout
 
 
+@pytest.mark.bad_input(66)
 def test_nothing_is_overwritten_and_resume_keeps_what_is_done(compared, capsys):
     folder, _ = compared
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*")}
@@ -329,6 +330,7 @@ def test_list_names_every_recipe_data_set_and_regime(capsys):
         (["compare", "f1", "small", "--resume"], "resume needs the folder of the run to resume; pass --output"),
     ],
 )
+@pytest.mark.bad_input(62, 65)
 def test_bad_input_is_one_clear_line_and_writes_nothing(args, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(args) == 2

@@ -45,6 +45,7 @@ SCALING = "[{class_path: lightning_gap.LearningRateScaling, init_args: {base_bat
         ),
     ],
 )
+@pytest.mark.bad_input(64)
 def test_it_is_one_line_and_nothing_is_left(args, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["run", "f1", "--regime", args[0], "--epochs", "2", *TINY, *args[1:]]
@@ -69,6 +70,7 @@ def test_it_is_one_line_and_nothing_is_left(args, message, tmp_path, monkeypatch
         (["train", "f1"], "train"),
     ],
 )
+@pytest.mark.bad_input(62)
 def test_what_cannot_be_read_is_one_line_too(args, key, capsys):
     with pytest.raises(SystemExit) as status:
         main(args)

@@ -92,7 +92,7 @@ def test_weights_are_those_of_the_formula_and_the_first_loss_that_of_guessing():
     [
         ({"heads": 3}, "width=128 cannot be shared by heads=3; use a multiple of 3"),
         ({"depth": 0}, "depth must be .* at least 1, got 0"),
-        ({"schedule": "step"}, "schedule must be .*, got 'step'"),
+        ({"schedule": "step"}, "schedule 'step'.*cosine"),
         ({"warmup_share": 1.0}, "warmup_share must be at least 0 and below 1, got 1.0"),
         ({"beta2": 1.5}, "beta2 must be at least 0 and below 1, got 1.5"),
     ],

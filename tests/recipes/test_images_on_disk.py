@@ -402,6 +402,7 @@ def without_privileges():
 
 @pytest.mark.parametrize("download", [False, True])
 @pytest.mark.parametrize("name", [*SETS, "timit", "imagenet"])
+@pytest.mark.bad_input(61)
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, name, download, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", None)
     folder = tmp_path / "data"

@@ -122,7 +122,7 @@ def test_c3_and_c4_are_c1_and_c2_with_a_hundred_classes(network, base, variant):
 
 @pytest.mark.parametrize("network", [C1, C2, C3, C4])
 def test_an_unknown_variant_is_refused_with_the_known_ones(network):
-    with pytest.raises(ValueError, match=r"variant must be 'code' or 'paper', got 'text'"):
+    with pytest.raises(ValueError, match=r"variant .*'code'.*'paper'.* 'text'"):
         network(variant="text")
 
 
@@ -137,8 +137,7 @@ COUNTS = [
 @pytest.mark.parametrize("value", [-3, 0, 2.5, True, "16", None, [16]])
 @pytest.mark.parametrize(("network", "name"), COUNTS)
 def test_what_counts_something_must_be_a_whole_number_of_at_least_1(network, name, value):
-    message = f"{name} must be a whole number, at least 1, got {value!r}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{name} .*at least 1.* {re.escape(repr(value))}"):
         network(**{name: value})
 
 

@@ -436,6 +436,7 @@ def test_the_papers_hyperparameters_for_f1_on_mnist():
 
 
 @pytest.mark.parametrize("kind", ["recipe", "regime", "data set"])
+@pytest.mark.bad_input(62)
 def test_an_unknown_name_is_refused_with_the_nearest(kind):
     with pytest.raises(
         ValueError, match=f"unknown {kind} 'lineer-lr'; did you mean 'linear-lr'\\? known: small, linear-lr"

@@ -56,6 +56,10 @@ def test_every_attribute_is_there_in_this_lightning():
     assert _private.data_source(trainer.fit_loop).is_module() is False
     assert _private.result_classes(_private.epoch_results(trainer)).Metadata
     assert (_private.is_accumulating(trainer), _private.skips_backward(trainer)) == (False, False)
+    saves = callbacks.ModelCheckpoint(every_n_train_steps=1)
+    trainer.callbacks.append(saves)
+    _private.count_step_as_saved(trainer)
+    assert saves._last_global_step_saved == trainer.global_step == 1
     _private.forget_combined_loader(trainer)
     assert _private.combined_loader(trainer) is None
     if hasattr(callbacks, "WeightAveraging"):  # since lightning 2.6

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._uninterrupted import uninterrupted_exit
 from .._validation import each, function, instance, real_number
+from .points import checked_state
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ def along_line(
     instance("module", module, nn.Module)
     function("measure", measure, "no arguments")
     for name, state in (("start", start), ("end", end)):
-        instance(name, state, Mapping, hint="as state_dict() gives it")  # type: ignore[type-abstract]
+        checked_state(name, state)
     alphas = each("alphas", alphas, real_number)
     if not alphas:
         raise ValueError("alphas is empty; pass for instance 25 positions from -1 to 2")

@@ -66,6 +66,7 @@ def test_geometric_growth_is_friedlander_and_schmidts():
         ),
     ],
 )
+@pytest.mark.bad_input(30)
 def test_growth_that_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

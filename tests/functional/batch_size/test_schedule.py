@@ -37,6 +37,7 @@ def test_milestones_say_the_size_from_their_epoch_on():
         ({0: 8, 3: 2.5}, r"schedule in epoch 3 must be a whole number of samples, at least 1, got 2\.5"),
     ],
 )
+@pytest.mark.bad_input(27)
 def test_milestones_that_are_no_schedule_are_refused(milestones, message):
     with pytest.raises(ValueError, match=message):
         checked_milestones(milestones)
@@ -82,6 +83,7 @@ def test_a_split_makes_up_the_batch_in_equal_parts_within_the_limit(size, proces
         ),
     ],
 )
+@pytest.mark.bad_input(37)
 def test_a_batch_that_has_no_equal_split_is_refused_with_one_that_has(arguments, message):
     with pytest.raises(ValueError, match=message):
         split_batch(**arguments)

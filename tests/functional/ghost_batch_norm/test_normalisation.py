@@ -221,6 +221,7 @@ def test_one_bad_ghost_does_not_reach_the_others(poison, spatial, strategy):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.bad_input(16)
 def test_the_memory_format_is_kept(layout):
     x = torch.randn(8, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
     output = ghost_batch_norm(x, ((2, 4),)).output

@@ -74,6 +74,7 @@ def run(layer, forward, names, spatial):
     ],
     ids=str,
 )
+@pytest.mark.bad_input(10)
 def test_passes_of_any_order_have_the_gradients_of_batch_norm_on_the_slices(kind, options, names):
     ghost, plain = layers(kind, **options)
     spatial = KINDS[kind][1]

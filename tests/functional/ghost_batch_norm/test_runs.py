@@ -27,6 +27,7 @@ from lightning_gap.functional import ghost_runs
         (4, 1, "merge", 9, ((4, 1),)),
     ],
 )
+@pytest.mark.bad_input(4)
 def test_leftovers_go_where_the_policy_says(samples, size, leftover, positions, runs):
     assert ghost_runs(samples, size, leftover, positions=positions) == runs
 
@@ -58,12 +59,14 @@ def test_a_leftover_can_be_refused(samples):
         ghost_runs(samples, 128, "error")
 
 
+@pytest.mark.bad_input(2)
 def test_ghosts_of_a_single_value_are_refused():
     with pytest.raises(ValueError, match=r"Expected more than 1 value per channel.*ghost_batch_size=1.*at least 2"):
         ghost_runs(4, 1)
 
 
 @pytest.mark.parametrize("size", [0, -4, 2.5, True])
+@pytest.mark.bad_input(1)
 def test_a_size_that_cannot_be_is_refused(size):
     with pytest.raises(ValueError, match=f"ghost_batch_size must be .* got {size}"):
         ghost_runs(10, size)

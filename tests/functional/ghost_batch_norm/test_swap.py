@@ -40,6 +40,7 @@ def test_swap_keeps_every_object_and_restore_undoes_it(plain, ghost):
     assert set(vars(model[1])) == attributes
 
 
+@pytest.mark.bad_input(11)
 def test_swapping_again_changes_the_size():
     model = nn.Sequential(nn.BatchNorm1d(3))
     swap_batch_norm(model, 4)
@@ -53,6 +54,7 @@ def test_the_root_itself_can_be_swapped():
     assert isinstance(layer, GhostBatchNorm2d)
 
 
+@pytest.mark.bad_input(12)
 def test_a_shared_layer_is_swapped_once():
     shared = nn.BatchNorm1d(3)
     assert len(swap_batch_norm(nn.Sequential(shared, nn.ReLU(), shared), 4).converted) == 1
@@ -160,12 +162,14 @@ def test_a_swapped_model_can_be_saved_whole_and_its_weights_load_without_us():
 
 
 @pytest.mark.parametrize("size", [0, -3])
+@pytest.mark.bad_input(1)
 def test_a_size_below_one_is_refused(size):
     with pytest.raises(ValueError, match=rf"ghost_batch_size must be a whole number of samples.*got {size}"):
         swap_batch_norm(nn.BatchNorm1d(3), size)
 
 
 @pytest.mark.parametrize("size", [True, 2.5, "32", None, float("nan")])
+@pytest.mark.bad_input(1)
 def test_a_size_that_is_no_integer_is_refused(size):
     with pytest.raises(ValueError, match="ghost_batch_size must be a whole number of samples, at least 1, got"):
         GhostBatchNorm1d(3, ghost_batch_size=size)
@@ -282,6 +286,7 @@ def process_group():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("first", ["swap", "shard"])
 @pytest.mark.parametrize("shard", [fully_shard, FullyShardedDataParallel])
+@pytest.mark.bad_input(15)
 def test_a_sharded_model_can_be_swapped_before_and_after(shard, first):
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
     reference = copy.deepcopy(model)

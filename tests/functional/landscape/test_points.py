@@ -51,11 +51,13 @@ def test_a_surface_is_the_centre_plus_steps_along_its_directions():
         (lambda: WeightPoints([at(1.0)], [[1.0]], (2,)), r"shape.*1 points.*\(2,\)"),
     ],
 )
+@pytest.mark.bad_input(57)
 def test_points_that_cannot_be_are_refused_by_name(make, named):
     with pytest.raises(ValueError, match=named):
         make()
 
 
+@pytest.mark.bad_input(58)
 def test_positions_may_come_in_any_order_and_alone():
     assert [x for x, _ in weights_at(line_points(at(0.0, 0.0), at(1.0, 1.0), [2.0, -1.0, 0.5]))] == [2.0, -1.0, 0.5]
     assert weights_at(line_points(at(0.0, 0.0), at(1.0, 1.0), [1.0])) == [(1.0, 1.0)]

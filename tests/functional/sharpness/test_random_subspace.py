@@ -125,6 +125,7 @@ def test_integer_codes_hold_the_last_column_at_every_width():
 
 
 @pytest.mark.parametrize("p", [4, 5, 100])
+@pytest.mark.bad_input(46)
 def test_a_dimension_that_is_not_below_the_weights_is_refused(p):
     with pytest.raises(ValueError, match=f"dimension={p} is not below the 4 weights; use the full space"):
         SubspaceBasis(RandomSubspace(p), tensors(3, 1))
@@ -134,6 +135,7 @@ def test_a_dimension_that_is_not_below_the_weights_is_refused(p):
 
 
 @pytest.mark.parametrize("p", [0, -1, 2.5, True, "100", None])
+@pytest.mark.bad_input(46)
 def test_a_dimension_that_is_no_count_is_refused(p):
     with pytest.raises(ValueError, match="dimension must be a whole number, at least 1"):
         RandomSubspace(p)

@@ -145,6 +145,7 @@ def test_terms_that_are_out_of_range_or_do_not_go_together_are_refused_before_th
 
 
 @pytest.mark.parametrize("epsilons", [(), (0.1, 0.1), (0.1, 0.0), (0.1, math.nan), ("0.1",), (True,), (None,)])
+@pytest.mark.bad_input(45)
 def test_epsilons_that_make_no_profile_are_refused(epsilons):
     x = vector(1.0)
     with pytest.raises(ValueError, match="epsilons must be a positive number, or several different ones"):

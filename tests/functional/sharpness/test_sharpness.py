@@ -244,6 +244,7 @@ def test_unused_weights_stay_where_they_are():
 
 
 @pytest.mark.parametrize("epsilon", [0, -1e-3, math.nan, math.inf])
+@pytest.mark.bad_input(45)
 def test_an_epsilon_that_is_not_positive_is_refused(epsilon):
     x = torch.ones(1, requires_grad=True)
     with pytest.raises(ValueError, match="epsilon must be a positive number"):
@@ -258,6 +259,7 @@ def test_an_epsilon_that_is_not_positive_is_refused(epsilon):
         ([torch.ones(1, dtype=torch.bfloat16, requires_grad=True)], r"params\[0\] is torch.bfloat16"),
     ],
 )
+@pytest.mark.bad_input(50)
 def test_tensors_that_cannot_be_perturbed_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         sharpness(lambda: torch.ones(()), params)
@@ -272,6 +274,7 @@ def test_tensors_that_cannot_be_perturbed_are_refused(params, message):
         (lambda x: x.detach(), "does not depend on params"),
     ],
 )
+@pytest.mark.bad_input(48, 49)
 def test_losses_without_a_sharpness_are_refused(loss, message):
     x = torch.ones(1, requires_grad=True)
     with pytest.raises(ValueError, match=message):
@@ -468,6 +471,7 @@ def test_nothing_is_left_behind_whichever_evaluation_of_whichever_loss_fails(way
     assert failing > 3
 
 
+@pytest.mark.bad_input(47, 52)
 def test_a_network_with_dropout_switched_on_is_refused():
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
     x = torch.randn(20, 4)

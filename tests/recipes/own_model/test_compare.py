@@ -243,6 +243,7 @@ def wrong_size(batch_size):
         ({"make_data": wrong_size}, ["make_data(160)", "8"]),
     ],
 )
+@pytest.mark.bad_input(65)
 def test_bad_input_is_refused_before_the_first_step(changed, words):
     given = {"make_module": Digits, "make_data": make_data, "regimes": ["small", "large"], **SETTINGS, **changed}
     TRAINED.clear()

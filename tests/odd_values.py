@@ -1,11 +1,11 @@
-"""Values that arguments are fed: junk that is never right, and doubtful ones that some arguments may take."""
+"""Values that arguments are fed, most of which most arguments must refuse: each says what it is."""
 
 import math
 
 import numpy as np
 import torch
 
-JUNK = {
+ODD = {
     "nan": math.nan,
     "inf": math.inf,
     "minus inf": -math.inf,
@@ -13,27 +13,39 @@ JUNK = {
     "array": np.array([1, 2]),
     "array of one": np.array([1]),
     "array of no axis": np.array(2),
+    "array of nothing": np.array([]),
     "tensor": torch.tensor(2),
+    "tensor of nan": torch.tensor(math.nan),
     "floats": torch.ones(3),
+    "tensor of nothing": torch.empty(0),
     "object": object(),
     "bytes": b"log",
     "type": int,
     "complex": 1j,
     "set": {1},
-}
-DOUBTFUL = {
+    "empty set": set(),
+    "nested": [[1]],
+    "list of nan": [math.nan],
+    "nan by name": {"lr": math.nan},
     "true": True,
+    "false": False,
     "minus one": -1,
     "minus a half": -0.5,
     "a half": 0.5,
+    "one and a half": 1.5,
     "zero": 0,
+    "one": 1,
     "huge": 2**70,
+    "minus huge": -(2**70),
     "beyond floats": 10**400,
     "beyond text": 10**5000,
     "tiny": 5e-324,
     "text": "nonsense",
+    "number as text": "0.1",
+    "empty text": "",
     "none": None,
     "list": [],
+    "tuple": (),
     "mapping": {},
     "numpy true": np.bool_(True),
     "numpy int": np.int64(3),
