@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from plugin_cells import BATCH, RHO, Cell
-from plugin_oracle import Adaptive, Departure
+from plugin_loops import Adaptive, Departure
 from pytorch_optimizer import SAM
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy

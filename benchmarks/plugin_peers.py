@@ -4,7 +4,7 @@
 
 {SAM, ASAM} x {accumulation 1, 4} x {float64, bf16-mixed, 16-mixed whose first step overflows} x {1, 2 processes} x
 {BatchNorm, ghosts} x {clipping off, on} x {in one go, resumed}: each is a fit of six steps on the CPU. It is compared
-with the loop of `plugin_oracle.py`, and where it differs with loops that make a mistake on purpose. Writes
+with the loop of `plugin_loops.py`, and where it differs with loops that make a mistake on purpose. Writes
 `benchmarks/results/plugin-peers.md`.
 """
 
@@ -124,7 +124,7 @@ SGD with momentum and weight decay.
 {columns}
 
 A cell is right if weights and running statistics end where those of a loop in plain torch do
-(`benchmarks/plugin_oracle.py`), and `global_step` counts each step once. That loop perturbs by the gradient of the
+(`benchmarks/plugin_loops.py`), and `global_step` counts each step once. That loop perturbs by the gradient of the
 whole step, of all micro-batches and processes; takes the second gradient over the same; moves running statistics in the
 first pass alone; clips the last gradient alone; puts the weights back bit for bit; and skips the step that overflows.
 

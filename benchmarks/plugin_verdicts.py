@@ -17,7 +17,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from measuring import PLAIN
 from plugin_cells import BATCH, EPOCHS, GHOST, STEPS, Batch, Cell
 from plugin_columns import Column
-from plugin_oracle import Adaptive, Departure, Loop, distance
+from plugin_loops import Adaptive, Departure, Loop, distance
 from torch import Tensor
 
 from lightning_gap import GhostBatchNormSwap

@@ -89,7 +89,7 @@ FILES = {
     "a step inside an epoch": (own(changed=", learning_rate_steps={1.5: 0.1}"), "begin at whole epochs, got 1.5"),
     "a step by a word": (own(changed=", learning_rate_steps={1: 'tenth'}"), "learning_rate_steps"),
     "no augmentation": (own(changed=", augmentation=None"), "unknown augmentation None; known: none, crop-flip"),
-    "no optimizer": (own().replace('"adam"', "None"), "unknown optimizer None; known: adam, adamw, sgd"),
+    "no optimizer": (own().replace('"adam"', "None"), "optimizer must be a name, for instance 'sgd', got None"),
     "several statistics": (own(changed=", batch_norm=['running']"), "unknown batch_norm ['running']; known: running"),
     "a rate that no float holds": (own().replace("1e-3", "10**400"), "learning_rate must be a number, got one with"),
     "epochs in words": (own().replace("epochs: int = 2", "epochs='ten'"), "epochs must be a whole number, got 'ten'"),
