@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,8 @@ from ..functional._loss_surface import agree
 from ..trainer.processes import sums_over_processes
 from ._accuracy import proven_accuracy
 from ._arguments import check_batches, optional_function
-from ._evaluations import Evaluations, NoLossError, Seeded, evaluating
+from ._evaluations import Evaluations, Seeded, evaluating
 from ._fixed_subset import Batches, Sources
-from ._loader_subset import one_line
 from ._loss_monitor import SubsetMonitor
 
 AccuracyFunction = Callable[[LightningModule, Any], Tensor]
@@ -97,28 +96,12 @@ class GeneralizationGapMonitor(SubsetMonitor):
 
     def check_loss(self, evaluations: Evaluations, argument: str, batch: Any, size: int) -> None:
         """Raise if the loss is random, or there is none."""
-        with self._said_of_validation(argument):
-            first, again = (self._totals(evaluations, Batches([batch], [size]), [0]) for _ in range(2))
+        first, again = (self._totals(evaluations, Batches([batch], [size]), [0]) for _ in range(2))
         if not all(map(agree, first, again)):
             raise ValueError(
                 f"the loss of {argument} is random: {first[0]!r} and then {again[0]!r} for the same samples; pass "
                 "loss_fn=..., a function of (module, batch) that is not"
             )
-
-    @contextmanager
-    def _said_of_validation(self, argument: str) -> Iterator[None]:
-        """Say it if `training_step` takes training batches alone: in self-supervised learning others have no views."""
-        try:
-            yield
-        except (TypeError, ValueError, LookupError) as error:
-            drawn = argument == "validation_data" and self.validation_data is None and self.loss_fn is None
-            if not drawn or isinstance(error, NoLossError):
-                raise
-            raise ValueError(
-                "training_step takes the batches of the train loader and not those of the validation loader, where it "
-                f"raised {type(error).__name__}: {one_line(error)}; pass validation_data=..., batches as training_step "
-                "takes them, or loss_fn=..., a function of (module, batch)"
-            ) from error
 
     def unknown(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         return {"loss": math.nan}

@@ -116,7 +116,7 @@ def test_validation_batches_that_training_step_cannot_take_are_refused_by_their_
     train = [tiny.dataset(), tiny.dataset(seed=1)]
     pairs = [((x, other), y) for (x, y), (other, _) in zip(*train, strict=True)]
     loader = torch.utils.data.DataLoader(pairs, batch_size=24)
-    with pytest.raises(ValueError, match=r"not those of the validation loader.*unpack.*validation_data.*loss_fn"):
+    with pytest.raises(ValueError, match=r"unpack.*loss_fn.*validation_data"):
         tiny.trainer(GeneralizationGapMonitor()).fit(TwoViews(), loader, tiny.loader(48, seed=2))
     given = GeneralizationGapMonitor(validation_data=views(48, seed=2), count=lambda batch: len(batch[1]))
     trainer = tiny.trainer(given)
