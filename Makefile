@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-all check docs docs-links format clean
+.PHONY: demo test test-all foreign check docs docs-links format clean
 
 demo: .venv/installed
 	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 4 --workers 2 \
@@ -16,6 +16,10 @@ test: .venv/installed-dev
 
 test-all: .venv/installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
+
+# Eight projects that train with Lightning, without and with our callbacks: docs/foreign.md. It needs Python 3.11+.
+foreign: .venv-foreign/installed
+	OMP_NUM_THREADS=1 .venv-foreign/bin/python foreign/run.py
 
 check: .venv/installed-dev build/types
 	$(BIN)/ruff format --check .
@@ -40,7 +44,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-foreign build
 
 # The folders as they are installed, `recipes` inside `lightning_gap`, for the type checker.
 build/types: lightning_gap recipes
@@ -63,4 +67,10 @@ build/types: lightning_gap recipes
 
 .venv/installed-docs: .venv/installed-dev
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group docs
+	touch $@
+
+.venv-foreign/installed: pyproject.toml foreign/requirements.txt
+	$(PYTHON) -m venv .venv-foreign
+	.venv-foreign/bin/pip install --quiet --upgrade "pip>=25.1"
+	.venv-foreign/bin/pip install --quiet --requirement foreign/requirements.txt --editable .
 	touch $@
