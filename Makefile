@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-all test-floor test-newest check benchmarks benchmarks-check docs docs-links format clean
+.PHONY: demo test test-all test-floor test-newest foreign check benchmarks benchmarks-check docs docs-links format clean
 
 demo: $(VENV)/installed
 	$(BIN)/lightning-gap compare f1 small large linear-lr ghost-lr --data digits --trials 4 --workers 2 \
@@ -27,6 +27,10 @@ test-floor:
 
 test-newest:
 	$(MAKE) VENV=build/newest PYTHON=$(NEWEST_PYTHON) CONSTRAINTS=.ci/newest.txt test
+
+# Eight projects that train with Lightning, without and with our callbacks: docs/foreign.md. It needs Python 3.11+.
+foreign: build/foreign/installed
+	OMP_NUM_THREADS=1 build/foreign/bin/python foreign/run.py
 
 check: $(VENV)/installed-dev build/types
 	$(BIN)/ruff format --check .
@@ -86,4 +90,10 @@ $(VENV)/installed-benchmarks: $(VENV)/installed-dev
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --group docs
+	touch $@
+
+build/foreign/installed: pyproject.toml foreign/requirements.txt
+	$(PYTHON) -m venv build/foreign
+	build/foreign/bin/pip install --quiet --upgrade "pip>=25.1"
+	build/foreign/bin/pip install --quiet --requirement foreign/requirements.txt --editable .
 	touch $@

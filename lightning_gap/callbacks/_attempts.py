@@ -13,6 +13,7 @@ from ..functional.errors import (
     UndefinedCurvatureError,
     UndefinedNoiseError,
     UndefinedSharpnessError,
+    UnusedWeightsError,
 )
 from ..trainer.processes import from_all_processes
 from ..trainer.state import CannotBePutBackError
@@ -26,7 +27,7 @@ _HALVINGS = 3
 _MEMORY, _UNDEFINED, _ELSEWHERE, _OTHER = "memory", "undefined", "elsewhere", "other"
 _UNDEFINED_ERRORS = (
     *(UndefinedSharpnessError, UndefinedCurvatureError, UndefinedNoiseError),
-    *(NoLossError, CannotBePutBackError, RandomLossError),
+    *(NoLossError, CannotBePutBackError, RandomLossError, UnusedWeightsError),
 )
 
 

@@ -87,7 +87,11 @@ class SubsetMonitor(Monitor):
         for argument, (batches, sizes) in self._batches.items():
             size = min(sizes)
             smallest = batches[sizes.index(size)]
-            with suppress(AttributeError), said_of_samples(size), self.undisturbed(trainer, module) as evaluations:
+            with (
+                suppress(AttributeError),
+                said_of_samples(size, argument),
+                self.undisturbed(trainer, module) as evaluations,
+            ):
                 self.check_loss(evaluations, argument, smallest, size)
                 evaluations.check_state(Batches(batches, sizes), training_batch)
 

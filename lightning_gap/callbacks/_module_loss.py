@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -31,11 +32,14 @@ def trained_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tens
 
 @contextmanager
 def said_of(what: str, fix: str) -> Iterator[None]:
-    """Let what a user's step raises on its first evaluation say where it comes from, and what to do."""
+    """Let what a user's step raises on its first evaluation say where it comes from, and what to do.
+
+    A ValueError is not always a user's: those of this package say themselves what to do.
+    """
     try:
         yield
-    except (RuntimeError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
-        if is_out_of_memory(error):
+    except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError) as error:
+        if is_out_of_memory(error) or _is_ours(error):
             raise
         raise ValueError(
             f"the loss of {what} cannot be measured in evaluation mode: {type(error).__name__}: "
@@ -43,10 +47,17 @@ def said_of(what: str, fix: str) -> Iterator[None]:
         ) from error
 
 
-def said_of_samples(samples: int) -> AbstractContextManager[None]:
-    """The same of samples that a monitor has drawn."""
+def said_of_samples(samples: int, argument: str = "data") -> AbstractContextManager[None]:
+    """The same of samples that a monitor has drawn; ``argument`` takes batches instead."""
     fix = "pass a loss_fn or accuracy_fn that takes (module, batch), another chunk_size, or batches of your own"
-    return said_of(f"{samples} samples", fix)
+    return said_of(f"{samples} samples", f"{fix}, {argument}=...")
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a ValueError was raised by this package, and not by a user's step or by what that calls."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    name = str(frames[-1].f_globals.get("__name__")) if frames else ""
+    return isinstance(error, ValueError) and name.partition(".")[0] == __name__.partition(".")[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -244,6 +244,10 @@ class Monitor(PlottedCallback, ABC):
             except NoValueError as error:  # a diverged run, a rare batch or a full device are not ours to stop
                 rank_zero_warn(f"{self.quantity} is logged as NaN: {error}")
                 values = self.unknown(trainer, module)
+            except Exception as error:
+                if hasattr(error, "add_note"):  # since Python 3.11
+                    error.add_note(f"{type(self).__name__} was measuring {self.quantity} when this was raised")
+                raise
         self._measured_step = trainer.global_step
         note(self._history, trainer.global_step, values)
         return self._by_key(values)

@@ -44,8 +44,9 @@ class GeneralizationGapMonitor(SubsetMonitor):
     most ``samples``: the smaller data set decides. Nothing is measured before there is validation data.
 
     Raises:
-        ValueError: If an argument is out of range; at train start, if there is no validation data, no fixed subset
-            can be drawn, the strategy shards the weights, or two monitors log the same key.
+        ValueError: If an argument is out of range; at train start, if there is no validation data or the run never
+            loads it, no fixed subset can be drawn, the strategy shards the weights, or two monitors log the same key;
+            before the first step, if `training_step` cannot take the batches of the validation loader.
 
     Reference:
         Keskar et al. (2017), section 2; Hoffer, Hubara and Soudry (2017), section 1.
@@ -81,6 +82,12 @@ class GeneralizationGapMonitor(SubsetMonitor):
             raise ValueError(
                 "GeneralizationGapMonitor needs validation data: give the module a validation_step and the Trainer a "
                 "validation loader, pass validation_data=..., or remove the callback"
+            )
+        every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs
+        if "validation_data" not in self.sources(trainer) and epochs is not None and 0 < epochs < every:
+            raise ValueError(
+                f"GeneralizationGapMonitor needs validation data, and a run of max_epochs={epochs} with "
+                f"check_val_every_n_epoch={every} never loads it; lower the second, or pass validation_data=..."
             )
         super().draw(trainer, module)
 

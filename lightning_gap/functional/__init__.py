@@ -53,6 +53,7 @@ from .errors import RandomLossError as RandomLossError
 from .errors import UndefinedCurvatureError as UndefinedCurvatureError
 from .errors import UndefinedNoiseError as UndefinedNoiseError
 from .errors import UndefinedSharpnessError as UndefinedSharpnessError
+from .errors import UnusedWeightsError as UnusedWeightsError
 from .fixed_subset import FixedSubset as FixedSubset
 from .ghost_batch_norm.layers import GhostBatchNorm1d as GhostBatchNorm1d
 from .ghost_batch_norm.layers import GhostBatchNorm2d as GhostBatchNorm2d

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from ._processes import sum_over_processes
 from ._uninterrupted import uninterrupted_exit
 from ._validation import checked_group, function, refusal
-from .errors import RandomLossError
+from .errors import RandomLossError, UnusedWeightsError
 
 LossFunction = Callable[[], Tensor | Iterable[Tensor]]
 Params = Iterable[Tensor] | Mapping[str, Tensor]
@@ -53,7 +53,7 @@ class LossSurface:
     def gradient(self, part: Tensor, *, create_graph: bool = False) -> Sequence[Tensor | None]:
         """Gradient of one part of the loss; None for the weights that it does not use."""
         if not part.requires_grad:
-            raise ValueError("the loss does not depend on params; compute it with gradients enabled")
+            raise UnusedWeightsError("the loss does not depend on params; compute it with gradients enabled")
         if not self._used:
             _refuse_reentrant_checkpoints(part)
         slopes = torch.autograd.grad(part, self.weights, create_graph=create_graph, allow_unused=True)
@@ -63,8 +63,9 @@ class LossSurface:
     def check_used(self) -> None:
         """Raise if no gradient so far was one of the weights, on any process."""
         if not self.summed(lambda: (float(self._used), []))[0]:
-            raise ValueError(
-                "the loss does not depend on params, it uses none of them; pass those of the module it evaluates"
+            raise UnusedWeightsError(
+                "the loss does not depend on params, it uses none of them; a module may evaluate others than it "
+                "trains, averaged ones for instance: pass those that it evaluates, or another loss_fn"
             )
 
     def check_repeatable(self) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class UnusedWeightsError(ValueError):
+    """The loss does not depend on the weights: it uses none of them, or was computed without gradients."""
+
+
 class UndefinedSharpnessError(ValueError):
     """Sharpness has no value: the loss at the weights is not finite or not above -1, or the search did not start."""
 

@@ -96,6 +96,34 @@ def test_no_validation_data_is_refused():
         tiny.trainer(GeneralizationGapMonitor()).fit(tiny.TinyClassifier(), tiny.loader())
 
 
+def test_a_run_that_never_loads_its_validation_data_is_refused():
+    never = {"max_epochs": 2, "check_val_every_n_epoch": 3}
+    with pytest.raises(ValueError, match=r"max_epochs=2 .*check_val_every_n_epoch=3 .*validation_data"):
+        run(GeneralizationGapMonitor(), num_sanity_val_steps=0, **never)
+    _, watch = run(GeneralizationGapMonitor(), num_sanity_val_steps=1, **never)
+    assert [len(row) for row in watch.logged] == [2, 2], "the sanity check has loaded it"
+
+
+def test_validation_batches_that_training_step_cannot_take_are_refused_by_their_argument():
+    class TwoViews(tiny.Validated):
+        def training_step(self, batch, batch_idx):
+            (x, other), _ = batch
+            return mse_loss(self(x), self(other))
+
+    def views(n, **options):
+        return [((x, x + 1), y) for x, y in tiny.loader(n, **options)]
+
+    train = [tiny.dataset(), tiny.dataset(seed=1)]
+    pairs = [((x, other), y) for (x, y), (other, _) in zip(*train, strict=True)]
+    loader = torch.utils.data.DataLoader(pairs, batch_size=24)
+    with pytest.raises(ValueError, match=r"unpack.*loss_fn.*validation_data"):
+        tiny.trainer(GeneralizationGapMonitor()).fit(TwoViews(), loader, tiny.loader(48, seed=2))
+    given = GeneralizationGapMonitor(validation_data=views(48, seed=2), count=lambda batch: len(batch[1]))
+    trainer = tiny.trainer(given)
+    trainer.fit(TwoViews(), loader, tiny.loader(48, seed=2))
+    assert "gap/loss" in trainer.callback_metrics
+
+
 def test_given_batches_need_no_validation_loader():
     x, y = tiny.dataset(24, seed=2).tensors
     trainer = tiny.trainer(GeneralizationGapMonitor(validation_data=[(x, y)]), max_epochs=1)

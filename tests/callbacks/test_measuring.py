@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from lightning_gap import (
+    CriticalSharpnessMonitor,
     CurvatureMonitor,
     GeneralizationGapMonitor,
     GradientNoiseScaleMonitor,
@@ -696,6 +698,72 @@ def test_a_run_that_begins_with_nan_is_logged_as_nan_and_not_taken_for_random():
     with pytest.warns(UserWarning, match="logged as NaN"):
         trainer.fit(Diverged(), tiny.loader(), tiny.loader(24, seed=2))
     assert all(math.isnan(float(trainer.callback_metrics[key])) for key in (*LOSS, "gap/loss"))
+
+
+class Ensemble(tiny.Validated):
+    """Returns the scores of three members in evaluation, as torch-uncertainty's MC dropout does."""
+
+    members = 3
+
+    def forward(self, x):
+        return super().forward(x if self.training else x.repeat(self.members, 1))
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class LateEnsemble(Ensemble):
+    """Of one member until the first epoch is over."""
+
+    @property
+    def members(self):
+        return 1 + (self.trainer.global_step > 2)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_step_that_fits_training_alone_is_refused_before_the_first_step(index):
+    monitor = [*monitors(), CriticalSharpnessMonitor()][index]
+    trainer = tiny.trainer(monitor)
+    with pytest.raises(ValueError, match=r"measured in evaluation mode: ValueError: .*batch_size.*pass .*loss_fn"):
+        trainer.fit(Ensemble(), tiny.loader(), tiny.loader(24, seed=2))
+    assert trainer.global_step == 0
+    monitor.loss_fn = lambda module, batch: cross_entropy(module.net(batch[0]), batch[1])
+    tiny.trainer(monitor, max_epochs=1).fit(Ensemble(), tiny.loader(), tiny.loader(24, seed=2))
+    assert monitor.history
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_what_a_step_raises_in_a_measurement_says_which_monitor_measured():
+    with pytest.raises(ValueError, match="batch_size") as caught:
+        tiny.trainer(SharpnessMonitor(samples=24)).fit(LateEnsemble(), tiny.loader(), tiny.loader(24, seed=2))
+    assert any("SharpnessMonitor" in note for note in caught.value.__notes__)
+
+
+class Averaging(tiny.Validated):
+    """Evaluates averaged weights as soon as it has them, as torch-uncertainty's SWA does."""
+
+    def __init__(self):
+        super().__init__()
+        self.averaged = None
+
+    def forward(self, x):
+        return super().forward(x) if self.training or self.averaged is None else self.averaged(x)
+
+    def on_validation_start(self):
+        if not self.trainer.sanity_checking:
+            self.averaged = copy.deepcopy(self.net)
+
+
+def test_a_module_that_comes_to_evaluate_other_weights_is_nan_with_the_reason_and_the_run_goes_on():
+    ends = []
+    for added in ([], monitors()[:3]):
+        module = Averaging()
+        trainer = tiny.trainer(*added)
+        with pytest.warns(UserWarning, match="NaN: the loss does not depend on params") if added else nullcontext():
+            trainer.fit(module, tiny.loader(), tiny.loader(24, seed=2))
+        ends.append(tiny.state_of(module))
+    assert tiny.same(*ends)
+    assert all(math.isnan(float(trainer.callback_metrics[key])) for key in (*LOSS, "noise/variance"))
 
 
 def test_only_weights_that_an_optimizer_holds_are_measured():
