@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import sys
 import time
 from contextlib import contextmanager
 
@@ -39,6 +40,14 @@ def interrupt_at_many_instants(monkeypatch, work, check, *, instants):
 
     Returns how often it was cut off, and how often the check was False.
     """
+    hook = sys.unraisablehook
+
+    def unless_lost(error):
+        """Python drops what is raised inside the callback of a weak reference, torch has some: so it is with Ctrl-C."""
+        if error.exc_type is not Interrupt:
+            hook(error)
+
+    monkeypatch.setattr(sys, "unraisablehook", unless_lost)
     monkeypatch.setattr(_uninterrupted, "_SIGNALS", (signal.SIGALRM,))  # the timer's, and no other's, is held back
     gc.collect()  # an interrupt inside somebody's __del__ would be lost
     work()  # what is slow the first time
