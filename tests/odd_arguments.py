@@ -16,14 +16,14 @@ FUNCTIONS = ("function", "type")
 
 
 def whole(least: int = 1, most: int = 2**63 - 1) -> Kind:
-    return lambda value: isinstance(value, Integral) and not is_flag(value) and least <= value <= most
+    return lambda value: isinstance(value, Integral) and not is_other(value) and least <= value <= most
 
 
 def real(
     *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf, most: float = math.inf
 ) -> Kind:
     def is_one(value: Any) -> bool:
-        if not isinstance(value, Real) or is_flag(value):
+        if not isinstance(value, Real) or is_other(value):
             return False
         try:
             number = float(value)
@@ -32,6 +32,11 @@ def real(
         return above < number < below and least <= number <= most
 
     return is_one
+
+
+def is_other(value: Any) -> bool:
+    """What Python or NumPy takes for a whole number, and nobody means as one."""
+    return is_flag(value) or isinstance(value, np.timedelta64)
 
 
 def series(of: Kind) -> Kind:

@@ -52,5 +52,7 @@ ODD = {
     "numpy unsigned": np.uint8(3),
     "numpy float": np.float64(0.5),
     "numpy half": np.float16(0.5),
+    "numpy time": np.timedelta64(3),
+    "numpy no time": np.timedelta64("NaT"),
     "function": len,
 }

@@ -45,7 +45,7 @@ def whole_number(
         Traceback (most recent call last):
         ValueError: batch_size must be a whole number of samples, at least 1, got 0
     """
-    if isinstance(value, Integral) and not isinstance(value, bool):
+    if isinstance(value, Integral) and _is_number(value):
         number = int(value)
         if least <= number <= most:
             return number
@@ -96,7 +96,7 @@ def real_number(
         ValueError: decay must be a number, at least 0 and below 1, got 1; try 0.5
     """
     number = None
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, Real) and _is_number(value):
         with suppress(OverflowError):  # an int beyond all floats
             number = float(value)
     if number is not None:
@@ -112,6 +112,11 @@ def real_number(
     told = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
     rule = "a positive number" if told == "above 0" else f"a number, {told}" if told else "a finite number"
     raise ValueError(refusal(name, f"must be {rule}", value, hint))
+
+
+def _is_number(value: object) -> bool:
+    """Whether what calls itself a number is one: no bool, nor a span of time, which NumPy counts as an integer."""
+    return not isinstance(value, bool) and (hasattr(value, "__index__") or not isinstance(value, Integral))
 
 
 def seed_number(name: str, value: object) -> int:

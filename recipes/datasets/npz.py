@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from .samples import Images
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+# What zipfile and zlib raise, by where the flipped bit is: in a length, a checksum, a version, a flag.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 def read_npz(path: Path, image_shape: tuple[int, ...], num_classes: int) -> tuple[Images, Images]:
@@ -28,21 +30,27 @@ def read_npz(path: Path, image_shape: tuple[int, ...], num_classes: int) -> tupl
     Raises:
         ValueError: If the file is damaged, or an array is missing or has the wrong shape, type, length or values.
     """
-    try:
-        # Opened as what it must be: `numpy.load` takes other files for a pickle, and says so instead.
-        with zipfile.ZipFile(path), np.load(path) as arrays:
-            lacking = [key for key in _KEYS if key not in arrays]
-            if lacking:
-                raise ValueError(
-                    f"{str(path)!r} has no array {lacking[0]!r}, only {', '.join(sorted(arrays))}; save it with "
-                    f"numpy.savez(file, {', '.join(f'{key}=...' for key in _KEYS)})"
-                )
-            train, test = (_part(path, arrays, part, image_shape, num_classes) for part in ("train", "test"))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged or only half downloaded ({error}); delete it and get it again"
-        ) from None
+    with _opened(path) as arrays:
+        lacking = [key for key in _KEYS if key not in arrays]
+        if lacking:
+            raise ValueError(
+                f"{str(path)!r} has no array {lacking[0]!r}, only {', '.join(sorted(arrays))}; save it with "
+                f"numpy.savez(file, {', '.join(f'{key}=...' for key in _KEYS)})"
+            )
+        train, test = (_part(path, arrays, part, image_shape, num_classes) for part in ("train", "test"))
     return train, test
+
+
+def _opened(path: Path) -> Any:
+    try:
+        zipfile.ZipFile(
+            path
+        ).close()  # what it must be: `numpy.load` takes other files for a pickle, and says so instead
+        return np.load(path)
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except (*_DAMAGED, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def _part(
@@ -73,11 +81,17 @@ def _part(
 def _array(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> NDArray[Any]:
     try:
         return arrays[key]
+    except _DAMAGED as error:
+        raise _damaged(path, error) from None
     except (ValueError, MemoryError) as error:  # an array of objects, or a header that damage has changed
         raise ValueError(
             f"{str(path)!r}: {key} cannot be read ({error}); the file is damaged, or save whole numbers, no more than "
             "memory holds"
         ) from None
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{str(path)!r} is damaged or only half downloaded ({error}); delete it and get it again")
 
 
 def _description(path: Path, key: str, array: NDArray[Any]) -> str:

@@ -15,16 +15,16 @@ _WEIGHING = ("ExactAccumulation", "BatchSizeScheduler", "AdaptiveBatchSize", "Pi
 
 def facts_of_checkpoint(file: Path) -> dict[str, Reading]:
     """By the names of `Facts`; nothing, and a warning, of a file that holds more than plain values or is damaged."""
-    import torch  # what is refused before needs none
+    from ..runner.whole_files import load_whole  # needs torch, and what is refused before needs none
 
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(saved, dict):
-            raise TypeError(f"it holds a {type(saved).__name__}")
-    except Exception as error:  # of whatever type the bytes lead to
+        return _facts(load_whole(file, map_location="cpu", mmap=True), file)
+    except Exception as error:  # of whatever type the bytes, or what another program has saved, lead to
         warnings.warn(f"{str(file)!r} was not read ({type(error).__name__}): it is left out", stacklevel=2)
         return {}
 
+
+def _facts(saved: Mapping[str, Any], file: Path) -> dict[str, Reading]:
     def told(value: float, what: str) -> Reading:
         return Reading(float(value), f"{file.name}: {what}")
 

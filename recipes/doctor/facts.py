@@ -95,6 +95,8 @@ def facts_of_curves(curves: Mapping[str, Curve]) -> dict[str, Reading]:
         found[fact] = Reading(value, curve.source)
 
     if size := curves.get("batch/size"):
+        if min(size.values) < 1:
+            raise ValueError(f"{size.source} is {min(size.values):g} samples in a step; move that file away")
         read("batch_size", max(size.values), size)
         read("first_batch_size", size.values[0], size)
     if scale := curves.get("lr/scale"):

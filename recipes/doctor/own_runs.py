@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ _NAMES = {
     "ema_decay": ("ema_decay",),
     "clip": ("gradient_clip_val",),
 }
+
+
+_LEAST = {"base_batch_size": 1, "weight_decay": 0, "ema_decay": 0, "clip": 0}
+_MOST = 1e15  # no number of a run, and what a float still tells from the next one
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -63,15 +68,19 @@ def _of_hparams(file: Path) -> dict[str, Reading]:
         return {}
     try:
         saved = yaml.load(file.read_text(encoding="utf-8"), Loader=_PlainLoader)  # a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no such date
         raise ValueError(f"{str(file)!r} is damaged: it is no YAML; move it away, or name another folder") from error
     flat: Mapping[str, Any] = saved if isinstance(saved, Mapping) else {}
-    return {
-        fact: Reading(float(flat[name]), f"{file.name}: {name}")
-        for fact, names in _NAMES.items()
-        for name in names
-        if type(flat.get(name)) in (int, float)
-    }
+    found = dict[str, Reading]()
+    for fact, names in _NAMES.items():
+        for name in names:
+            value = flat.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                if not _LEAST[fact] <= value <= _MOST:
+                    warnings.warn(f"{str(file)!r}: {name} is {value}: it is left out", stacklevel=2)
+                else:
+                    found[fact] = Reading(float(value), f"{file.name}: {name}")
+    return found
 
 
 def _of_result(file: Path) -> dict[str, Reading]:

@@ -27,6 +27,7 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST
 
 from lightning_gap.recipes.datasets import DATASETS
+from lightning_gap.recipes.datasets.npz import read_npz
 
 
 def read(name, folder="nowhere", **settings):
@@ -187,6 +188,31 @@ def test_a_compressed_archive_with_a_flipped_bit_is_refused(tmp_path):
         message = error_of(ValueError, lambda: read("mnist", tmp_path))
         assert str(path) in message
         assert "damaged" in message
+
+
+@pytest.mark.promise("flipped")
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_whichever_bit_of_an_archive_is_flipped_it_is_refused_or_reads_the_same(tmp_path, save):
+    """Its directory has lengths, versions and flags, for each of which zipfile raises something else."""
+    path, shape = tmp_path / "small.npz", (2, 2)
+    images, labels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.array([0, 1])
+    save(path, x_train=images, y_train=labels, x_test=images[::-1], y_test=labels[::-1])
+    whole, expected = path.read_bytes(), read_npz(path, shape, 2)
+    told = list[str]()
+    for bit in range(0, 8 * len(whole), 11):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        try:
+            found = read_npz(path, shape, 2)
+        except ValueError as error:
+            told.append(str(error))
+            continue
+        for split, same in zip(found, expected, strict=True):
+            assert torch.equal(everything(split)[0], everything(same)[0])
+            assert torch.equal(everything(split)[1], everything(same)[1])
+    assert len(told) > len(whole) / 3
+    assert all(str(path) in each for each in told)
 
 
 @pytest.mark.promise("no data")
