@@ -44,6 +44,10 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         told = re.sub(r'Parser key "([\w.]+)"(?: element \d+)?:', r"--\1:", " ".join(message.split())).rstrip(".")
+        missing = re.fullmatch(r"the following arguments are required: ([\w.]+)", told)
+        if missing and f"--{missing[1]}" in self._option_string_actions:
+            told = f"--{missing[1]} is required"
+            told += ", for instance --regime small or --regime large" if missing[1] == "regime" else ""
         unknown = re.search(r"unrecognized arguments: (--[\w.]+)", told)
         if unknown and unknown[1] == "--regimes":
             told += "; regimes are words, for instance compare f1 small large"

@@ -56,6 +56,13 @@ def test_it_is_one_line_and_nothing_is_left(args, message, tmp_path, monkeypatch
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_a_run_of_no_regime_is_told_the_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["run", "f1"])
+    assert left.value.code == 2
+    assert "error: --regime is required, for instance --regime small" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "key"),
     [
