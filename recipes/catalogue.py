@@ -140,10 +140,11 @@ def copy_recipe(name: str, folder: Path) -> Path:
     file = bundled()[lookup("recipe", name, bundled())]
     target = folder / file.name
     folder.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        raise FileExistsError(f"{target} exists already and is not overwritten; choose another folder")
     try:
-        target.write_text(file.read_text(encoding="utf-8") + _PROGRAM, encoding="utf-8")
+        with target.open("x", encoding="utf-8") as written:
+            written.write(file.read_text(encoding="utf-8") + _PROGRAM)
+    except FileExistsError as error:
+        raise FileExistsError(f"{target} exists already and is not overwritten; choose another folder") from error
     except OSError as error:  # a full disk, say: half a file would be in the way of the next try
         target.unlink(missing_ok=True)
         raise OSError(f"{str(target)!r} cannot be written ({error}); make room, or choose another folder") from error

@@ -43,9 +43,8 @@ def read_npz(path: Path, image_shape: tuple[int, ...], num_classes: int) -> tupl
 
 def _opened(path: Path) -> Any:
     try:
-        zipfile.ZipFile(
-            path
-        ).close()  # what it must be: `numpy.load` takes other files for a pickle, and says so instead
+        # Opened as what it must be: `numpy.load` takes other files for a pickle, and says so instead.
+        zipfile.ZipFile(path).close()
         return np.load(path)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

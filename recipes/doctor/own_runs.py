@@ -22,8 +22,6 @@ _NAMES = {
     "ema_decay": ("ema_decay",),
     "clip": ("gradient_clip_val",),
 }
-
-
 _LEAST = {"base_batch_size": 1, "weight_decay": 0, "ema_decay": 0, "clip": 0}
 _MOST = 1e15  # no number of a run, and what a float still tells from the next one
 
@@ -75,11 +73,12 @@ def _of_hparams(file: Path) -> dict[str, Reading]:
     for fact, names in _NAMES.items():
         for name in names:
             value = flat.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                if not _LEAST[fact] <= value <= _MOST:
-                    warnings.warn(f"{str(file)!r}: {name} is {value}: it is left out", stacklevel=2)
-                else:
-                    found[fact] = Reading(float(value), f"{file.name}: {name}")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if _LEAST[fact] <= value <= _MOST:
+                found[fact] = Reading(float(value), f"{file.name}: {name}")
+            else:
+                warnings.warn(f"{str(file)!r}: {name} is {value}: it is left out", stacklevel=2)
     return found
 
 

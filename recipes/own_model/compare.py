@@ -84,8 +84,8 @@ def compare(
             that are), or ``folder`` has runs with other settings. Before the first step.
         OSError: If ``folder`` cannot be used.
     """
-    for argument, function_of in {"make_module": make_module, "make_data": make_data}.items():
-        function(argument, function_of, {"make_module": "nothing, or epochs", "make_data": "the batch size"}[argument])
+    function("make_module", make_module, "nothing, or epochs")
+    function("make_data", make_data, "the batch size")
     small_batch_size, large_batch_size, epochs = check_counts(
         small_batch_size=small_batch_size, large_batch_size=large_batch_size, epochs=epochs
     )
