@@ -169,6 +169,15 @@ def test_a_copied_recipe_runs_as_it_was_edited_and_is_never_overwritten(tmp_path
     assert '"small_batch_size": 640' in file.read_text()
 
 
+@pytest.mark.promise("disk")
+def test_a_copy_that_finds_the_disk_full_leaves_no_half_file_in_its_own_way(tmp_path, full_disk, capsys):
+    with full_disk(100):
+        assert main(["copy", "f1", str(tmp_path)]) == 2
+    assert f"{str(tmp_path / 'f1.py')!r} cannot be written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["copy", "f1", str(tmp_path)]) == 0
+
+
 def test_a_stand_in_is_named_wherever_its_numbers_are(tmp_path, capsys):
     few = ["--epochs", "1", "--width", "8", "--depth", "1", "--epsilon", "[1e-3]"]
     arguments = ["--data", "timit-stand-in", *few, "--sharpness_samples", "100", "--output", str(tmp_path / "run")]

@@ -178,20 +178,11 @@ def test_weights_that_cannot_be_read_are_named(spoil, epoch, copied):
 
 
 @pytest.mark.promise("disk")
-def test_a_full_disk_loses_nothing_that_is_finished(copied):
-    """By the limit on a file's size, which fails as a full disk does."""
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
-    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def test_a_full_disk_loses_nothing_that_is_finished(copied, full_disk):
     kept = {file: file.read_bytes() for file in copied.run_folder(SPEC).glob("*.*")}
     other = replace(SPEC, seed=5)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
-        with pytest.raises((OSError, ValueError), match=r"weights-0\.pt.*cannot be written.*make room"):
-            make(copied, other)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with full_disk(4000), pytest.raises((OSError, ValueError), match=r"weights-0\.pt.*cannot be written.*make room"):
+        make(copied, other)
     assert {file: file.read_bytes() for file in copied.run_folder(SPEC).glob("*.*")} == kept
     assert not copied.is_finished(other)
     make(copied, other)
