@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .figures import blank_figure
+from .log_axes import set_logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
@@ -44,9 +45,9 @@ def plot_curves(
         ax.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
         drawn += [y for _, y in points]
     if drawn and min(drawn) > 0 and max(drawn) > _WIDE * min(drawn):
-        ax.set_yscale("log")
+        set_logarithmic(ax, "y")
     if log_x:
-        ax.set_xscale("log")
+        set_logarithmic(ax, "x")
     ax.set(xlabel="optimizer step", title=title)
     if len(curves) > 1:
         ax.legend(fontsize="small", frameon=False)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .log_axes import set_logarithmic
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -49,7 +51,7 @@ def parametric_figure(
             name, (position, 0), xycoords=("data", "axes fraction"), xytext=(3, 5), textcoords="offset points"
         )
     if any(0 < value < math.inf for curve in loss.values() for value in curve):  # not if both solutions diverged
-        left.set_yscale("log")
+        set_logarithmic(left, "y")
     left.set_xlabel(f"alpha ({ends[0]} at 0, {ends[1]} at 1)")
     left.set_ylabel("cross-entropy", color="tab:blue")
     right.set_ylabel("accuracy (%)", color="tab:red")
@@ -153,7 +155,7 @@ def sharpness_figure(
             for (x, y, step), side in ((points[0], "left"), (points[-1], "right")):
                 axes.annotate(f"step {step}", (x, y), (0, 5), textcoords="offset points", ha=side, fontsize="small")
     if axes.lines:
-        axes.set(xscale="log", yscale="log")
+        set_logarithmic(axes, "xy")
         axes.invert_xaxis()  # training goes from left to right
         axes.legend(fontsize="small", frameon=False)
     axes.set(xlabel="loss on the measured samples", ylabel="sharpness (%)", title="Sharpness against loss")

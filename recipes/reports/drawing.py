@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightning_gap.logging.log_axes import set_logarithmic
+
 from ..intervals import mean_interval
 
 if TYPE_CHECKING:
@@ -94,22 +96,7 @@ def label(axes: Axes, x: str, y: str, *, log: str = "") -> None:
         log: ``"x"``, ``"y"`` or ``"xy"``: axes that are logarithmic.
     """
     axes.set(xlabel=x, ylabel=y)
-    for name in log:
-        axes.set(**{f"{name}scale": "log"})
-        axis = axes.xaxis if name == "x" else axes.yaxis
-        axis.set_major_formatter(_plain_numbers())
-        axis.set_minor_formatter(_plain_numbers(minor_thresholds=(1.5, 0.5)))  # between powers of ten on short axes
-
-
-def _plain_numbers(**options: Any) -> Any:
-    """What writes 200 beside a logarithmic axis, and no 2 × 10 with a small 2 above it."""
-    from matplotlib.ticker import LogFormatter
-
-    class Plain(LogFormatter):
-        def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""
-
-    return Plain(**options)
+    set_logarithmic(axes, log)
 
 
 def line_with_band(

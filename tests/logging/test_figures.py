@@ -65,3 +65,14 @@ def test_a_surface_that_cannot_be_drawn_is_refused():
         surface_figure(([0.0, 1.0], [0.0, 1.0]), [[1.0, 2.0]], labels=("", ""), title="")
     with pytest.raises(ValueError, match=r"losses.*everywhere"):
         surface_figure(([0.0, 1.0], [0.0, 1.0]), [[math.nan, math.inf]] * 2, labels=("", ""), title="")
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.2, 15.0), (2.0, 5.0), (1e-4, 3e3)])
+def test_a_logarithmic_axis_has_plain_numbers_beside_it(low, high, tmp_path):
+    loss = {"train": [low, high, low, high]}
+    figure = parametric_figure(ALPHAS, loss, {}, ends=("small", "large"), title="")
+    saved(figure, tmp_path)
+    axis = figure.axes[0].yaxis
+    shown = [tick for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if tick.label1.get_text()]
+    assert len(shown) >= 2
+    assert [float(tick.label1.get_text()) for tick in shown] == pytest.approx([tick.get_loc() for tick in shown])
