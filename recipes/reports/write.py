@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
     Args:
         report: What is shown.
-        folder: Made if it is not there. Files of the same names are replaced.
+        folder: Made if it is not there. Files of the same names are replaced, and what an earlier report in it has
+            beside it is removed.
 
     Returns:
         Paths of ``report.html`` and ``report.md``, then those of each part's files, named after its chapter and title.
@@ -33,6 +35,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     shown = sections(report)
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = _linked_from(folder / "report.md")
     partial = Path(tempfile.mkdtemp(prefix=".report-", suffix=".partial", dir=folder))
     try:
         pictures = _write_parts(shown, partial)
@@ -42,7 +45,16 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         files = [file.replace(folder / file.name) for file in (*parts, partial / "report.md", partial / "report.html")]
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    for name in earlier.difference(file.name for file in files):
+        (folder / name).unlink(missing_ok=True)
     return [*reversed(files[-2:]), *files[:-2]]
+
+
+def _linked_from(report: Path) -> set[str]:
+    """Names of the tables and figures beside a report; none where there is no report."""
+    if not report.exists():
+        return set()
+    return set(re.findall(r"\]\(([\w.-]+\.(?:csv|png))\)", report.read_text(encoding="utf-8", errors="replace")))
 
 
 def _write_parts(shown: Sequence[Section], folder: Path) -> dict[str, str]:

@@ -202,6 +202,14 @@ def test_a_report_that_cannot_be_written_leaves_an_earlier_one_as_it_was(report,
     assert "Earlier" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_what_an_earlier_report_had_beside_it_goes_and_what_is_not_its_own_stays(report, tmp_path):
+    earlier = write_report(report, tmp_path)
+    (tmp_path / "mine.csv").write_text("1")
+    shorter = write_report(Report("Shorter", report.chapters[:1], {}), tmp_path)
+    assert len(shorter) < len(earlier)
+    assert names(tmp_path) == sorted(["mine.csv", *(file.name for file in shorter)])
+
+
 def test_the_same_report_is_the_same_bytes(report, written, tmp_path):
     again = write_report(report, tmp_path)
     for file in again:
