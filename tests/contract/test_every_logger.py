@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from contract.registry import REGISTRY
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -142,6 +142,31 @@ def test_a_figure_arrives_too(kind):
     trainer = tiny.trainer(REGISTRY["SharpnessMonitor"].make(), logger=logger)
     trainer.fit(tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2))
     assert logger.figures == [("sharpness/against_loss", ["Figure"])]
+
+
+@pytest.mark.slow
+def test_every_key_arrives_in_the_services_own_loggers(tmp_path, monkeypatch):
+    for package in ("wandb", "mlflow"):
+        pytest.importorskip(package, reason="needs pip install wandb mlflow-skinny")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = MLFlowLogger(tracking_uri=f"file:{tmp_path}/mlruns")
+    wandb = WandbLogger(save_dir=tmp_path, offline=True)
+    torch.manual_seed(0)
+    monitors = (REGISTRY[name].make() for name in MONITORS)
+    tiny.trainer(*monitors, logger=[wandb, mlflow], max_epochs=3).fit(
+        tiny.Validated(), tiny.loader(), tiny.loader(24, seed=2)
+    )
+    (reference, *_), _ = fitted("wandb", tmp_path)
+    for key in set().union(*(REGISTRY[name].keys for name in MONITORS)):
+        steps, values = zip(*reference[key], strict=True)
+        found = mlflow.experiment.get_metric_history(mlflow.run_id, key)
+        assert [each.step for each in found] == list(steps)
+        assert [each.value for each in found] == pytest.approx(values, rel=1e-6, nan_ok=True)
+        assert float(wandb.experiment.summary[key]) == pytest.approx(values[-1], rel=1e-6, nan_ok=True)
+    wandb.experiment.finish()
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/sharpness/against_loss*.png"))) == 1
+    assert len(list(tmp_path.glob("mlruns/*/*/artifacts/sharpness/against_loss.png"))) == 1
 
 
 class Full(WandbStyle):
