@@ -38,6 +38,9 @@ nb_execution_raise_on_error = True
 html_theme = "furo"
 html_title = "lightning-gap"
 html_favicon = "images/favicon.svg"
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
+pygments_dark_style = "github-dark"  # the default underlines imports as if they were links
 ADDRESSES = dict(each.split(", ", 1) for each in metadata(project).get_all("Project-URL") or ())
 if "Repository" in ADDRESSES:  # "edit this page", once pyproject.toml has the address
     html_theme_options = {

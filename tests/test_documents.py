@@ -167,6 +167,22 @@ def test_the_quickstart_shows_what_its_blocks_print(tmp_path, monkeypatch, capsy
     assert [line for line in printed if line in shown] == shown
 
 
+def test_the_quickstart_without_lightning_prints_the_number_it_shows(capsys):
+    """It draws from one seed and trains nothing, so that other machines find it too."""
+    page = ROOT / "docs" / "quickstart.md"
+    exec(compile(blocks(page)[1], page.name, "exec"), {})
+    shown, printed = (re.findall(r"([\d.]+) % rise", text) for text in (page.read_text(), capsys.readouterr().out))
+    assert float(shown[0]) == pytest.approx(float(printed[0]), rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*GPU available")
+def test_the_page_on_n_devices_prints_what_its_comments_say_of_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(ROOT / "docs" / "n-gpus-batch-b.md")
+    lines = capsys.readouterr().out.splitlines()
+    assert [float(line) for line in lines if re.fullmatch(r"[\d.]+", line)] == [4, 256]
+
+
 @pytest.mark.filterwarnings("ignore:.*GPU available")
 def test_a_callback_gives_the_weights_of_the_code_by_hand_that_it_replaces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
