@@ -23,6 +23,8 @@ from ._module_loss import said_of_samples
 from ._run import run_of
 from ._undisturbed import undisturbed
 
+_STATISTICS = ("running_mean", "running_var")
+
 
 def trained_layers(module: nn.Module) -> list[_BatchNorm]:
     """The BatchNorm layers that update running statistics now: those in evaluation mode are frozen."""
@@ -92,27 +94,36 @@ class GatheredStatistics:
     ) -> None:
         """Gather the statistics of these layers of the module, and let them have them.
 
+        Args:
+            trainer: In a fit.
+            module: Its module.
+            layers: Some of its BatchNorm layers.
+            also_in: Copies of the module whose layers get the same statistics.
+        """
+        found = self.gather(trainer, module, layers)
+        with torch.no_grad():
+            for owner in (module, *also_in):
+                for name, value in found.items():
+                    owner.get_buffer(name).copy_(value)
+
+    def gather(self, trainer: Trainer, module: LightningModule, layers: list[_BatchNorm]) -> dict[str, Tensor]:
+        """The statistics of these layers of the module, by the names of their buffers.
+
         Only mean and variance: the number of batches that a layer has seen goes on counting those of training.
 
         Args:
             trainer: In a fit.
-            module: Its module.
+            module: Its module; it stays as it is.
             layers: Some of its BatchNorm layers; nothing is evaluated for none.
-            also_in: Copies of the module whose layers get the same statistics.
         """
         if not layers:  # all are frozen
-            return
+            return {}
         own = range(trainer.global_rank, len(self._batches.sizes), trainer.world_size)
-        names = {layer: name for name, layer in module.named_modules()}
+        named = [(name, layer) for name, layer in module.named_modules(remove_duplicate=False) if layer in layers]
         with self._evaluating(trainer, module) as evaluations:
             run, group = self._pass(evaluations, own), process_group(trainer)
             with recomputed_statistics(module, run, layers=layers, process_group=group):
-                found = {names[layer]: [buffer.clone() for buffer in _statistics(layer)] for layer in layers}
-        with torch.no_grad():
-            for owner in (module, *also_in):
-                for name, values in found.items():
-                    for buffer, value in zip(_statistics(owner.get_submodule(name)), values, strict=True):
-                        buffer.copy_(value)
+                return {f"{name}.{of}": getattr(layer, of).clone() for name, layer in named for of in _STATISTICS}
 
     @contextmanager
     def _evaluating(self, trainer: Trainer, module: LightningModule) -> Iterator[Evaluations]:
@@ -134,10 +145,6 @@ class GatheredStatistics:
                     evaluations.loss(stored, i)
 
         return run
-
-
-def _statistics(layer: Any) -> tuple[Tensor, Tensor]:
-    return layer.running_mean, layer.running_var
 
 
 def what_to_draw(trainer: Trainer, batches: int | None) -> dict[str, int]:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..functional._validation import one_of, seed_number, whole_number
 from ..trainer.averaged_weights import averaged_modules, run_after_averaging
 from ..trainer.processes import shares_batch_statistics
+from ..trainer.progress import validates_next
 from ..trainer.refusals import refuse_lazy_layers, refuse_sharded_weights
 from ._arguments import check_batches, optional_function
 from ._callback import GapCallback
@@ -31,8 +32,9 @@ class RecomputeBatchNorm(GapCallback):
     statistics of training batches, all evaluated with the weights as they are, in evaluation mode but for BatchNorm,
     and in the Trainer's precision. Ghost layers take a batch as one ghost.
 
-    They are recomputed before a validation, and stay: checkpoints that are written after it hold what was validated.
-    Training goes on as without this callback, bit for bit: a BatchNorm layer in training mode does not read its running
+    They are recomputed before a validation, and stay: checkpoints that are written after it hold what was validated. So
+    do those that are written with the batch before it, from which Lightning resumes without that validation. Training
+    goes on as without this callback, bit for bit: a BatchNorm layer in training mode does not read its running
     statistics, and goes on averaging from the new ones. Layers that train in evaluation mode, frozen ones, are left
     alone. At the end of fit, also an early one, they are recomputed once more, and stay in the module.
 
@@ -92,6 +94,8 @@ class RecomputeBatchNorm(GapCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         checkpoint["RecomputeBatchNorm"] = {"batches": self.batches, "draw": self._draw}
+        if self._statistics is not None and validates_next(trainer) and self._is_due_in(trainer.current_epoch):
+            self._save_exact_statistics(trainer, pl_module, checkpoint["state_dict"])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
@@ -171,6 +175,13 @@ class RecomputeBatchNorm(GapCallback):
         self._statistics = GatheredStatistics(
             trainer, data=self.data, draw=self._draw, loss_fn=self.loss_fn, seed=self.seed
         )
+
+    def _save_exact_statistics(self, trainer: Trainer, module: LightningModule, saved: dict[str, Any]) -> None:
+        """Save what the validation to come will have, which Lightning leaves out when it resumes from here."""
+        if averaged_modules(trainer):  # whose weights are in place in the validation only
+            return
+        found = self._gathered.gather(trainer, module, self._trained)
+        saved.update({name: value for name, value in found.items() if name in saved})
 
     def _end_with_exact_statistics(self, trainer: Trainer, module: LightningModule) -> None:
         self._gathered.replace(trainer, module, self._trained, also_in=averaged_modules(trainer))

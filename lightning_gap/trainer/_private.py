@@ -67,6 +67,14 @@ def is_accumulating(trainer: Trainer) -> bool:
     return bool(read(trainer.fit_loop, "_should_accumulate")())
 
 
+def validates_after_batch(trainer: Trainer) -> bool:
+    """Whether Lightning validates after the present batch; not where a clock decides, of which each process has one."""
+    if getattr(trainer, "_val_check_time_interval", None) is not None:  # since lightning 2.6
+        return False
+    fetcher = read(trainer.fit_loop, "_data_fetcher")
+    return bool(read(trainer.fit_loop.epoch_loop, "_should_check_val_fx")(fetcher))
+
+
 def batches_that_stepped(trainer: Trainer) -> int:
     """Batches after which an optimizer stepped, before the present one: Lightning's x of what is logged of a step."""
     return int(read(trainer.fit_loop.epoch_loop, "_batches_that_stepped"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -64,6 +65,12 @@ def is_inside_a_batch(trainer: Trainer) -> bool:
     """Whether a training batch has been begun and is not over, its `on_train_batch_end` included."""
     current = trainer.fit_loop.epoch_loop.batch_progress.current
     return current.ready > current.completed
+
+
+def validates_next(trainer: Trainer) -> bool:
+    """Whether the present batch is trained on, and a validation follows that has not begun."""
+    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return current.ready == current.processed > current.completed and _private.validates_after_batch(trainer)
 
 
 def validation_interval(trainer: Trainer) -> int | None:

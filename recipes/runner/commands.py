@@ -15,6 +15,7 @@ from ..catalogue import copy_recipe, recipe_file
 from .examples import shown_examples
 from .listing import print_list, print_recipe
 from .options import Parser, ask
+from .printing import UnprintedError, checked_output, knowing
 from .quiet import spoken_plainly
 from .stopping import exit_status, kept, stoppable
 
@@ -33,10 +34,10 @@ _COMMANDS = {
     "doctor": "Name the known causes of a gap that apply to a run, from its logs and configuration.",
 }
 _ON_STOP = {
+    **dict.fromkeys(("", "list", "doctor"), "stopped; nothing was changed"),
     "advise": "stopped; nothing is kept",
     "critical-batch": "stopped; branches that are done are kept, and the same command with their --output continues",
     "report": "stopped; nothing is written",
-    "doctor": "stopped; nothing was changed",
     "reproduce": "stopped; finished runs and checkpoints of the others are kept, and the same command continues",
 }
 
@@ -44,19 +45,12 @@ _ON_STOP = {
 def main(args: Sequence[str] | None = None) -> int:
     """Do what is asked; the exit status."""
     given = list(sys.argv[1:] if args is None else args)
-    command = next((word for word in given[:1] if word in _COMMANDS), None)
-    if command is None:
-        told = "Large batches in Lightning without the generalization gap."
-        parser = Parser(prog="lightning-gap", description=told, examples=shown_examples(""))
-        parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-        commands = parser.add_subcommands()
-        for name, told in _COMMANDS.items():
-            commands.add_subcommand(name, Parser(), help=told)
-        parser.parse_args(given)  # ends in help, version or an error
-        return 2
+    command = next((word for word in given[:1] if word in _COMMANDS), "")
     plan: Plan | None = None
     try:
-        with stoppable():
+        with stoppable(), checked_output():
+            if not command:
+                return _help(given)
             if command not in ("run", "compare", "advise", "critical-batch"):
                 return _do(command, given[1:])
             asked = ask(command, _COMMANDS[command], given[1:])  # only what is not refused by its words needs torch
@@ -72,9 +66,10 @@ def main(args: Sequence[str] | None = None) -> int:
                 if command == "critical-batch":
                     return find_critical_batch(plan, **asked.own)
                 return execute(plan)
-    except BrokenPipeError:  # of who reads the first lines only
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except UnprintedError as error:
+        if error.by_closed_pipe:
+            return 128 + signal.SIGPIPE
+        return _refused(command, f"{error}; {error.kept or _ON_STOP.get(command) or kept(plan)}")
     except OverflowError as error:  # of a whole number that no float holds, where a float is wanted
         return _refused(command, f"an option's number is too large: {error}")
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -85,8 +80,20 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":
             told = _ON_STOP.get(command) or kept(plan)
-            print(f"lightning-gap {command}: {told}", file=sys.stderr)
+            print(f"{_named(command)}: {told}", file=sys.stderr)
         return status
+
+
+def _help(words: Sequence[str]) -> int:
+    """Of no command: help, the version, or an error."""
+    told = "Large batches in Lightning without the generalization gap."
+    parser = Parser(prog="lightning-gap", description=told, examples=shown_examples(""))
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subcommands()
+    for name, told in _COMMANDS.items():
+        commands.add_subcommand(name, Parser(), help=told)
+    parser.parse_args(words)  # ends the program
+    return 2
 
 
 def _do(command: str, words: list[str]) -> int:
@@ -115,10 +122,16 @@ def _do(command: str, words: list[str]) -> int:
     elif not given.folder:
         raise ValueError("folder: got '', the name of no folder; for the current folder write .")
     else:
-        print(f"written: {copy_recipe(given.recipe, Path(given.folder))}")
+        written = f"written: {copy_recipe(given.recipe, Path(given.folder))}"
+        with knowing(written):
+            print(written)
     return 0
 
 
 def _refused(command: str, why: str) -> int:
-    print(f"lightning-gap {command}: error: {why}", file=sys.stderr)
+    print(f"{_named(command)}: error: {why}", file=sys.stderr)
     return 2
+
+
+def _named(command: str) -> str:
+    return f"lightning-gap {command}".rstrip()

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .examples import shown_examples
 from .options import Parser
+from .printing import knowing
 from .saved_settings import read_settings
 
 
@@ -57,11 +58,12 @@ def main(words: Sequence[str], told: str) -> int:
                 files = write_report(report, output)
         except OSError as error:  # a full disk
             raise _unwritable(output, error) from error
-    for comparison in comparisons:
-        print(f"{comparison.title}: {comparison.sentence or f'{len(comparison.runs)} finished runs'}")
-        if comparison.unfinished:
-            print(f"  not finished: {comparison.unfinished_runs}. Resume with\n    {resume_command(comparison)}")
-    print(f"Written to {output}: report.html, report.md and {len(files) - 2} files of tables and figures")
+    with knowing(f"the report is written to {output}"):
+        for comparison in comparisons:
+            print(f"{comparison.title}: {comparison.sentence or f'{len(comparison.runs)} finished runs'}")
+            if comparison.unfinished:
+                print(f"  not finished: {comparison.unfinished_runs}. Resume with\n    {resume_command(comparison)}")
+        print(f"Written to {output}: report.html, report.md and {len(files) - 2} files of tables and figures")
     return 0
 
 

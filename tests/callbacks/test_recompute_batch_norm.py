@@ -15,7 +15,13 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_gap import GeneralizationGapMonitor, GhostBatchNormSwap, RecomputeBatchNorm
+from lightning_gap import (
+    GeneralizationGapMonitor,
+    GhostBatchNormSwap,
+    RecomputeBatchNorm,
+    ResumableLoader,
+    ResumeExactly,
+)
 from lightning_gap.functional import FixedSubset
 
 needs_weight_averaging = pytest.mark.skipif(
@@ -232,6 +238,48 @@ def test_checkpoints_after_a_validation_hold_what_was_validated_and_resume_to_th
     resumed = run(ckpt_path=tmp_path / "epoch=0.ckpt")
     assert tiny.same(whole.seen[1:], resumed.seen)
     assert tiny.same(tiny.state_of(whole), tiny.state_of(resumed))
+
+
+class Stepwise(tiny.Validated):
+    """Keeps its state as each step leaves it."""
+
+    def __init__(self):
+        super().__init__()
+        self.after = {}
+
+    def on_train_batch_end(self, *_):
+        self.after[self.trainer.global_step] = tiny.state_of(self)
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("validates", [{}, {"val_check_interval": 2}, {"check_val_every_n_epoch": 2}])
+def test_a_run_resumed_from_any_step_goes_on_to_the_bit_also_without_the_validation_that_was_due_there(
+    tmp_path, validates
+):
+    def run(*saving, ckpt_path=None):
+        module, data = Stepwise(), list(tiny.loader(24, seed=2))
+        gap = GeneralizationGapMonitor(validation_data=data, max_time_share=None)
+        callbacks = [RecomputeBatchNorm(), gap, ResumeExactly(), *saving]
+        trainer = tiny.trainer(*callbacks, max_epochs=3, enable_checkpointing=bool(saving), **validates)
+        loader = ResumableLoader(tiny.dataset(), batch_size=16, shuffle=True, seed=0)
+        trainer.fit(module, loader, tiny.loader(24, seed=2), ckpt_path=ckpt_path)
+        return module.after, gap.history
+
+    saving = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    states, measured = run(saving)
+    for step in range(1, 9):
+        after, again = run(ckpt_path=tmp_path / f"step={step}.ckpt")
+        assert tiny.same(after, {later: states[later] for later in range(step + 1, 10)}), step
+        assert again == measured
+
+
+@needs_weight_averaging
+def test_a_checkpoint_with_the_batch_before_a_validation_of_the_average_is_left_as_it_is(tmp_path):
+    averaging = lightnings.EMAWeightAveraging(decay=0.8)
+    for name, callbacks in {"without": [], "with": [RecomputeBatchNorm()]}.items():
+        saving = ModelCheckpoint(tmp_path / name, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+        fit(*callbacks, copy.deepcopy(averaging), saving, max_epochs=1, enable_checkpointing=True)
+    assert tiny.same(saved_states(tmp_path / "with"), saved_states(tmp_path / "without"))
 
 
 def test_a_run_resumed_after_its_last_step_ends_exact(tmp_path):

@@ -63,7 +63,7 @@ CASTS = {
         BatchSizeScheduler({0: 16, 2: 32}, max_micro_batch=16),
         LearningRateScaling(16, warmup_epochs=1.5),
         SharpnessAwareMinimization(0.05),
-        RecomputeBatchNorm("end"),  # Lightning makes up for no validation after the last batch that was saved
+        RecomputeBatchNorm(),
         ResumeExactly(),
         StopOnNaN(),
         *monitors(),
