@@ -21,9 +21,11 @@ from ..evaluation import evaluate, evaluated_with
 from ..recipe import Recipe
 from ..runner.checkpoints import newest_checkpoint, remove_checkpoints, savers, write_whole_files
 from ..runner.plan import Plan
+from ..runner.telling import Say, silent
 from ..runner.trainer import make_trainer
 from ..runner.whole_files import load_whole, save_whole
 
+_ON_THE_WAY = "training the small batch"
 EVALUATED = 4096  # training samples that a branch's loss is the mean over
 
 
@@ -63,10 +65,11 @@ class ForkSaver(Callback):
     Args:
         files: By step.
         batch_size: Samples of a step.
+        say: Called with what is done next, in words.
     """
 
-    def __init__(self, files: dict[int, Path], batch_size: int) -> None:
-        self.files, self.batch_size = files, batch_size
+    def __init__(self, files: dict[int, Path], batch_size: int, say: Say) -> None:
+        self.files, self.batch_size, self.say = files, batch_size, say
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,7 +79,9 @@ class ForkSaver(Callback):
             return
         assert isinstance(pl_module, Recipe)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.say(f"measuring the noise scale after {trainer.global_step:,} steps")
         noise = measured_noise(pl_module, data.train)
+        self.say(_ON_THE_WAY)
         own: dict[str, Any] = {}
         pl_module.on_save_checkpoint(own)
         state = {
@@ -106,10 +111,17 @@ class _GoOnFrom(Callback):
             config.scheduler.load_state_dict(own)
 
 
-def train_up_to(plan: Plan, files: dict[int, Path]) -> None:
-    """Train the small batch, or continue, and save a fork at each step that has no file yet."""
+def train_up_to(plan: Plan, files: dict[int, Path], say: Say = silent) -> None:
+    """Train the small batch, or continue, and save a fork at each step that has no file yet.
+
+    Args:
+        plan: What was asked for.
+        files: By step.
+        say: Called with what is done next, in words.
+    """
+    say(_ON_THE_WAY)
     recipe, folder = plan.recipe("small", plan.settings.seed), plan.output / "way"
-    callbacks = [ForkSaver(files, recipe.batch_size), *savers(folder, recipe.epochs)]
+    callbacks = [ForkSaver(files, recipe.batch_size, say), *savers(folder, recipe.epochs)]
     _fit(plan, recipe, max(files), callbacks, plan.settings.seed, go_on=newest_checkpoint(folder, warn=True))
     remove_checkpoints(folder)
 

@@ -49,8 +49,8 @@ def find_critical_batch(
         soft_wrap=True,
     )
     found = []
-    with locked(plan.output), saying(console, "training"):
-        for told in search(plan, asked):
+    with locked(plan.output), saying(console, "training the small batch") as say:
+        for told in search(plan, asked, say):
             if isinstance(told, Found):
                 found.append(told)
             else:

@@ -14,6 +14,7 @@ from lightning_gap.functional._validation import each, real_number, whole_number
 
 from ..runner.plan import Plan
 from ..runner.records import read_record
+from ..runner.telling import Say, silent
 from ..runner.whole_files import write_record
 from .branching import Fork, branch, train_up_to
 
@@ -108,8 +109,13 @@ class Found:
     critical: int
 
 
-def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
+def search(plan: Plan, asked: Search, say: Say = silent) -> Iterator[str | Found]:
     """Train the branches that are not there yet; a line for each thing that is done, and what each fork comes to.
+
+    Args:
+        plan: What was asked for.
+        asked: Where to branch, and into what.
+        say: Called with what is done next, in words, wherever that may take long.
 
     Raises:
         ValueError: If the folder was made with other settings, or a file cannot be read.
@@ -118,7 +124,7 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
     files = {step: plan.output / f"fork-{step}.pt" for step in asked.steps.values()}
     if not all(file.exists() for file in files.values()):
         yield f"training the small batch for {max(files):,} steps, with its noise scale where it branches"
-        train_up_to(plan, files)
+        train_up_to(plan, files, say)
     for share, step in asked.steps.items():
         fork = Fork.load(files[step])
         losses = dict[int, tuple[float, ...]]()
@@ -127,9 +133,11 @@ def search(plan: Plan, asked: Search) -> Iterator[str | Found]:
             for trial in range(plan.settings.trials):
                 file = plan.output / f"branch-{step}-{factor}-{trial}.json"
                 if not file.exists():
+                    said = f"step {step}, batch x {factor}, trial {trial + 1}"
+                    say(f"training the branch at {said}")
                     loss = branch(plan, fork, factor, asked.samples, trial=trial)
                     write_record(file, {"loss": loss})
-                    yield f"step {step}, batch x {factor}, trial {trial + 1}: loss {loss:.4f}"
+                    yield f"{said}: loss {loss:.4f}"
                 by_trial.append(_loss(file))
             losses[factor] = tuple(by_trial)
         means = {factor: statistics.fmean(values) for factor, values in losses.items()}

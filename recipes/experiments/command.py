@@ -116,9 +116,11 @@ def _planned(given: Any) -> tuple[Work, dict[str, tuple[Any, Any]]]:
 
 def _show(console: Any, given: Any, work: Work, chapters: dict[str, tuple[Any, Any]]) -> None:
     from ..reports import write_report
+    from ..runner.telling import saying
 
-    report = made_report(given, work, chapters)
-    for file in write_report(report, given.output / "report"):
+    with saying(console, "drawing the figures of the report"):
+        files = write_report(made_report(given, work, chapters), given.output / "report")
+    for file in files:
         console.print(f"Written: {file}", soft_wrap=True)
 
 

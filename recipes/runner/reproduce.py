@@ -19,6 +19,7 @@ from .memory import keep_freed_memory
 from .plan import check_plan
 from .run_store import RunSpec, RunStore
 from .side_by_side import InThisProcess, Pool, Task, finish, processes
+from .telling import saying
 
 _PASSES = {"sam": 2.0, "sam-late": 1.2, "conservative": 2.6, "penalty": 2.0, "adversarial": 2.5}  # beside a plain step
 
@@ -136,7 +137,9 @@ class Work:
         kept = len(self.runs) + len(self.measurements) - len(tasks)
         if kept:
             console.print(f"{kept} of {len(self.runs) + len(self.measurements)} runs and measurements are there.")
-        with _pool(workers, threads, ray) as pool, _progress(console) as bar:
+        said = f"{len(tasks)} runs and measurements to make"
+        line = nullcontext() if console.is_terminal else saying(console, said)  # there the bar moves
+        with _pool(workers, threads, ray) as pool, _progress(console) as bar, line:
             total = bar.add_task("", total=sum(task.cost for task in tasks), tasks=f"0 of {len(tasks)}")
             failed = dict[Hashable, Exception]()
             for done, task in enumerate(finish(tasks, pool, failed), start=1):

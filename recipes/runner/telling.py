@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
 
 from rich.console import Console
 
 FIRST, LONGEST = 2.0, 60.0  # seconds of silence, at the beginning and at most
+
+
+Say = Callable[[str], object]  # called with what is done next, in words
+
+
+def silent(what: str) -> None:
+    """Say nothing of it."""
 
 
 class Lines:
@@ -28,21 +35,34 @@ class Lines:
 
 
 @contextmanager
-def saying(console: Console, what: str) -> Iterator[None]:
+def saying(console: Console, what: str) -> Iterator[Say]:
     """Say what the block does, for as long as it takes; in a line after two seconds where the output is no terminal.
+
+    The block gets a function that says what it does next.
 
     Args:
         console: Where results go; nothing is said of what is quiet.
         what: In words.
     """
     if console.is_terminal or console.quiet:
-        with console.status(what):
-            yield
+        with console.status(what) as status:
+            yield status.update
         return
+    line = _line_to_come(what)
+
+    def say(what: str) -> None:
+        nonlocal line
+        line.cancel()
+        line = _line_to_come(what)
+
+    try:
+        yield say
+    finally:
+        line.cancel()
+
+
+def _line_to_come(what: str) -> Timer:
     line = Timer(FIRST, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
     line.daemon = True
     line.start()
-    try:
-        yield
-    finally:
-        line.cancel()
+    return line

@@ -6,7 +6,9 @@ import re
 import pytest
 from torch.nn.functional import cross_entropy
 
+from lightning_gap.recipes.critical_batch import branching
 from lightning_gap.recipes.critical_batch.branching import EVALUATED, Fork, branch, train_up_to
+from lightning_gap.recipes.critical_batch.search import Search, search
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.options import ask
 from lightning_gap.recipes.runner.plan import make_plan
@@ -46,6 +48,21 @@ def test_a_branch_is_a_plain_loop_from_the_fork(optimizer, factor, rate, tmp_pat
     assert found == pytest.approx(cross_entropy(recipe.eval()(inputs.double()), targets).item(), rel=1e-10)
     assert fork.step == 20
     assert fork.samples == 640
+
+
+def test_what_may_take_long_is_said_before_it_begins(tmp_path, monkeypatch):
+    said, measured = [], branching.measured_noise
+    monkeypatch.setattr(branching, "measured_noise", lambda *given: said.append("measured") or measured(*given))
+    asked = plan(tmp_path)
+    shape = Search.of(asked, at=[0.1, 0.2], factors=[1, 2], samples=None, tolerance=0.01)
+    with spoken_plainly():
+        list(search(asked, shape, said.append))
+    way = "training the small batch"
+    branches = [
+        f"training the branch at step {step}, batch x {factor}, trial 1" for step in (16, 32) for factor in (1, 2)
+    ]
+    noise = [[f"measuring the noise scale after {step} steps", "measured", way] for step in (16, 32)]
+    assert said == [way, *noise[0], *noise[1], *branches]
 
 
 def test_the_command_goes_on_where_it_was_stopped_and_says_what_it_costs(tmp_path, capsys):

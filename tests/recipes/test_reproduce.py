@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lightning_gap.recipes.experiments import experiments
 from lightning_gap.recipes.experiments.scales import Choice
+from lightning_gap.recipes.runner import telling
 from lightning_gap.recipes.runner.cli import main
 from lightning_gap.recipes.runner.measurement import Measurement
 from lightning_gap.recipes.runner.records import read_record
@@ -124,6 +125,17 @@ def test_what_fails_does_not_end_the_rest_and_is_told_at_the_end(tmp_path):
         work.make(Console(quiet=True), workers=None, threads=1)
     assert [made.is_made(store) for made in asked] == [False, True, False, True]
     assert [task.name for task in work.tasks()] == [made.file(store).stem for made in (asked[0], asked[2])]
+
+
+def slow(data_dir):
+    time.sleep(0.3)
+
+
+def test_in_a_pipe_what_takes_long_is_said_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(telling, "FIRST", 0.01)
+    work = Work(RunStore(tmp_path, tmp_path), (), (Measurement("slow", (), slow),))
+    work.make(Console(), workers=None, threads=1)
+    assert capsys.readouterr().err == "1 runs and measurements to make ...\n"
 
 
 def test_what_needs_a_task_that_failed_is_left_out():

@@ -150,6 +150,18 @@ def test_what_is_over_before_two_seconds_says_nothing(monkeypatch, capsys):
     assert capsys.readouterr().err == "long ...\n"
 
 
+def test_what_comes_next_is_said_in_place_of_what_was_done(monkeypatch, capsys):
+    with telling.saying(Console(file=io.StringIO()), "first") as say:  # over before two seconds
+        monkeypatch.setattr(telling, "FIRST", 0.01)
+        say("second")
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "second ...\n"
+    shown = io.StringIO()
+    with telling.saying(Console(file=shown, force_terminal=True), "first") as say:
+        say("second")
+    assert "second" in shown.getvalue()
+
+
 def test_in_a_pipe_what_takes_long_is_said_by_lines_on_stderr_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(telling, "FIRST", 0.0)
     monkeypatch.setattr(telling, "LONGEST", 0.0)
