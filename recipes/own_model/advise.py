@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_gap.functional._validation import function, seed_number, whole_number
 
 from .. import advice
-from .training import lightning_of, trainer_options
+from .training import check_module_maker, lightning_of, trainer_options
 
 
 def advise(
@@ -46,7 +46,7 @@ def advise(
     """
     batch_size, seed = whole_number("batch_size", batch_size), seed_number("seed", seed)
     steps = whole_number("steps", steps, 6)
-    function("make_module", make_module, "nothing")
+    check_module_maker(make_module, "nothing")
     function("make_data", make_data, "the batch size")
     function("loss_fn", loss_fn, "(module, batch)")
     options = trainer_options(trainer)

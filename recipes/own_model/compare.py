@@ -27,7 +27,7 @@ from .kept_runs import OwnRun, kept_in, load, save
 from .metric import is_higher_better
 from .own_comparison import OwnComparison
 from .regime_settings import OwnRegime, RegimeSettings, named_regimes
-from .training import OwnTraining, takes_epochs, trainer_options
+from .training import OwnTraining, check_module_maker, takes_epochs, trainer_options
 
 
 def compare(
@@ -84,7 +84,7 @@ def compare(
             that are), or ``folder`` has runs with other settings. Before the first step.
         OSError: If ``folder`` cannot be used.
     """
-    function("make_module", make_module, "nothing, or epochs")
+    check_module_maker(make_module, "nothing, or epochs")
     function("make_data", make_data, "the batch size")
     small_batch_size, large_batch_size, epochs = check_counts(
         small_batch_size=small_batch_size, large_batch_size=large_batch_size, epochs=epochs

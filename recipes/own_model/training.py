@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_gap.functional._validation import instance
+from lightning_gap.functional._validation import function, instance
 
 from .kept_runs import OwnRun
 from .regime_settings import OwnRegime, RegimeSettings, apply
@@ -206,6 +206,20 @@ def lightning_of(module: object) -> str:
         if kind.__name__ == "LightningModule":
             return "pytorch_lightning" if kind.__module__.startswith("pytorch_lightning") else "lightning.pytorch"
     return ""
+
+
+def check_module_maker(make_module: Callable[..., Any], takes: str) -> None:
+    """Refuse what makes no module, and a module itself: it can be called, and each run needs a fresh one.
+
+    Raises:
+        ValueError: In both cases.
+    """
+    function("make_module", make_module, takes)
+    if isinstance(make_module, torch.nn.Module):
+        name = type(make_module).__name__
+        raise ValueError(
+            f"make_module must make a fresh module, got a module itself; pass the class {name} or lambda: {name}(...)"
+        )
 
 
 def takes_epochs(make_module: Callable[..., Any]) -> bool:

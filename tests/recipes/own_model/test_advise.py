@@ -43,6 +43,11 @@ def test_bad_numbers_are_refused(changed, words):
         advise(make_module, make_data, **{**SETTINGS, **changed}, loss_fn=loss_fn)
 
 
+def test_a_module_in_place_of_its_class_is_refused():
+    with pytest.raises(ValueError, match="pass the class TinyClassifier"):
+        advise(tiny.TinyClassifier(), make_data, **SETTINGS, loss_fn=loss_fn)
+
+
 def test_functions_that_make_something_else_are_refused():
     with pytest.raises(TypeError, match="make_module"):
         advise(lambda: torch.nn.Linear(1, 1), make_data, **SETTINGS, loss_fn=loss_fn)

@@ -241,6 +241,7 @@ def wrong_size(batch_size):
         ({"regimes": ["small", no_list]}, ["'no_list'", "list of callbacks"]),
         ({"regimes": ["small", negative]}, ["'negative'", "batch_size=-1"]),
         ({"make_data": wrong_size}, ["make_data(160)", "8"]),
+        ({"make_module": tiny.TinyClassifier()}, ["make_module", "the class TinyClassifier"]),
     ],
 )
 @pytest.mark.bad_input(65)
