@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +111,34 @@ def table_on_its_side(shown: Sequence[Column], table: Sequence[Row]) -> str:
         shown: Its columns, of which the first names the regime.
         table: Its rows.
     """
-    titles = [column.title for column in shown]
-    left, parts = [cells(shown, row) for row in table], []
-    while left:
-        part = [left.pop(0)]
-        width = max(map(len, titles)) + max(map(len, part[0]))
-        while left and width + max(map(len, left[0])) <= _WIDEST:
-            width += max(map(len, left[0]))
-            part.append(left.pop(0))
+    titles, parts = [column.title for column in shown], []
+    for part in parts_that_fit(shown, table, _WIDEST):
         lines = [["", *(regime[0] for regime in part)], ["---"] * (1 + len(part))]
         lines += [[title, *(regime[k] for regime in part)] for k, title in enumerate(titles) if k]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts)
+
+
+def parts_that_fit(shown: Sequence[Column], table: Sequence[Row], width: int) -> Iterator[list[list[str]]]:
+    """The cells of each row of a table, which becomes a column, as many together as have room beside the titles.
+
+    Args:
+        shown: The table's columns, whose titles become the first.
+        table: Its rows.
+        width: Characters that there is room for; a row that is wider is alone.
+    """
+    room = width - max(len(column.title) for column in shown)
+    part, taken = list[list[str]](), 0
+    for row in table:
+        texts = cells(shown, row)
+        needed = max(map(len, texts)) + 1  # and a space
+        if part and taken + needed > room:
+            yield part
+            part, taken = [], 0
+        part.append(texts)
+        taken += needed
+    if part:
+        yield part
 
 
 def _place(tag: str) -> int:

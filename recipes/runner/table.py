@@ -17,11 +17,11 @@ from rich.table import Table
 
 from lightning_gap.functional import epsilon_name, line_points
 from lightning_gap.logging import Column, parametric_figure, write_csv, write_markdown
-from lightning_gap.logging.tables import Row, cells
+from lightning_gap.logging.tables import Row
 
 from ..evaluation import at_points, ready_to_measure
 from ..gap import Gap, gaps, recovered, what_to_look_at
-from .comparison_logs import log_comparison
+from .comparison_logs import log_comparison, parts_that_fit
 from .notes import table_notes
 from .plan import Plan, Run
 from .run_result import WEIGHTS, RunResult
@@ -159,16 +159,7 @@ def tensorboard_command(plan: Plan) -> str:
 
 def _print_on_its_side(console: Console, shown: Sequence[Column], table: Sequence[Row]) -> None:
     """A column for each regime, as many beside each other as the terminal has room for whole names."""
-    by_regime = [cells(shown, row) for row in table]
-    titles = max(len(column.title) for column in shown)
-    while by_regime:
-        fitting, width = 0, titles + 2
-        for regime in by_regime:
-            width += max(map(len, regime)) + 1
-            if width > console.width and fitting:
-                break
-            fitting += 1
-        part, by_regime = by_regime[:fitting], by_regime[fitting:]
+    for part in parts_that_fit(shown, table, console.width - 2):  # the margins of the titles
         heads = (ShownColumn(regime[0], justify="right", overflow="fold") for regime in part)
         printed = Table(ShownColumn("", no_wrap=True), *heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for index, column in enumerate(shown[1:], start=1):

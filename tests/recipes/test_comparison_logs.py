@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from lightning_gap.logging import Column
 from lightning_gap.recipes.doctor.curves import read_curves
 from lightning_gap.recipes.runner.cli import main
-from lightning_gap.recipes.runner.comparison_logs import table_on_its_side
+from lightning_gap.recipes.runner.comparison_logs import parts_that_fit, table_on_its_side
 
 TINY = ["--width", "8", "--depth", "1", "--small_batch_size", "256", "--epochs", "2", "--epsilon", "[1e-3]"]
 TINY += ["--sharpness_samples", "100"]
@@ -100,3 +100,12 @@ def test_a_table_too_wide_for_the_screen_is_in_parts_with_whole_names():
     assert all(text.count(name) == 1 for name in names)
     assert max(map(len, text.splitlines())) < 130
     assert "| test accuracy % | 98.00 | 99.00 |" in parts[0]
+
+
+@pytest.mark.parametrize(("width", "parts"), [(19, [2, 1]), (18, [1, 1, 1]), (25, [3]), (1, [1, 1, 1])])
+def test_as_many_regimes_stand_together_as_have_room_beside_the_titles(width, parts):
+    columns = [Column("regime", "regime"), Column("epochs", "epochs ab")]  # 9 characters; a regime has 4 and a space
+    rows = [{"regime": name, "epochs": "7"} for name in ("four", "also", "last")]
+    found = list(parts_that_fit(columns, rows, width))
+    assert [len(part) for part in found] == parts
+    assert [texts for part in found for texts in part] == [["four", "7"], ["also", "7"], ["last", "7"]]
