@@ -20,7 +20,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """Write ``report.html``, which needs no other file, ``report.md``, and the numbers and figures as files.
 
     Everything is written beside its place first. If that fails, for instance on a full disk, an earlier report in the
-    folder stays as it is.
+    folder stays as it is. What a command left that was killed meanwhile is removed.
 
     Args:
         report: What is shown.
@@ -33,9 +33,20 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     Raises:
         OSError: If the folder cannot be written to.
     """
+    try:
+        return _write_whole(report, folder)
+    except OSError as error:
+        raise OSError(
+            f"output={str(folder)!r} cannot be written to ({error.strerror}); make room, or choose another --output"
+        ) from error
+
+
+def _write_whole(report: Report, folder: Path) -> list[Path]:
     shown = sections(report)
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _linked_from(folder / "report.md")
+    for left in folder.glob(".report-*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=".report-", suffix=".partial", dir=folder))
     try:
         pictures = _write_parts(shown, partial)

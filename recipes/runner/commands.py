@@ -74,6 +74,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return _refused(command, f"an option's number is too large: {error}")
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _refused(command, " ".join(str(error).split()))
+    except Exception:  # for instance of another process that was killed; the traceback says of what
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{_named(command)}: {_ON_STOP.get(command) or kept(plan)}", file=sys.stderr)
+        raise
     except (KeyboardInterrupt, SystemExit) as stop:
         status = exit_status(stop)
         if status is None:

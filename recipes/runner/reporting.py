@@ -53,11 +53,8 @@ def main(words: Sequence[str], told: str) -> int:
 
         comparisons = [Comparison.read(folder, found) for folder, found in zip(folders, settings, strict=True)]
         report = comparison_report(comparisons)
-        try:
-            with saying(Console(), "drawing the figures of the report"):
-                files = write_report(report, output)
-        except OSError as error:  # a full disk
-            raise _unwritable(output, error) from error
+        with saying(Console(), "drawing the figures of the report"):
+            files = write_report(report, output)
     with knowing(f"the report is written to {output}"):
         for comparison in comparisons:
             print(f"{comparison.title}: {comparison.sentence or f'{len(comparison.runs)} finished runs'}")
@@ -89,7 +86,7 @@ def _claimed(output: Path) -> Iterator[None]:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         kind = "a link" if output.is_symlink() else "no folder"
         raise FileExistsError(f"output={str(output)!r} is {kind}; choose another --output")
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and any(path.suffix != ".partial" for path in output.iterdir()):
         raise FileExistsError(
             f"output={str(output)!r} is not empty and nothing in it is overwritten; choose a new --output"
         )

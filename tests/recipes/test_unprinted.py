@@ -1,4 +1,4 @@
-"""A standard output that cannot be written to: a full disk is named with what is kept, a closed pipe ends silently."""
+"""What is kept, as told where standard output cannot be written to, or of an error; a closed pipe ends silently."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from lightning_gap.recipes.runner import runs
 from lightning_gap.recipes.runner.cli import main
 
 ROOM = 200_000  # for what commands write to files; as much is in the file that they print to
@@ -38,6 +39,18 @@ def test_what_a_full_disk_does_not_take_is_an_error_in_one_line(on_full_disk, wo
     assert status == 2
     assert told.count("\n") == 1
     assert "error: what was to be printed cannot be written to standard output (File too large)" in told
+
+
+def test_of_an_error_that_is_not_foreseen_it_is_said_what_is_kept(tmp_path, monkeypatch, capsys):
+    def lost(*_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(runs, "show_results", lost)  # as torch has it of a process that was killed
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        main(["run", "f1", "--regime", "small", *QUICK, "--output", str(tmp_path)])
+    assert (
+        f"kept: small finished; resume with the same command and --output {tmp_path} --res" in capsys.readouterr().err
+    )
 
 
 def test_of_a_copy_that_is_written_the_error_says_where(tmp_path, on_full_disk):

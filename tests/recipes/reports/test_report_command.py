@@ -267,6 +267,14 @@ def test_a_disk_that_gets_full_is_told_in_one_line_and_nothing_is_left(compared,
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_in_which_the_command_was_killed_is_taken_again(compared, tmp_path):
+    left = tmp_path / "out" / ".report-ab12.partial"
+    left.mkdir(parents=True)
+    assert main(["report", str(compared), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not left.exists()
+
+
 def test_what_can_be_refused_is_refused_without_torch(compared, tmp_path):
     code = f"""
 import sys

@@ -195,7 +195,8 @@ def test_a_report_that_cannot_be_written_leaves_an_earlier_one_as_it_was(report,
     for target, name in ((Path, "write_text"), (Figure, "savefig")):
         with monkeypatch.context() as patched:
             patched.setattr(target, name, full)
-            with pytest.raises(OSError, match="No space left"):
+            told = f"output={str(tmp_path)!r} cannot be written to (No space left on device); make room"
+            with pytest.raises(OSError, match=re.escape(told)):
                 write_report(report, tmp_path)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     write_report(report, tmp_path)
@@ -208,6 +209,13 @@ def test_what_an_earlier_report_had_beside_it_goes_and_what_is_not_its_own_stays
     shorter = write_report(Report("Shorter", report.chapters[:1], {}), tmp_path)
     assert len(shorter) < len(earlier)
     assert names(tmp_path) == sorted(["mine.csv", *(file.name for file in shorter)])
+
+
+def test_what_a_killed_command_left_is_removed(report, tmp_path):
+    (tmp_path / ".report-ab12.partial").mkdir()
+    (tmp_path / ".report-ab12.partial" / "report.md").write_text("half")
+    files = write_report(report, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
 def test_the_same_report_is_the_same_bytes(report, written, tmp_path):
