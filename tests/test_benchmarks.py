@@ -41,7 +41,7 @@ def test_every_callback_of_the_catalogue_has_a_row(benchmarks):
     rows = list(benchmarks.TOPICS["idle callback"].rows(1, quick=True, batches=8))
     assert {row.ours.split(",")[0] for row in rows} >= callbacks_of_the_catalogue()
     for row in rows:
-        assert len(row.ratios) == (not row.found), row.ours
+        assert len(row.ratios) == 1 or row.found.startswith("never idle"), row.ours
     shown = benchmarks.page([("idle callback", row) for row in rows], load=0.5)
     lines = [line for line in shown.splitlines() if line.startswith("|")]
     assert len(lines) == len(rows) + 2

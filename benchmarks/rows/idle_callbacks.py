@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from measuring import PLAIN, quiet, training_step
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import get_total_norm
 
 import lightning_gap as gap
 from lightning_gap.recipes import F1
@@ -106,14 +107,21 @@ def rows(rounds: int, *, quick: bool, batches: int | None = None) -> Iterator[Ro
             without = _fit(None if name == EMPTY else Callback(), parts, batches)
             more = _fit(make(), parts, batches) - without
             found[name].append((more, _several(step, batches // 10)))
+    notes = {"StopOnNaN": f"its work: the norm of the gradient, {_norm_of_f1():.0f} µs for that of F1"}
     for name, pairs in found.items():
         amount = f"{1e6 * statistics.median(more for more, _ in pairs):.0f} µs more"
-        yield Row(name, PEER, tuple(1 + more / of for more, of in pairs), amount)
+        yield Row(name, PEER, tuple(1 + more / of for more, of in pairs), amount, notes.get(name, ""))
     for name in WORK_IN_EVERY_STEP:
         yield Row(name, PEER, found="never idle: [its cost](../benchmarks/results/plugin-costs-cpu.md)")
 
 
-def _several(step: Callable[[], None], times: int) -> float:
+def _norm_of_f1() -> float:
+    """Microseconds that `StopOnNaN` takes to look at the gradient of F1, far larger than that of the small step."""
+    gradient = [torch.randn_like(weight) for weight in F1.on("digits").parameters()]
+    return 1e6 * _several(lambda: float(get_total_norm(gradient)), 20)
+
+
+def _several(step: Callable[[], object], times: int) -> float:
     """Seconds of a step."""
     taken = []
     for _ in range(max(times, 1)):

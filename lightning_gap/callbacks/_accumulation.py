@@ -65,21 +65,22 @@ class SampleWeightedAccumulation:
     def weigh(self, trainer: Trainer, loss: Tensor) -> None:
         """Weigh a loss that is about to go backward, and with the last one of a window all that came before."""
         divisor = trainer.accumulate_grad_batches
-        self._refuse_or_clear(trainer)
         if self._window.micro_batches == 0:
             self._weights = {}
-        alone = divisor == 1 and trainer.world_size == 1 and self._window.micro_batches == 0
-        if alone and self._count is None:
-            return
+            if divisor == 1 and trainer.world_size == 1 and self._count is None:
+                return  # the whole batch
+        self._refuse_or_clear(trainer)
         index = trainer.fit_loop.batch_idx
         samples = self._samples(trainer)
         self._weights[index] = samples, self._window.add(samples, divisor=divisor)
         if ends_accumulation(trainer):
-            is_last = is_last_batch(trainer)  # whose shares may differ
-            alike = trainer.world_size == 1 or (self._count is None and self.counter.is_certain and not is_last)
-            own = self._window.samples
-            total = own * trainer.world_size if alike else self._sum(trainer, own)
-            scale = self._window.finish(total, processes=trainer.world_size)
+            processes, own = trainer.world_size, self._window.samples
+            alike = processes == 1 or (
+                # the last batch's shares may differ
+                self._count is None and self.counter.is_certain and not is_last_batch(trainer)
+            )
+            total = own * processes if alike else self._sum(trainer, own)
+            scale = self._window.finish(total, processes=processes)
             if self._window.micro_batches > 1:
                 _scale_gradients(trainer, scale)
                 self.scale = scale

@@ -117,9 +117,10 @@ class FirstBatchChecks:
 
         ``batch_arg_name`` is the attribute that the user's `train_dataloader` reads, for the error.
         """
-        run, first = run_of(trainer), self._first_batch
-        due, self.is_due, self._first_batch = self.is_due, False, False
-        if not due or run.split is None:
+        due, first = self.is_due, self._first_batch
+        self.is_due = self._first_batch = False
+        run = run_of(trainer) if due else None
+        if run is None or run.split is None:
             return
         wanted = run.split.micro_batch_size
         size = first_indices(trainer.train_dataloader)

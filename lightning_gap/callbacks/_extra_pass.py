@@ -88,7 +88,7 @@ class ExtraPasses:
         """Forget a step whose batches an epoch has left unfinished."""
         self._window, self._ended = [], True
 
-    def _see(self, batch: MicroBatch, closure: Any) -> None:
+    def _see(self, batch_at_hand: Callable[[], MicroBatch], closure: Any) -> None:
         if averages_weights_now(self._trainer):
             return  # no gradient to change
         if self._ended:
@@ -96,10 +96,10 @@ class ExtraPasses:
             self._changes = [change for change in self._all if change.changes_this_step(self._trainer)]
             _refuse_different_sights(self._changes)  # which may differ once batches are accumulated
         if self._changes:
-            self._window.append(batch)
-            take_pass_by(closure, partial(self._first_pass, batch))
+            self._window.append(batch_at_hand())
+            take_pass_by(closure, partial(self._first_pass, self._window[-1]))
         elif not self._has_looked:  # so that what cannot be passed over twice is told of before the first step
-            take_pass_by(closure, partial(self._look, batch))
+            take_pass_by(closure, partial(self._look, batch_at_hand()))
         self._has_looked = True
 
     def _wrap(self, closure: Any) -> Callable[[], Any]:

@@ -16,7 +16,6 @@ from ..trainer.optimizers import groups_of, weights_of
 from ._learning_rate_checks import no_rate
 from ._update_record import UpdateRecord
 
-Factors = Mapping[str, float]  # by the name that a hyperparameter has in an optimizer's parameter groups
 NewValues = Callable[[Optimizer, Mapping[str, Any]], Mapping[str, Any]]  # of a group, from the user's own values in it
 
 
@@ -31,17 +30,17 @@ class _Scaled(NamedTuple):
 
 @dataclass
 class _Step:
-    """An optimizer step that is under way, and what it has scaled."""
+    """An optimizer step that is under way, the factor on its learning rates, and what it has scaled."""
 
     optimizer: Optimizer
-    factors: Factors
+    factor: float
     scaled: list[_Scaled] = field(default_factory=list)
 
 
 class HyperparameterFactors:
     """Hyperparameters of one fit, changed before each update of the module's weights and put back after it.
 
-    Most are multiplied. What no factor changes, like betas, is computed anew from the user's own.
+    The learning rate is multiplied. What no factor changes, like betas, is computed anew from the user's own.
 
     By torch's hooks, not Lightning's: a scheduler steps right after the optimizer and must find the unscaled value. So
     must the closure, in which Lightning runs `training_step`. Torch calls these hooks for every optimizer: they reach
@@ -64,7 +63,7 @@ class HyperparameterFactors:
         self.steps = 0
         self.record = UpdateRecord()
         self._trainer = trainer
-        self._owners: dict[object, tuple[Callable[[], Factors], bool]] = {}
+        self._owners: dict[object, tuple[Callable[[], float], bool]] = {}
         self._new_values: dict[object, NewValues] = {}
         self._steps: list[_Step] = []  # under way, the outermost first
         self._told: set[str] = set()
@@ -83,17 +82,17 @@ class HyperparameterFactors:
     def multiply(
         self,
         owner: object,
-        factors: Callable[[], Factors],
+        factor: Callable[[], float],
         *,
         certain: bool = True,
         new_values: NewValues | None = None,
     ) -> None:
-        """Multiply hyperparameters by what ``factors`` says at each step, until ``owner`` stops.
+        """Multiply the learning rates by what ``factor`` says at each step, until ``owner`` stops.
 
-        ``certain`` tells that a factor is not 1 throughout, so that an update without it is wrong. ``new_values`` gives
-        others by name, which no factor has; it is asked for each group after ``factors``.
+        ``certain`` tells that the factor is not 1 throughout, so that an update without it is wrong. ``new_values``
+        gives other hyperparameters by name; it is asked for each group after ``factor``.
         """
-        self._owners[owner] = factors, certain
+        self._owners[owner] = factor, certain
         if new_values is not None:
             self._new_values[owner] = new_values
 
@@ -120,10 +119,10 @@ class HyperparameterFactors:
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if not self._is_ours(optimizer):
             return None
-        step = _Step(optimizer, self._factors())
-        self.learning_rate_factor = step.factors.get("lr", 1.0)
-        self._scale(step)
+        self.learning_rate_factor = math.prod([factor() for factor, _ in self._owners.values()])
+        step = _Step(optimizer, self.learning_rate_factor)
         self._steps.append(step)
+        self._scale(step)
         named = "closure" in kwargs
         closure = kwargs["closure"] if named else next(iter(args[1:]), None)
         if not callable(closure):
@@ -142,21 +141,15 @@ class HyperparameterFactors:
         return (args[0], unscaled_closure, *args[2:]), kwargs
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
-        while any(step.optimizer is optimizer for step in self._steps):
+        while optimizer in [step.optimizer for step in self._steps]:
             step = self._steps.pop()  # a step inside that raised, and was caught, is still there
             self._unscale(step)
             if step.optimizer is optimizer:
                 break
         self.steps += not self._steps
 
-    def _factors(self) -> Factors:
-        """The products of all owners' factors."""
-        each = [factors() for factors, _ in self._owners.values()]
-        names = dict.fromkeys(name for factors in each for name in factors)
-        return {name: math.prod(factors.get(name, 1.0) for factors in each) for name in names}
-
     def _is_ours(self, optimizer: Optimizer) -> bool:
-        if any(optimizer is own for own in self._trainer.optimizers):
+        if optimizer in self._trainer.optimizers:
             return True
         weights = {id(weight) for weight in self._trainer.lightning_module.parameters()}
         groups = {id(group) for own in self._trainer.optimizers for group in groups_of(own)}
@@ -165,16 +158,13 @@ class HyperparameterFactors:
     def _scale(self, step: _Step) -> None:
         around = [scaled for other in self._steps if other is not step for scaled in other.scaled]
         for group in step.optimizer.param_groups:
-            for name, factor in step.factors.items():
-                value = group.get(name)
-                if value is None:
-                    if name == "lr" and self.changes_rates:
-                        self.say(no_rate(step.optimizer, self.owners[0]), at_first_step=self.steps == 0)
-                    continue
-                if around and _scaled_around(group, name, value, around) is not None:
-                    continue
+            rate = group.get("lr")
+            if rate is None:
+                if self.changes_rates:
+                    self.say(no_rate(step.optimizer, self.owners[0]), at_first_step=self.steps == 0)
+            elif not around or _scaled_around(group, "lr", rate, around) is None:
                 # a new object: learning rates held as tensors are shared
-                _set(step, group, name, value * factor)
+                _set(step, group, "lr", rate * step.factor)
             for new_values in self._new_values.values():
                 own = _own_values(group, around) if around else group
                 for name, value in new_values(step.optimizer, own).items():

@@ -37,11 +37,11 @@ class RateScalingCallback(GapCallback):
         ``new_values`` gives other hyperparameters of a group; see `HyperparameterFactors`.
         """
 
-        def factors() -> dict[str, float]:
+        def factor() -> float:
             self._factor = self.factor(trainer)
-            return {"lr": self._factor}
+            return self._factor
 
-        run_of(trainer).factors_of(trainer).multiply(self, factors, certain=certain, new_values=new_values)
+        run_of(trainer).factors_of(trainer).multiply(self, factor, certain=certain, new_values=new_values)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)

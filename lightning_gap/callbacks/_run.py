@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 from lightning.pytorch import Callback, Trainer
 from torch.optim import Optimizer
@@ -69,6 +69,7 @@ class Run:
         self.has_started = False
         self._members: dict[Callback, _Member] = {}
         self._owners: dict[str, Callback] = {}  # by what only one of them may do
+        self._weigher: Callback | None = None  # one of those that ask for micro-batches to be weighed
         self._begin_batch_size: Callable[[Trainer], None] | None = None
         self._samples_at_a_time: int | None = None  # in the batches of all processes together
 
@@ -112,6 +113,8 @@ class Run:
         if self.factors is not None and not self.factors.stop(owner):
             self.factors = self.unscaled = None
         self._members.pop(owner, None)
+        if owner is self._weigher:
+            self._weigher = next((other for other, member in self._members.items() if member.weighs), None)
         if not self._members:  # and keep no batch until the next fit
             self.has_started, self._samples_at_a_time = False, None
             self.accumulation.start(None)
@@ -182,10 +185,11 @@ class Run:
                     "give count to one of them"
                 )
         self._members[owner].weighs, self._members[owner].count = True, count
+        self._weigher = owner
 
     def weighs(self, owner: Callback) -> bool:
         """Whether this is the one of the callbacks that weighs; which one makes no difference."""
-        return owner is next((other for other, member in self._members.items() if member.weighs), None)
+        return owner is self._weigher
 
     @property
     def count(self) -> Count | None:
@@ -247,14 +251,15 @@ class Run:
 
 
 SET_BATCH_SIZE = "set the batch size"
-_runs: WeakKeyDictionary[Trainer, Run] = WeakKeyDictionary()
+_runs: dict[int, Run] = {}  # by the id of the Trainer, while there is one
 
 
 def run_of(trainer: Trainer) -> Run:
     """The run of a Trainer; the same for all of its fits."""
-    run = _runs.get(trainer)
+    run = _runs.get(id(trainer))
     if run is None:
-        run = _runs[trainer] = Run()
+        run = _runs[id(trainer)] = Run()
+        finalize(trainer, _runs.pop, id(trainer))
     return run
 
 

@@ -78,7 +78,7 @@ class SampleCounter:
     def samples(self) -> int | None:
         """Samples in the batch that was seen last; ``None`` where neither loader nor batch tells for certain."""
         stated = self._stated_now
-        if self.is_certain:
+        if stated is not None and self._is_direct:
             return stated
         if self._stated is None:  # in the first batch its batch sampler, if it has one, must agree
             return None if self.contradiction() is not None else self._guess()
@@ -97,8 +97,11 @@ class SampleCounter:
     @property
     def is_certain(self) -> bool:
         """Whether nothing can make the batch another one than the loader states, on this process and all others."""
-        stated = self._stated
-        return stated is not None and stated.direct and not self._changes and stated.at(self._position) is not None
+        return self._is_direct and self._stated_now is not None
+
+    @property
+    def _is_direct(self) -> bool:
+        return self._stated is not None and self._stated.direct and not self._changes
 
     def samples_or_latest(self) -> float:
         """Samples in the batch; where they are not known, as many as the batch before had, with one warning."""

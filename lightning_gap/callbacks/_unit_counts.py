@@ -109,12 +109,9 @@ class UnitCounts:
 
     def _units_in(self, batch: Any, index: int) -> float:
         if self.plan is not None:
-            samples, own = self.plan.samples_before(index + 1) - self.plan.samples_before(index), self.plan.size(index)
-            if self._unit == "tokens" and tokens_in(batch) != (own or 0) * self.per_sample:
-                raise ValueError(
-                    f"the samples of the data set do not all have {self._length} tokens: a batch of {own} has "
-                    f"{tokens_in(batch)}; pass count_tokens=..., a function of the batch"
-                )
+            if self._unit == "tokens":
+                self._check_tokens(batch, self.plan.size(index) or 0)
+            samples = self.plan.samples_before(index + 1) - self.plan.samples_before(index)
             return samples * self.per_sample
         if self._unit == "samples":
             return run_of(self._trainer).accumulation.counter.samples_or_latest()
@@ -124,6 +121,15 @@ class UnitCounts:
         if tokens is None:
             raise ValueError(_NO_TOKENS.format(batch=type(batch).__name__))
         return tokens
+
+    def _check_tokens(self, batch: Any, samples: int) -> None:
+        """Refuse a batch that does not have as many tokens as its number of samples says."""
+        tokens = tokens_in(batch)
+        if tokens != samples * self.per_sample:
+            raise ValueError(
+                f"the samples of the data set do not all have {self._length} tokens: a batch of {samples} has "
+                f"{tokens}; pass count_tokens=..., a function of the batch"
+            )
 
 
 _NO_TOKENS = (

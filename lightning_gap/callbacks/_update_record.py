@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ..trainer.optimizers import groups_of, weights_of
+
+
+@dataclass
+class _Update:
+    """The last update of an optimizer that had the factor.
+
+    Attributes:
+        rates: Its learning rates by parameter group.
+        reaches: Whether the optimizer's weights are known to be reached.
+    """
+
+    rates: list[float]
+    reaches: bool
 
 
 class UpdateRecord:
@@ -22,10 +36,9 @@ class UpdateRecord:
 
     def __init__(self) -> None:
         self.stepped: set[Optimizer] = set()
-        self._used: WeakKeyDictionary[Optimizer, list[float]] = WeakKeyDictionary()  # by group, in the last step
-        self._last: dict[int, tuple[Tensor, float]] = {}  # the same by the first weight of a group, over all optimizers
+        self._updates: WeakKeyDictionary[Optimizer, _Update] = WeakKeyDictionary()
+        self._last: dict[int, tuple[Tensor, float]] = {}  # rates by the first weight of a group, over all optimizers
         self._values: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # of other hyperparameters, likewise
-        self._known: WeakSet[Optimizer] = WeakSet()  # whose weights are known to be reached
 
     def note(self, optimizer: Optimizer, around: Sequence[Optimizer], *, correct_momentum: bool) -> None:
         """The learning rates of ``optimizer`` are those of the update that comes now.
@@ -33,16 +46,20 @@ class UpdateRecord:
         ``around`` are wrappers whose steps are under way, the outermost first. With ``correct_momentum`` its momentum
         buffer is brought to the new learning rate.
         """
-        used = [math.nan if group.get("lr") is None else float(group["lr"]) for group in optimizer.param_groups]
-        previous, self._used[optimizer] = self._used.get(optimizer, []), used
-        self.stepped.add(optimizer)
-        self._known.add(optimizer)
-        for group, rate in zip(optimizer.param_groups, used, strict=True):
+        used = []
+        for group in optimizer.param_groups:
+            rate = math.nan if group.get("lr") is None else float(group["lr"])
+            used.append(rate)
             if group["params"]:
                 self._last[_key(group)] = group["params"][0], rate
+        update = self._updates.get(optimizer)
+        if update is None:
+            update = self._updates[optimizer] = _Update([], True)
+        previous, update.rates, update.reaches = update.rates, used, True
+        self.stepped.add(optimizer)
         for outer in around:
-            if outer in self._used:  # the innermost step makes the update
-                rates = self._used[outer]
+            if outer in self._updates:  # the innermost step makes the update
+                rates = self._updates[outer].rates
                 for index, group in enumerate(outer.param_groups[: len(rates)]):
                     if _key(group) in self._last:
                         rates[index] = self._last[_key(group)][1]
@@ -59,12 +76,12 @@ class UpdateRecord:
     def remember(self, optimizer: Optimizer, used: list[float]) -> None:
         """Take over the learning rates of the last step from a checkpoint."""
         if used:
-            self._used[optimizer] = used
+            self._updates[optimizer] = _Update(used, False)
 
     def used(self, optimizer: Optimizer) -> list[float]:
         """The learning rates of the last update by parameter group, NaN for a group that had none; [] without one."""
-        if optimizer in self._used:
-            return self._used[optimizer]
+        if optimizer in self._updates:
+            return self._updates[optimizer].rates
         rates = [
             self._last[key][1] if (key := _key(group)) in self._last else math.nan for group in groups_of(optimizer)
         ]
@@ -79,21 +96,23 @@ class UpdateRecord:
         known = {_key(group) for optimizer in held for group in groups_of(optimizer)}
         return [
             rate
-            for optimizer, rates in self._used.items()
+            for optimizer, update in self._updates.items()
             if not any(optimizer is own for own in held)
-            for group, rate in zip(groups_of(optimizer), rates, strict=False)
+            for group, rate in zip(groups_of(optimizer), update.rates, strict=False)
             if _key(group) not in known
         ]
 
     def reaches(self, optimizer: Optimizer) -> bool:
         """Whether it has stepped with the factor, or others, like those that it wraps, have stepped all its weights."""
         own = weights_of(optimizer).keys()
-        return optimizer in self._used or (bool(own) and own <= weights_of(*self._known).keys())
+        known = [other for other, update in self._updates.items() if update.reaches]
+        return optimizer in self._updates or (bool(own) and own <= weights_of(*known).keys())
 
     def forget(self, optimizer: Optimizer) -> None:
         """Its last update had no scaled learning rate."""
-        self._used.pop(optimizer, None)
-        self._known.clear()  # others may step the same weights
+        self._updates.pop(optimizer, None)
+        for update in self._updates.values():
+            update.reaches = False  # others may step the same weights
         for group in groups_of(optimizer):
             self._last.pop(_key(group), None)
             self._values.pop(_key(group), None)
@@ -101,7 +120,7 @@ class UpdateRecord:
     def forget_others(self, optimizers: list[Optimizer]) -> None:
         """These are the Trainer's from now on: updates of the same weights by others are not theirs."""
         for optimizer in optimizers:
-            if optimizer not in self._used:
+            if optimizer not in self._updates:
                 self.forget(optimizer)
 
 

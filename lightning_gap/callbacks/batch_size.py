@@ -119,17 +119,16 @@ class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if callable(self.schedule) and (self._scales or self._inside is None):  # it may say what the rate becomes
-            if self._scales:
-                for optimizer in trainer.optimizers:
-                    check_rates(optimizer, type(self).__name__)
-            self.multiply(trainer, certain=self._scales)
+        if self._scales:
+            for optimizer in trainer.optimizers:
+                check_rates(optimizer, type(self).__name__)
+            self.multiply(trainer, certain=True)
+        else:
+            self._multiply_from_now_on(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
-        if callable(self.schedule) and not self._scales and self.factor(trainer) != 1.0:
-            self._scales = True  # in a run whose end is not known
-            self.multiply(trainer, certain=True)
+        self._multiply_from_now_on(trainer)
 
     def end_fit(self, trainer: Trainer) -> None:
         super().end_fit(trainer)
@@ -139,10 +138,9 @@ class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._follow_schedule(trainer)
-        if callable(self.schedule) and not self._scales and self.factor(trainer) != 1.0:
-            self._scales = True
-            self.multiply(trainer, certain=True)
+        if self._inside is not None:
+            self._follow_schedule(trainer)
+            self._multiply_from_now_on(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -171,6 +169,12 @@ class BatchSizeScheduler(RateScalingCallback, AutoMicroBatch):
         if (trainer.max_epochs or -1) > 0 or not isinstance(self.schedule, Mapping):
             return super()._epochs_to_come(trainer)
         return [epoch for epoch in self.schedule if epoch >= trainer.current_epoch] or [trainer.current_epoch]
+
+    def _multiply_from_now_on(self, trainer: Trainer) -> None:
+        """Multiply learning rates once some factor is not 1, of which nothing was known when the run began."""
+        if not self._scales and callable(self.schedule) and self.factor(trainer) != 1.0:
+            self._scales = True
+            self.multiply(trainer, certain=True)
 
     def _changes_rates(self, trainer: Trainer) -> bool:
         """Whether some factor on the learning rate is known not to be 1; inside epochs, whether it may be."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 
 from ..functional._validation import flag, one_of, real_number
-from ..functional.learning_rate import Rule, Warmup, checked_rule, constant_warmup, gradual_warmup, learning_rate_scale
+from ..functional.learning_rate import Rule, Warmup, checked_rule, learning_rate_scale, ramp
 from ..trainer.logs import log_step
 from ..trainer.progress import optimizer_steps_per_epoch, optimizer_steps_planned_before, optimizer_steps_taken
 from ._arguments import optional_whole_number
@@ -155,8 +155,7 @@ class LearningRateScaling(BatchFollowingCallback):
         scale, growth = self._scales(trainer)
         if self._warms_up(scale):
             step, length = self._progress(trainer)
-            ramp = gradual_warmup if self.warmup == "gradual" else constant_warmup
-            scale = ramp(step, length, scale, start=self.warmup_start)
+            scale = ramp(self.warmup, step, length, scale, self.warmup_start)
         return scale * growth
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
@@ -169,7 +168,8 @@ class LearningRateScaling(BatchFollowingCallback):
 
     def _scales(self, trainer: Trainer) -> tuple[float, float]:
         """The factor to warm up to, and the factor by which a grown batch replaces decay."""
-        size, first = self.batch_size(trainer), self._first_batch_size or self.batch_size(trainer)
+        size = self.batch_size(trainer)
+        first = self._first_batch_size or size
         followed = size if self.when_batch_changes == "rescale" else first
         growth = size / first if self.when_batch_changes == "replace_decay" else 1.0
         if followed != self._scale[0]:
@@ -193,7 +193,7 @@ class LearningRateScaling(BatchFollowingCallback):
         if self.warmup_steps is not None:
             return optimizer_steps_taken(trainer), self.warmup_steps
         per_epoch = optimizer_steps_per_epoch(trainer) or 0
-        return optimizer_steps_planned_before(trainer), self.warmup_epochs * per_epoch
+        return optimizer_steps_planned_before(trainer, per_epoch), self.warmup_epochs * per_epoch
 
     def _remember_rates(self, trainer: Trainer) -> None:
         factors = run_of(trainer).factors

@@ -28,6 +28,7 @@ from ._run import global_batch_size, run_of
 COUPLED = (Adadelta, Adagrad, Adamax)  # weight decay is part of the adaptive gradient, and no hyperparameter says so
 
 READ = ("alpha", "eps", "weight_decay", "decoupled_weight_decay", "weight_decouple")  # beside betas, by the rules
+PLAIN = frozenset({float, int, bool, type(None)})  # types of values that stay as they are
 MANY = 64  # new values that are kept, where a scheduler sets others at each step
 
 
@@ -86,6 +87,7 @@ class OptimizerScaling(BatchFollowingCallback):
         self.noise_scale = checked_noise_scale(noise_scale, self.rule)
         self.scale_ema_decay = flag("scale_ema_decay", scale_ema_decay)
         self._size = self.base_batch_size  # of the last step
+        self._scale = 0, 1.0  # a batch size and the learning rate's factor for it
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}  # new values by what they are computed from
         self._decays: list[FollowingDecay] = []
 
@@ -123,13 +125,16 @@ class OptimizerScaling(BatchFollowingCallback):
 
     def factor(self, trainer: Trainer) -> float:
         self._size = self.batch_size(trainer)
-        return learning_rate_factor(self._size, self.base_batch_size, rules=self.rule, noise_scale=self.noise_scale)
+        if self._size != self._scale[0]:
+            base, scale = self.base_batch_size, self.noise_scale
+            self._scale = self._size, learning_rate_factor(self._size, base, rules=self.rule, noise_scale=scale)
+        return self._scale[1]
 
     def _new_values(self, optimizer: Optimizer, own: Mapping[str, Any]) -> dict[str, Any]:
         """All but the learning rate, which `factor` multiplies."""
-        read = (*(own.get("betas") or ()), *(own.get(name) for name in READ))
+        read = (*(own.get("betas") or ()), *map(own.get, READ))
         key = (self._size, type(optimizer), *read)
-        is_plain = all(isinstance(value, float | int | None) for value in read)  # a tensor may change in place
+        is_plain = PLAIN.issuperset(map(type, read))  # a tensor may change in place
         if is_plain and key in self._known:
             return self._known[key]
         found = {name: value for name, value in self._scaled(optimizer, own, self._size).items() if name != "lr"}

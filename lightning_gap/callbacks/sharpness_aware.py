@@ -106,7 +106,7 @@ class SharpnessAwareMinimization(SharingPlugin):
 
     def changes_this_step(self, trainer: Trainer) -> bool:
         due = trainer.global_step % self.every_n_steps == 0 and fraction_of_run(trainer) >= self.start
-        changes = super().changes_this_step(trainer) and due
+        changes = due and super().changes_this_step(trainer)
         if changes:
             self._rises = []
         return changes

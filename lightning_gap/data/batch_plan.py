@@ -120,7 +120,7 @@ class BatchPlan:
 
     def samples_before(self, position: int) -> int:
         """Samples of the epoch before the batch at a position, over all processes; at its end all that it serves."""
-        return self._start(position - 1) + self._size_of_all(position - 1) if position else 0
+        return sum(self._span(position - 1)) if position else 0
 
     def random_seed(self, epoch: int, position: int, purpose: str) -> int:
         """A seed below 2^32 for what is drawn at random with this batch, for each purpose and process another."""
@@ -143,17 +143,15 @@ class BatchPlan:
 
     def _bounds(self, position: int) -> tuple[int, int]:
         """Where this process's share of a batch begins and ends in the order."""
-        start, size = self._start(position), self._size_of_all(position)
+        start, size = self._span(position)
         return start + size * self.rank // self.processes, start + size * (self.rank + 1) // self.processes
 
-    def _start(self, position: int) -> int:
-        first, start, batch = self._part(position)
-        return start + (position - first) * batch
-
-    def _size_of_all(self, position: int) -> int:
-        """Samples of a batch over all processes."""
-        is_last = position == len(self) - 1 and not self.drop_last
-        return self.samples - self._start(position) if is_last else self._part(position)[2]
+    def _span(self, position: int) -> tuple[int, int]:
+        """Where a batch begins in the order, and its samples, over all processes."""
+        first, start, size = self._part(position)
+        start += (position - first) * size
+        is_last = position == self._batches - 1 and not self.drop_last
+        return start, self.samples - start if is_last else size
 
     def _part(self, position: int) -> tuple[int, int, int]:
         parts = self._parts

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -45,7 +44,7 @@ def whole_number(
         Traceback (most recent call last):
         ValueError: batch_size must be a whole number of samples, at least 1, got 0
     """
-    if isinstance(value, Integral) and _is_number(value):
+    if type(value) is int or (isinstance(value, Integral) and _is_number(value)):
         number = int(value)
         if least <= number <= most:
             return number
@@ -96,9 +95,11 @@ def real_number(
         ValueError: decay must be a number, at least 0 and below 1, got 1; try 0.5
     """
     number = None
-    if isinstance(value, Real) and _is_number(value):
-        with suppress(OverflowError):  # an int beyond all floats
+    if type(value) is float or (isinstance(value, Real) and _is_number(value)):
+        try:
             number = float(value)
+        except OverflowError:  # an int beyond all floats
+            number = None
     if number is not None:
         within = (
             (above is None or number > above)

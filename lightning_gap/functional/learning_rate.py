@@ -91,8 +91,7 @@ def gradual_warmup(step: float, warmup_steps: float, scale: float, *, start: flo
         >>> [gradual_warmup(step, 4, 9.0) for step in range(6)]
         [1.0, 3.0, 5.0, 7.0, 9.0, 9.0]
     """
-    step, warmup_steps, scale, start = _checked_warmup(step, warmup_steps, scale, start)
-    return scale if step >= warmup_steps else start + (scale - start) * step / warmup_steps
+    return ramp("gradual", *_checked_warmup(step, warmup_steps, scale, start))
 
 
 def constant_warmup(step: float, warmup_steps: float, scale: float, *, start: float = 1.0) -> float:
@@ -117,8 +116,14 @@ def constant_warmup(step: float, warmup_steps: float, scale: float, *, start: fl
         >>> [constant_warmup(step, 2, 9.0) for step in range(4)]
         [1.0, 1.0, 9.0, 9.0]
     """
-    step, warmup_steps, scale, start = _checked_warmup(step, warmup_steps, scale, start)
-    return scale if step >= warmup_steps else start
+    return ramp("constant", *_checked_warmup(step, warmup_steps, scale, start))
+
+
+def ramp(warmup: Warmup, step: float, warmup_steps: float, scale: float, start: float) -> float:
+    """`gradual_warmup` or `constant_warmup` of numbers that are known to be in range, at each step of a run."""
+    if step >= warmup_steps:
+        return scale
+    return start if warmup == "constant" else start + (scale - start) * step / warmup_steps
 
 
 def _checked_warmup(step: float, warmup_steps: float, scale: float, start: float) -> tuple[float, ...]:

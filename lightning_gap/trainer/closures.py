@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -106,9 +107,9 @@ class MicroBatch:
 
 
 def watch_closures(
-    trainer: Trainer, see: Callable[[MicroBatch, Any], None], wrap: Callable[[Any], Any]
+    trainer: Trainer, see: Callable[[Callable[[], MicroBatch], Any], None], wrap: Callable[[Any], Any]
 ) -> Callable[[], None]:
-    """Let ``see`` have each batch and its closure as they are made, `optimizer_step` what ``wrap`` makes of its own.
+    """Let ``see`` have what gives each batch and its closure, `optimizer_step` what ``wrap`` makes of the closure.
 
     On Lightning's loop, not on the module: a copy of the module during a fit is a plain one, and an `optimizer_step`
     that the user has put on it is called, and kept.
@@ -122,7 +123,7 @@ def watch_closures(
 
     def seen(arguments: Mapping[str, Any], optimizer: Any, batch_idx: int) -> Any:
         closure = make(arguments, optimizer, batch_idx)
-        see(MicroBatch(make, arguments, optimizer, batch_idx), closure)
+        see(partial(MicroBatch, make, arguments, optimizer, batch_idx), closure)
         return closure
 
     vars(loop)[_MAKE] = seen

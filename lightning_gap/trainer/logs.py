@@ -35,8 +35,9 @@ def log_step(
         values: Gives them by key, an empty dict where there are none; asked only where they are written.
         sync: Whether they differ between processes, so that their mean counts.
     """
-    writes = writes_logs_now(trainer)
-    if not (writes or _begins_or_ends(trainer)):
+    stepped = _private.batches_that_stepped(trainer)
+    writes = _writes(trainer, stepped)
+    if not (writes or _begins_or_ends(trainer, stepped)):
         return
     found = values()
     if found and writes:
@@ -44,16 +45,21 @@ def log_step(
     elif found:
         reduce = trainer.strategy.reduce
         own = {key: reduce(value, reduce_op="mean") if sync else value for key, value in found.items()}
-        log_now(trainer, {key: float(value) for key, value in own.items()}, step=_private.batches_that_stepped(trainer))
+        log_now(trainer, {key: float(value) for key, value in own.items()}, step=stepped)
 
 
-def writes_logs_now(trainer: Trainer) -> bool:
-    """Whether Lightning will write the step-level values of this batch; logging them at other steps is waste."""
-    return _private.logger_connector(trainer).should_update_logs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+def _writes(trainer: Trainer, stepped: int) -> bool:
+    """Whether Lightning will write the step-level values of this batch; logging them at other steps is waste.
+
+    Its own ``should_update_logs``, which first finds out which loop runs, as it is in `on_train_batch_end`.
+    """
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    due = every != 0 and ((stepped + 1) % every == 0 or trainer.should_stop)
+    return due or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
-def _begins_or_ends(trainer: Trainer) -> bool:
+def _begins_or_ends(trainer: Trainer, stepped: int) -> bool:
     """Whether this batch ended the first step of the run, or an epoch; never where no step is to be logged."""
-    if trainer.log_every_n_steps == 0 or not ends_accumulation(trainer):  # type: ignore[attr-defined]
-        return False
-    return is_last_batch(trainer) or _private.batches_that_stepped(trainer) == 0
+    begins_or_ends = stepped == 0 or is_last_batch(trainer)
+    logs_steps = trainer.log_every_n_steps != 0  # type: ignore[attr-defined]
+    return begins_or_ends and logs_steps and ends_accumulation(trainer)

@@ -29,9 +29,8 @@ def optimizer_steps_per_epoch(trainer: Trainer) -> int | None:
     return None if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
 
 
-def optimizer_steps_planned_before(trainer: Trainer) -> int:
-    """Optimizer steps that come before the present one in a run whose epochs are all as long as this one."""
-    per_epoch = optimizer_steps_per_epoch(trainer) or 0
+def optimizer_steps_planned_before(trainer: Trainer, per_epoch: int) -> int:
+    """Optimizer steps that come before the present one in a run whose epochs all have so many."""
     return trainer.current_epoch * per_epoch + trainer.fit_loop.batch_idx // trainer.accumulate_grad_batches
 
 

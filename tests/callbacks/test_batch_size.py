@@ -260,6 +260,39 @@ def test_smiths_growth_divides_the_rate_where_the_end_of_the_run_is_not_known():
     assert seen == [1, 1, 1 / 4, 1 / 4, 1 / 16, 1 / 16]
 
 
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 9}])
+def test_a_schedule_that_leaves_the_rate_alone_does_not_touch_the_optimizers_steps(end):
+    closures = []
+
+    class See(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.optimizers[0].register_step_pre_hook(lambda _, args, kwargs: closures.append(kwargs["closure"]))
+
+    tiny.trainer(BatchSizeScheduler(lambda epoch: min(48, 16 * (epoch + 1))), See(), **end).fit(
+        tiny.TinyClassifier(), tiny.loader(48)
+    )
+    assert len(closures) >= 3
+    assert {closure.func.__module__.split(".")[0] for closure in closures} == {"lightning"}
+
+
+def test_a_run_resumed_inside_an_epoch_has_the_factor_of_that_epoch(tmp_path):
+    rates = {}
+
+    class See(Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            rates.setdefault(trainer.global_step, []).append(float(trainer.callback_metrics["batch/lr_factor"]))
+
+    def fit(steps, **options):
+        grow = BatchSizeScheduler(SmithGrowth(16, (1,), max_batch_size=16, factor=4))
+        trainer = tiny.trainer(grow, See(), max_epochs=-1, max_steps=steps)
+        trainer.fit(tiny.TinyClassifier(), ResumableLoader(tiny.dataset(48), batch_size=16), **options)
+        return trainer
+
+    fit(4).save_checkpoint(tmp_path / "inside")  # the second epoch has begun
+    fit(7, ckpt_path=tmp_path / "inside")
+    assert rates == {step: [1.0 if step <= 3 else 1 / 4] for step in range(1, 8)}
+
+
 def test_checkpoints_hold_the_users_hyperparameters(tmp_path):
     class Hyper(tiny.TinyClassifier):
         def __init__(self, batch_size=12):

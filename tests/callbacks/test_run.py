@@ -254,3 +254,12 @@ def test_arguments_that_are_set_before_fit_count(make, changes):
     late.samples = 0
     with pytest.raises(ValueError, match="samples"):
         fit(late)
+
+
+def test_the_run_of_a_trainer_ends_with_it():
+    trainer = tiny.trainer()
+    run = weakref.ref(run_of(trainer))
+    assert run_of(trainer) is run()
+    del trainer
+    gc.collect()
+    assert run() is None

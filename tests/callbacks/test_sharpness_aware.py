@@ -24,7 +24,10 @@ from lightning_gap import (
     ResumeExactly,
     SharpnessAwareMinimization,
 )
+from lightning_gap.callbacks import _sharing
 from lightning_gap.functional import SmithGrowth
+from lightning_gap.trainer import closures
+from lightning_gap.trainer.closures import MicroBatch
 
 
 class Normed(tiny.TinyClassifier):
@@ -430,3 +433,20 @@ def test_what_cannot_work_is_refused_before_the_first_step():
     for plugin, module, options, told in cases:
         with pytest.raises(ValueError, match=told):
             fit(plugin, module=module, **options)
+
+
+def test_a_step_that_is_not_perturbed_asks_neither_batch_nor_loader(monkeypatch):
+    made, read = [], []
+    monkeypatch.setattr(closures, "MicroBatch", lambda *args: made.append(args) or MicroBatch(*args))
+    shared = _sharing.SharingPlugin._shared_by
+    monkeypatch.setattr(_sharing.SharingPlugin, "_shared_by", lambda *args: read.append(args) or shared(*args))
+
+    class See(Callback):
+        def on_train_batch_end(self, *_):
+            counts.append((len(made), len(read)))
+
+    counts = []
+    fit(SharpnessAwareMinimization(0.1, m=8, start=0.5), See(), max_epochs=2)  # of six batches each
+    first, *later = counts
+    assert later[:5] == [first] * 5  # what the very first has looked at
+    assert later[-1] == (first[0] + 6, first[1] + 6)

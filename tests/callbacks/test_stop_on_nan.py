@@ -58,6 +58,21 @@ def test_a_gradient_that_is_no_number_ends_it_too():
     assert all(weight.isfinite().all() for weight in module.parameters())
 
 
+def test_a_gradient_whose_squares_overflow_is_a_number():
+    class Steep(tiny.TinyClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * 1e25
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-26)
+
+    module = Steep()
+    tiny.trainer(StopOnNaN(), max_epochs=1).fit(module, tiny.loader())
+    largest = max(weight.grad.abs().max() for weight in module.parameters())
+    assert largest.isfinite()
+    assert largest.square().isinf()
+
+
 def test_it_names_the_rate_that_is_applied_and_the_last_checkpoint(tmp_path):
     module, saver = Spoilt(), ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
     told = fit(module, StopOnNaN(), LearningRateScaling(8, warmup_epochs=0), saver, enable_checkpointing=True)
