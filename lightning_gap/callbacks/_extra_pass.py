@@ -96,8 +96,9 @@ class ExtraPasses:
             self._changes = [change for change in self._all if change.changes_this_step(self._trainer)]
             _refuse_different_sights(self._changes)  # which may differ once batches are accumulated
         if self._changes:
-            self._window.append(batch_at_hand())
-            take_pass_by(closure, partial(self._first_pass, self._window[-1]))
+            batch = batch_at_hand()
+            self._window.append(batch)
+            take_pass_by(closure, partial(self._first_pass, batch))
         elif not self._has_looked:  # so that what cannot be passed over twice is told of before the first step
             take_pass_by(closure, partial(self._look, batch_at_hand()))
         self._has_looked = True

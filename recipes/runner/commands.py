@@ -69,22 +69,19 @@ def main(args: Sequence[str] | None = None) -> int:
     except UnprintedError as error:
         if error.by_closed_pipe:
             return 128 + signal.SIGPIPE
-        return _refused(command, f"{error}; {error.kept or _ON_STOP.get(command) or kept(plan)}")
+        return _refused(command, f"{error}; {error.kept or _kept(command, plan)}")
     except OverflowError as error:  # of a whole number that no float holds, where a float is wanted
         return _refused(command, f"an option's number is too large: {error}")
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _refused(command, " ".join(str(error).split()))
     except Exception:  # for instance of another process that was killed; the traceback says of what
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{_named(command)}: {_ON_STOP.get(command) or kept(plan)}", file=sys.stderr)
+        _say_what_is_kept(command, plan)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         status = exit_status(stop)
         if status is None:
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            told = _ON_STOP.get(command) or kept(plan)
-            print(f"{_named(command)}: {told}", file=sys.stderr)
+        _say_what_is_kept(command, plan)
         return status
 
 
@@ -135,6 +132,16 @@ def _do(command: str, words: list[str]) -> int:
 def _refused(command: str, why: str) -> int:
     print(f"{_named(command)}: error: {why}", file=sys.stderr)
     return 2
+
+
+def _kept(command: str, plan: Plan | None) -> str:
+    """What a command that ends early leaves, in words."""
+    return _ON_STOP.get(command) or kept(plan)
+
+
+def _say_what_is_kept(command: str, plan: Plan | None) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once, of all processes
+        print(f"{_named(command)}: {_kept(command, plan)}", file=sys.stderr)
 
 
 def _named(command: str) -> str:
